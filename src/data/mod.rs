@@ -1,0 +1,1 @@
+//! Data sets: reading, format detection, splitting, packing and collation.

@@ -1,0 +1,1 @@
+//! File formats of the field, read and written: safetensors, GGUF, Hugging Face configs, PEFT adapters.

@@ -1,0 +1,3 @@
+//! The `warptune` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tensors: values and where they live.

@@ -1,0 +1,5 @@
+//! The test suite: one binary, so that it links once.
+
+mod data;
+mod formats;
+mod text;
