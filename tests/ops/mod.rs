@@ -1,7 +1,14 @@
 //! Ops: against the oracles, on ragged shapes and both float types; gradients; determinism.
 
+mod attention;
+mod gelu;
 mod gemm;
+mod kv_attention;
+mod layer_norm;
 mod matmul;
+mod rms_norm;
+mod rope;
+mod swiglu;
 
 use proptest::prelude::*;
 use warptune::tensor::DType;

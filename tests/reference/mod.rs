@@ -1,7 +1,13 @@
 //! Oracles: plain loops over slices, written from the formulas and independent of src/. Generic over the number type: in
 //! f64 they say what is right; in f32 they are the naive implementation whose error sets the tolerance.
 
+pub mod attention;
+pub mod gelu;
+pub mod layer_norm;
 pub mod matmul;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 
 use half::bf16;
 use warptune::tensor::DType;
