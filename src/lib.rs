@@ -10,6 +10,7 @@ pub mod device;
 pub mod error;
 pub mod formats;
 pub mod ops;
+pub mod optim;
 pub mod tensor;
 pub mod text;
 

@@ -1,10 +1,18 @@
 //! Ops: against the oracles, on ragged shapes and both float types; gradients; determinism.
 
+mod adamw;
+mod add;
 mod attention;
+mod clip;
+mod columns;
+mod dropout;
+mod embedding;
 mod gelu;
 mod gemm;
 mod kv_attention;
 mod layer_norm;
+mod linear_cross_entropy;
+mod lora_matmul;
 mod matmul;
 mod rms_norm;
 mod rope;
