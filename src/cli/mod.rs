@@ -1,0 +1,51 @@
+//! The command line: flags and config files in, calls of the library out.
+
+mod args;
+mod config;
+mod doctor;
+mod settings;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{Error, Result};
+use args::{Cli, Command};
+
+/// Exit code of a run that the user stopped, as shells count it for SIGINT.
+const INTERRUPTED: u8 = 130;
+/// Exit code of a command line or config that makes no sense.
+const USAGE: u8 = 2;
+
+/// Runs the command line `args` (the program's name first) and returns the exit code: 0; 1 for a failure; 2 for flags
+/// or settings that make no sense; 130 after Ctrl-C.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come here too; where they cannot be printed there is nobody to tell.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code().clamp(0, 255) as u8);
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let code = match &e {
+                Error::Interrupted(_) => INTERRUPTED,
+                Error::Config { .. } => USAGE,
+                _ => 1,
+            };
+            let prefix = if code == INTERRUPTED { "" } else { "error: " };
+            eprintln!("{prefix}{e}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Doctor => doctor::run(),
+    }
+}

@@ -1,0 +1,2 @@
+//! The real binary, from its command line.
+
