@@ -53,8 +53,17 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// Optimizer steps of a run whose epochs have `batches` micro-batches each.
     pub fn total_steps(&self, batches: u64) -> u64 {
-        let steps_per_epoch = batches.div_ceil(self.accumulation as u64);
-        self.max_steps.unwrap_or_else(|| steps_per_epoch.saturating_mul(self.epochs))
+        self.max_steps.unwrap_or_else(|| self.steps_per_epoch(batches).saturating_mul(self.epochs))
+    }
+
+    /// Optimizer steps of one epoch of `batches` micro-batches: the last step takes what is left.
+    pub fn steps_per_epoch(&self, batches: u64) -> u64 {
+        batches.div_ceil(self.accumulation as u64)
+    }
+
+    /// Whether something done every `every` steps (0: at the end alone) is due after step `step` of `total`.
+    pub fn is_due(every: u64, step: u64, total: u64) -> bool {
+        step == total || (every > 0 && step % every == 0)
     }
 
     /// The schedule of a run of `total_steps` steps.
