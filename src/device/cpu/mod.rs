@@ -2,6 +2,7 @@
 
 pub mod gemm;
 mod gemv;
+pub mod isa;
 pub mod math;
 pub mod matrix;
 pub mod parallel;
