@@ -9,7 +9,11 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod formats;
+pub mod generate;
+pub mod models;
+pub mod nn;
 pub mod ops;
+pub mod peft;
 pub mod tensor;
 pub mod text;
 
