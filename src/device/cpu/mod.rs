@@ -1,3 +1,4 @@
-//! What the CPU kernels share: parallel loops over slices, and the GEMM.
+//! What the CPU kernels share: parallel loops over slices, SIMD, and the GEMM.
 
 pub mod parallel;
+pub mod simd;
