@@ -100,7 +100,7 @@ fn rope_table(settings: &Rope, head_dim: usize) -> Result<rope::RopeTable> {
             }
         }
     };
-    rope::RopeTable::new(settings.theta, head_dim, scaling, rope::RopePairing::Half)
+    rope::RopeTable::new(head_dim, settings.theta as f32, scaling, rope::RopePairing::Half)
 }
 
 /// What tells one linear layer of a block from another.
