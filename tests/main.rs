@@ -2,4 +2,7 @@
 
 mod data;
 mod formats;
+mod ops;
+mod reference;
+mod support;
 mod text;

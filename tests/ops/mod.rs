@@ -1,0 +1,1 @@
+//! Ops: against the oracles, on ragged shapes and both float types; gradients; determinism.
