@@ -1,8 +1,10 @@
 //! The test suite: one binary, so that it links once.
 
+mod cli;
 mod data;
 mod formats;
 mod ops;
+mod recipes;
 mod reference;
 mod support;
 mod text;

@@ -47,7 +47,8 @@ pub fn from_table<T: DeserializeOwned>(table: Table) -> Result<T> {
 
 /// Settings as TOML text, all defaults written out.
 pub fn to_toml<T: serde::Serialize>(settings: &T) -> Result<String> {
-    toml::to_string_pretty(settings).map_err(|e| Error::config("config", format!("cannot be written as TOML: {e}")))
+    toml::to_string_pretty(settings)
+        .map_err(|e| Error::config("config", format!("cannot be written as TOML: {e}")))
 }
 
 /// A value as TOML writes it; anything else (a path, a name) is a string.
@@ -195,7 +196,7 @@ impl<'de> Deserializer<'de> for At {
 
 struct Entries<'a> {
     key: &'a str,
-    entries: toml::map::IntoIter,
+    entries: toml::map::IntoIter<String, Value>,
     value: Option<(String, Value)>,
 }
 

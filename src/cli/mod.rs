@@ -1,17 +1,33 @@
 //! The command line: flags and config files in, calls of the library out.
 
-mod args;
 mod config;
 mod doctor;
+mod interrupt;
 mod settings;
+mod sft;
+mod start;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::{Error, Result};
-use args::{Cli, Command};
+
+/// Fine-tune language models in one binary.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Sft(Box<sft::SftArgs>),
+    /// Report what this machine offers and what the binary makes of it
+    Doctor,
+}
 
 /// Exit code of a run that the user stopped, as shells count it for SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -46,6 +62,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Sft(args) => args.run(),
         Command::Doctor => doctor::run(),
     }
 }

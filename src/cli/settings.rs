@@ -62,12 +62,22 @@ impl RawTrain {
     pub fn resolve(&mut self, usual_lr: f64, seed: u64) -> Result<TrainOptions> {
         let lr = *self.lr.get_or_insert(usual_lr);
         check("train.lr", lr, lr > 0.0, "must be above 0")?;
-        check("train.warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "must be in 0..=1")?;
+        check(
+            "train.warmup_ratio",
+            self.warmup_ratio,
+            (0.0..=1.0).contains(&self.warmup_ratio),
+            "must be in 0..=1",
+        )?;
         check("train.weight_decay", self.weight_decay, self.weight_decay >= 0.0, "must not be negative")?;
         check("train.beta1", self.beta1, (0.0..1.0).contains(&self.beta1), "must be at least 0 and below 1")?;
         check("train.beta2", self.beta2, (0.0..1.0).contains(&self.beta2), "must be at least 0 and below 1")?;
         check("train.epsilon", self.epsilon, self.epsilon > 0.0, "must be above 0")?;
-        check("train.clip_norm", self.clip_norm, self.clip_norm >= 0.0, "must not be negative (0: no clipping)")?;
+        check(
+            "train.clip_norm",
+            self.clip_norm,
+            self.clip_norm >= 0.0,
+            "must not be negative (0: no clipping)",
+        )?;
         let at_least_one = [
             ("train.batch_size", self.batch_size as u64),
             ("train.grad_accumulation", self.grad_accumulation as u64),

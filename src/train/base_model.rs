@@ -28,7 +28,10 @@ pub fn locate(source: &str) -> Result<PathBuf> {
     let parts: Vec<&str> = source.split('/').collect();
     let is_id = parts.len() == 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.'));
     if !is_id {
-        return Err(Error::model(source, "there is no such file or folder, and it is not a Hub id (owner/name)"));
+        return Err(Error::model(
+            source,
+            "there is no such file or folder, and it is not a Hub id (owner/name)",
+        ));
     }
     crate::formats::hub::download(source)
 }

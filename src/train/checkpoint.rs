@@ -89,7 +89,10 @@ impl Checkpoints {
             Err(e) => return Err(Error::io(&self.folder, "cannot read the folder")(e)),
         };
         let path = |e: std::io::Result<fs::DirEntry>| e.map(|e| e.path());
-        entries.map(path).collect::<std::io::Result<_>>().map_err(Error::io(&self.folder, "cannot read the folder"))
+        entries
+            .map(path)
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::io(&self.folder, "cannot read the folder"))
     }
 }
 

@@ -8,8 +8,10 @@ use crate::data::Stats;
 use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::train::memory_plan::MemoryPlan;
+use crate::train::metrics::Record;
 use crate::train::options::TrainOptions;
-use crate::train::say;
+use crate::train::state::TrainerState;
+use crate::train::{Recorder, RunFolder, say};
 
 /// The device that the run computes on.
 pub fn device(device: Device) {
@@ -80,4 +82,23 @@ pub fn count(n: usize) -> String {
         x if x >= 1e4 => format!("{:.1} k", x / 1e3),
         _ => n.to_string(),
     }
+}
+
+/// What a finished run leaves.
+pub fn results(folder: &RunFolder, result: &Path, recorder: &Recorder, state: &TrainerState) {
+    let losses = |of: fn(&Record) -> Option<f64>| {
+        let mut all = recorder.records().iter().filter_map(of);
+        let first = all.next()?;
+        Some((first, all.last().unwrap_or(first)))
+    };
+    if let Some((first, last)) = losses(|r| r.loss) {
+        say(format!("training loss    {first:.4} -> {last:.4}"));
+    }
+    if let Some((first, last)) = losses(|r| r.eval_loss) {
+        let best =
+            state.best.map(|b| format!(" (best {:.4} at step {})", b.loss, b.step)).unwrap_or_default();
+        say(format!("validation loss  {first:.4} -> {last:.4}{best}"));
+    }
+    say(format!("saved            {}", result.display()));
+    say(format!("curve            {}", folder.join("loss.svg").display()));
 }

@@ -46,6 +46,11 @@ pub struct ResumePoint {
 }
 
 impl Launch {
+    /// Whether the run folder must not hold a run yet.
+    pub fn is_new(&self) -> bool {
+        self.start == Start::New
+    }
+
     /// The checkpoint to go on from, if any.
     pub fn resume_point(&self, checkpoints: &Checkpoints) -> Result<Option<ResumePoint>> {
         let folder = match &self.start {

@@ -41,6 +41,13 @@ pub struct Record {
     pub peak_rss_mib: Option<f64>,
 }
 
+impl Record {
+    /// The record with an evaluation of this loss.
+    pub fn with_eval(self, loss: f64) -> Record {
+        Record { eval_loss: Some(loss), perplexity: Some(loss.exp()), ..self }
+    }
+}
+
 /// The open metrics.jsonl of a run.
 pub struct MetricsFile {
     path: PathBuf,

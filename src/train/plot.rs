@@ -51,7 +51,8 @@ fn draw(
         .x_label_formatter(&|x| format!("{x:.0}"))
         .light_line_style(WHITE)
         .draw()?;
-    let key = |color: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], color.stroke_width(2));
+    let key =
+        |color: RGBColor| move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], color.stroke_width(2));
     if !train.is_empty() {
         chart
             .draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(1)))?

@@ -42,12 +42,12 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Creates the folder of a new run and writes its settings.
+    /// Creates the folder where there is none, and writes the run's settings.
     ///
     /// # Errors
-    /// [`Error::Config`] if a run is there already.
-    pub fn create(&self, config_toml: &str) -> Result<()> {
-        if self.path.join("metrics.jsonl").exists() || self.path.join("checkpoints").exists() {
+    /// [`Error::Config`] if the run is `new` and there is one already.
+    pub fn prepare(&self, config_toml: &str, new: bool) -> Result<()> {
+        if new && self.path.join("metrics.jsonl").exists() {
             let detail = format!(
                 "{} already holds a run: continue it with --resume {}, or choose another folder",
                 self.path.display(),
@@ -56,13 +56,10 @@ impl RunFolder {
             return Err(Error::config("output", detail));
         }
         std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "cannot create the folder"))?;
-        self.write_config(config_toml)
-    }
-
-    /// Writes the settings of the run.
-    pub fn write_config(&self, config_toml: &str) -> Result<()> {
         let path = self.path.join("config.toml");
-        write_atomic(&path, |out| out.write_all(config_toml.as_bytes()).map_err(Error::io(&path, "cannot write")))
+        write_atomic(&path, |out| {
+            out.write_all(config_toml.as_bytes()).map_err(Error::io(&path, "cannot write"))
+        })
     }
 }
 

@@ -58,6 +58,19 @@ impl TrainerState {
         }
     }
 
+    /// Notes a step of `micro_batches` and `tokens`, after which the data stand at `cursor`.
+    pub fn advance(&mut self, micro_batches: usize, tokens: usize, cursor: Cursor) {
+        self.step += 1;
+        self.micro_step += micro_batches as u64;
+        self.tokens += tokens as u64;
+        self.cursor = cursor;
+    }
+
+    /// Epochs done, where each has `batches` micro-batches.
+    pub fn epochs(&self, batches: usize) -> f64 {
+        self.cursor.epoch as f64 + self.cursor.index as f64 / batches.max(1) as f64
+    }
+
     /// Notes an evaluation after the present step.
     pub fn note_eval(&mut self, loss: f64) {
         if self.best.is_none_or(|best| loss < best.loss) {
@@ -80,7 +93,8 @@ impl TrainerState {
         let path = folder.join("trainer_state.json");
         let map = read_json(&path)?;
         if map.get("format").and_then(serde_json::Value::as_u64) != Some(u64::from(FORMAT)) {
-            let detail = format!("is not a version {FORMAT} state; it was written by another version of warptune");
+            let detail =
+                format!("is not a version {FORMAT} state; it was written by another version of warptune");
             return Err(Error::format_key(path, "format", detail));
         }
         serde_json::from_value(map.into()).map_err(|e| Error::format(path, e.to_string()))
@@ -105,8 +119,7 @@ impl TrainerState {
             }
         }
         if self.data != data {
-            let detail =
-                "the training data are not those of the run to resume (they, the tokenizer or the template changed)";
+            let detail = "the training data are not those of the run to resume (they, the tokenizer or the template changed)";
             return Err(Error::model("resume", detail));
         }
         Ok(())

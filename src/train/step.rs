@@ -1,12 +1,16 @@
 //! One optimizer step: micro-batches whose gradients add up to those of the whole batch.
 
+use std::path::Path;
+
 use crate::autograd::{Gradients, Param, Tape, Var};
-use crate::optim::adamw::AdamW;
+use crate::optim::adamw::{AdamW, AdamWOptions};
 use crate::optim::clip::clip_grad_norm;
+use crate::train::optimizer_state;
+use crate::train::options::TrainOptions;
 use crate::{Error, Result};
 
 /// The micro-batches of one optimizer step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Window<'a, B> {
     /// The micro-batches.
     pub batches: &'a [B],
@@ -38,8 +42,20 @@ pub struct Stepper {
 
 impl Stepper {
     /// A stepper for `params`, all trainable.
-    pub fn new(params: Vec<Param>, optimizer: AdamW, clip_norm: Option<f64>, seed: u64) -> Stepper {
-        Stepper { params, optimizer, clip_norm, seed, gradients: Gradients::new() }
+    pub fn new(params: Vec<Param>, options: &TrainOptions) -> Stepper {
+        let adamw = AdamWOptions {
+            beta1: options.beta1,
+            beta2: options.beta2,
+            epsilon: options.epsilon,
+            weight_decay: options.weight_decay,
+        };
+        Stepper {
+            optimizer: AdamW::new(params.clone(), adamw),
+            params,
+            clip_norm: options.clip_norm,
+            seed: options.seed,
+            gradients: Gradients::new(),
+        }
     }
 
     /// The parameters.
@@ -47,14 +63,14 @@ impl Stepper {
         &self.params
     }
 
-    /// The optimizer, for saving its state.
-    pub fn optimizer(&self) -> &AdamW {
-        &self.optimizer
+    /// Writes the optimizer's state into a checkpoint folder.
+    pub fn save_optimizer(&self, folder: &Path) -> Result<()> {
+        optimizer_state::save(folder, &self.params, &self.optimizer)
     }
 
-    /// The optimizer, for loading its state.
-    pub fn optimizer_mut(&mut self) -> &mut AdamW {
-        &mut self.optimizer
+    /// Reads it back, for a run that goes on after step `step`.
+    pub fn load_optimizer(&mut self, folder: &Path, step: u64) -> Result<()> {
+        optimizer_state::load(folder, &self.params, &mut self.optimizer, step)
     }
 
     /// One step at learning rate `rate`. `loss` gives a micro-batch's loss terms, summed and divided by its last argument. The loss is the sum of the cross-entropies over the window divided by the labelled
@@ -65,7 +81,7 @@ impl Stepper {
     /// the gradient norm is not finite: the parameters are then as they were.
     pub fn step<B>(
         &mut self,
-        window: Window<'_, B>,
+        window: &Window<'_, B>,
         rate: f64,
         loss: &impl Fn(&Tape, &B, f32) -> Result<Var>,
     ) -> Result<StepReport> {
@@ -85,7 +101,7 @@ impl Stepper {
     /// Gradients of the window, on tapes that `prepare` has seen; returns the loss.
     fn accumulate<B>(
         &mut self,
-        window: Window<'_, B>,
+        window: &Window<'_, B>,
         loss: &impl Fn(&Tape, &B, f32) -> Result<Var>,
         prepare: impl Fn(Tape) -> Tape,
     ) -> Result<f64> {
@@ -115,7 +131,12 @@ impl Stepper {
     }
 
     /// Runs the window again, looking at every value, to name the first that is not finite.
-    fn explain<B>(&mut self, window: Window<'_, B>, mean: f64, loss: &impl Fn(&Tape, &B, f32) -> Result<Var>) -> Error {
+    fn explain<B>(
+        &mut self,
+        window: &Window<'_, B>,
+        mean: f64,
+        loss: &impl Fn(&Tape, &B, f32) -> Result<Var>,
+    ) -> Error {
         let step = window.step;
         let broken = |p: &&Param| p.value().first_non_finite().is_some();
         if let Some(param) = self.params.iter().find(broken) {
@@ -128,10 +149,15 @@ impl Stepper {
             }
             Err(other) => other,
             Ok(_) if mean.is_finite() => Error::NonFinite {
-                what: format!("step {step}: the gradient norm (each gradient is finite, their squares overflow)"),
+                what: format!(
+                    "step {step}: the gradient norm (each gradient is finite, their squares overflow)"
+                ),
                 place: None,
             },
-            Ok(_) => Error::NonFinite { what: format!("step {step}: the sum of the micro-batches' losses"), place: None },
+            Ok(_) => Error::NonFinite {
+                what: format!("step {step}: the sum of the micro-batches' losses"),
+                place: None,
+            },
         }
     }
 }

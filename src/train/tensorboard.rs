@@ -124,7 +124,8 @@ impl EventFile {
 
     /// Adds the numbers of one step.
     pub fn append(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<()> {
-        let scalar = |&(tag, value): &(&str, f64)| Scalar { tag: tag.to_string(), simple_value: value as f32 };
+        let scalar =
+            |&(tag, value): &(&str, f64)| Scalar { tag: tag.to_string(), simple_value: value as f32 };
         let summary = Some(Summary { value: scalars.iter().map(scalar).collect() });
         let event = Event { wall_time: now(), step: step as i64, file_version: None, summary };
         self.file.write_all(&frame(&event.encode_to_vec())).map_err(Error::io(&self.path, "cannot write"))

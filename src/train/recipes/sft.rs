@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::data::{Loader, LoaderOptions, Sample, Stats};
+use crate::autograd::Param;
+use crate::data::{Loader, LoaderOptions, Sample, Stats, load_sft, split};
+use crate::device::Device;
 use crate::formats::peft::LoraConfig;
 use crate::models::Decoder;
 use crate::peft::lora;
 use crate::tensor::DType;
+use crate::text::TextTokenizer;
 use crate::train::base_model::{self, BaseModel};
 use crate::train::batch::{batch_loss, evaluate, fingerprint, next_window};
 use crate::train::header;
@@ -74,33 +77,35 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let checkpoints = folder.checkpoints(train.keep_last);
     let resume = launch.resume_point(&checkpoints)?;
 
-    // The model. What is trained comes from the checkpoint, the rest from the base model.
-    let path = base_model::locate(&options.model)?;
-    let BaseModel { mut model, tokenizer } = match &options.method {
-        Method::Lora(_) => base_model::load(&path, options.dtype)?,
-        Method::Full => base_model::load(&path, DType::F32)?,
+    // The model. What is trained comes from the checkpoint, where there is one.
+    let BaseModel { mut model, tokenizer } = match (&options.method, &resume) {
+        (Method::Lora(_), _) => base_model::load(&base_model::locate(&options.model)?, options.dtype)?,
+        (Method::Full, None) => base_model::load(&base_model::locate(&options.model)?, DType::F32)?,
+        (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
     };
     model.set_dtype(options.dtype)?;
     model.set_checkpointing(train.gradient_checkpointing);
-    match (&options.method, &resume) {
-        (Method::Lora(config), None) => lora::attach(&mut model, config, train.seed)?,
-        (Method::Lora(_), Some(point)) => drop(lora::load(&mut model, &point.folder)?),
-        (Method::Full, None) => model.set_trainable(true),
-        (Method::Full, Some(point)) => {
-            model.load_values(&point.folder)?;
-            model.set_trainable(true);
+    let trained = match (&options.method, &resume) {
+        (Method::Lora(config), None) => {
+            lora::attach(&mut model, config, train.seed)?;
+            lora::adapter_parameters(&model)
         }
-    }
-    let params = trained_parameters(&model, &options.method);
+        (Method::Lora(_), Some(point)) => {
+            lora::load(&mut model, &point.folder)?;
+            lora::adapter_parameters(&model)
+        }
+        (Method::Full, _) => model.parameters(),
+    };
+    let all: Vec<Param> = model.parameters().into_iter().chain(lora::adapter_parameters(&model)).collect();
 
     // The data.
+    header::device(Device::Cpu);
+    header::model(&options.model, model.config(), &all);
     let (train_samples, validation_samples) = load_data(options, &tokenizer)?;
     let data = fingerprint(&train_samples);
-    header::device(crate::device::Device::Cpu);
-    header::model(&options.model, model.config(), &all_parameters(&model));
     header::data("training", &Stats::of(&train_samples));
     header::data("validation", &Stats::of(&validation_samples));
-    let pack_to = options.data.packing.then_some(options.data.examples.max_length);
+    let pack_to = options.data.packing.then_some(options.data.examples.max_tokens);
     let loader = |samples: Vec<Sample>, shuffle| {
         let seed = train.seed;
         Loader::new(samples, LoaderOptions { micro_batch: train.batch_size, pack_to, shuffle, seed })
@@ -115,13 +120,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
-    header::memory(&MemoryPlan::new(
-        model.config(),
-        &all_parameters(&model),
-        options.dtype,
-        largest,
-        train.gradient_checkpointing,
-    ));
+    let checkpointing = train.gradient_checkpointing;
+    header::memory(&MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing));
     header::steps(total, batches, train);
     header::output(folder.path());
     if launch.dry_run {
@@ -129,11 +129,11 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
 
     // The state: new, or the checkpoint's.
-    let mut stepper = Stepper::new(params, train.adamw(), train.clip_norm, train.seed);
+    let mut stepper = Stepper::new(trained, train);
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;
-        stepper.load_optimizer(&point.folder)?;
+        stepper.load_optimizer(&point.folder, point.state.step)?;
         state = point.state.clone();
         train_loader.seek(state.cursor)?;
         say(format!("resuming after step {}", state.step));
@@ -146,31 +146,27 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
 
     if let (Some(validation), 0) = (&validation, state.step) {
         let loss = evaluate(&model, validation)?;
-        recorder.record(Record::evaluation(0, 0.0, 0).with_eval(loss))?;
+        recorder.record(Record::default().with_eval(loss))?;
     }
     while state.step < total {
         let started = Instant::now();
         let window = next_window(&mut train_loader, train.accumulation);
         let tokens: usize = window.iter().map(|b| b.len()).sum();
-        let report = stepper.step(
-            Window {
-                batches: &window,
-                labelled: window.iter().map(|b| b.loss_tokens).sum(),
-                step: state.step + 1,
-                micro_step: state.micro_step,
-            },
-            schedule.rate(state.step),
-            &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator),
-        )?;
+        let rate = schedule.rate(state.step);
+        let labelled = window.iter().map(|b| b.loss_tokens).sum();
+        let micro_step = state.micro_step;
+        let window = Window { batches: &window, labelled, step: state.step + 1, micro_step };
+        let report = stepper
+            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))?;
         let seconds = started.elapsed().as_secs_f64();
         let mut record = Record {
             loss: Some(report.loss),
-            lr: Some(schedule.rate(state.step)),
+            lr: Some(rate),
             grad_norm: Some(report.grad_norm),
             tokens_per_s: Some(tokens as f64 / seconds),
             ..Record::default()
         };
-        state.advance(window.len(), tokens, train_loader.cursor());
+        state.advance(window.batches.len(), tokens, train_loader.cursor());
         if let Some(validation) = &validation
             && TrainOptions::is_due(train.eval_every, state.step, total)
         {
@@ -178,7 +174,12 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
             state.note_eval(loss);
             record = record.with_eval(loss);
         }
-        recorder.record(Record { step: state.step, epoch: state.epochs(batches), tokens: state.tokens, ..record })?;
+        recorder.record(Record {
+            step: state.step,
+            epoch: state.epochs(batches),
+            tokens: state.tokens,
+            ..record
+        })?;
         let stop = launch.interrupt.requested();
         if stop || TrainOptions::is_due(train.save_every, state.step, total) {
             recorder.sync()?;
@@ -205,4 +206,33 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     save_result(options, &model, &tokenizer, &result)?;
     header::results(&folder, &result, &recorder, &state);
     Ok(())
+}
+
+/// The training and validation examples, tokenized.
+fn load_data(options: &Options, tokenizer: &TextTokenizer) -> Result<(Vec<Sample>, Vec<Sample>)> {
+    let data = &options.data;
+    let (template, note) = tokenizer.chat_template(false)?;
+    note.iter().for_each(|note| say(format!("note: {note}")));
+    let load = |path: &Path| -> Result<Vec<Sample>> {
+        let set = load_sft(path, tokenizer, &template, &data.examples)?;
+        say(format!("format      {}: {}", path.display(), set.format));
+        set.notes.iter().for_each(|note| say(format!("note: {note}")));
+        Ok(set.samples)
+    };
+    let samples = load(&data.train)?;
+    match &data.validation {
+        Some(path) => Ok((samples, load(path)?)),
+        None => split(samples, data.validation_fraction, options.train.seed),
+    }
+}
+
+/// Writes what was trained, as peft or transformers read it.
+fn save_result(options: &Options, model: &Decoder, tokenizer: &TextTokenizer, folder: &Path) -> Result<()> {
+    match &options.method {
+        Method::Lora(config) => lora::save(model, config, folder),
+        Method::Full => {
+            model.save(folder)?;
+            tokenizer.save(folder)
+        }
+    }
 }

@@ -1,0 +1,4 @@
+//! Training: schedules, records, checkpoints, the step, whole recipes.
+
+mod checkpoints;
+mod records;
