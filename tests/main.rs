@@ -2,6 +2,7 @@
 
 mod data;
 mod formats;
+mod models;
 mod ops;
 mod reference;
 mod support;
