@@ -2,6 +2,7 @@
 
     python tools/golden/make.py models              # models/<name>: full models and LoRA
     python tools/golden/make.py models --only gpt2
+    python tools/golden/make.py ops                 # ops/
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -34,12 +35,20 @@ def make_templates(args):
     templates.write_all(GOLDEN / "templates", args.archives)
 
 
+def make_ops(_args):
+    import ops
+
+    ops.write_all(GOLDEN / "ops")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("models", help="tests/golden/models")
     command.add_argument("--only", nargs="*", help="names of the models to make")
     command.set_defaults(run=make_models)
+    command = commands.add_parser("ops", help="tests/golden/ops")
+    command.set_defaults(run=make_ops)
     command = commands.add_parser("templates", help="tests/golden/templates")
     command.add_argument("archives", type=Path, help="folder with the packages' archives")
     command.set_defaults(run=make_templates)
