@@ -58,7 +58,7 @@ where
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Piece { f, inputs, mut outputs } = self;
+        let Piece { f, inputs, outputs } = self;
         let len = outputs[0].len();
         let mut start = 0;
         while start < len {
