@@ -3,6 +3,7 @@
 mod cli;
 mod data;
 mod formats;
+mod models;
 mod ops;
 mod recipes;
 mod reference;

@@ -23,11 +23,6 @@ def load(folder, dtype):
     return model.eval()
 
 
-def max_error(plain, precise):
-    """{name: max |float32 - float64|} of two dicts of tensors."""
-    return {name: (plain[name].double() - precise[name]).abs().max().item() for name in plain}
-
-
 def kept_after_training(config):
     """A few parameters whose values after the AdamW steps are kept: one of each kind."""
     last = config.num_hidden_layers - 1
@@ -114,6 +109,7 @@ def write(root: Path, entry):
     with exact():
         precise_fields, precise = measure(folder, entry, torch.float64)
     assert fields["greedy_margin"] > MIN_MARGIN, f"{entry.name}: greedy margin {fields['greedy_margin']}: take another seed"
+    reference.assert_well_conditioned(entry.name, fields, precise_fields)
     assert fields["greedy"] == precise_fields["greedy"]
 
     ids, labels = zoo.sequences(entry)
@@ -127,7 +123,7 @@ def write(root: Path, entry):
         **fields,
         "f64": {key: precise_fields[key] for key in
                 ["loss", "grad_norm", "adamw_losses", "adamw_final_loss", "final_sum", "final_sum_of_squares"]},
-        "f32_error": max_error(tensors, precise),
+        "f32_error": reference.max_error(tensors, precise),
     }
     (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "golden.safetensors")

@@ -144,6 +144,6 @@ def sources():
         Source("smollm3", cpp, "HuggingFaceTB-SmolLM3-3B.jinja", "SmolLM3-3B", "Apache-2.0", CHATML_TOKENS, (), thinking),
         Source("granite3_3", cpp, "ibm-granite-granite-3.3-2B-Instruct.jinja", "granite-3.3-2b-instruct", "Apache-2.0",
                GRANITE_TOKENS, (), [{"thinking": True}]),
-        Source("chatml", cpp, "CHATML_CHAT_TEMPLATE", "ChatML, as many models use it", "MIT", ("<s>", "<|im_end|>")),
+        Source("chatml", cpp, "CHATML_CHAT_TEMPLATE", "ChatML, as many models use it", "none stated", ("<s>", "<|im_end|>")),
         Source("mistral_instruct", cpp, "MISTRAL_INSTRUCT_CHAT_TEMPLATE", "Mistral-7B-Instruct", "Apache-2.0", MISTRAL_TOKENS),
     ]

@@ -4,7 +4,7 @@ One entry per architecture feature that an implementation can get wrong. Sizes a
 head sizes and feed-forward widths are not all multiples of eight.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -27,7 +27,8 @@ class Entry:
     config: object
     seed: int
     lengths: tuple
-    lora_targets: list = field(default_factory=list)
+    lora_targets: list
+    lora_seed: int
     rslora: bool = False
     # Keep one copy of config.json as transformers 4 wrote it (rope_theta, rope_scaling, torch_dtype).
     legacy_config: bool = False
@@ -51,7 +52,7 @@ def entries():
                 num_key_value_heads=4, max_position_embeddings=64, rms_norm_eps=1e-5, rope_parameters=default_rope(10000.0),
                 tie_word_embeddings=False, **COMMON,
             ),
-            seed=1, lengths=(13, 7, 18), lora_targets=ALL_LINEAR,
+            seed=1, lengths=(13, 7, 18), lora_targets=ALL_LINEAR, lora_seed=2001,
         ),
         Entry(
             name="llama3",
@@ -66,7 +67,7 @@ def entries():
                 },
                 tie_word_embeddings=True, **COMMON,
             ),
-            seed=2, lengths=(40, 9, 21), lora_targets=["q_proj", "v_proj"], legacy_config=True,
+            seed=2, lengths=(40, 9, 21), lora_targets=["q_proj", "v_proj"], lora_seed=2010, legacy_config=True,
         ),
         Entry(
             name="smollm2",
@@ -76,7 +77,7 @@ def entries():
                 num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, rope_parameters=default_rope(100000.0),
                 tie_word_embeddings=True, **COMMON,
             ),
-            seed=3, lengths=(11, 16), lora_targets=ALL_LINEAR, rslora=True,
+            seed=3, lengths=(11, 16), lora_targets=ALL_LINEAR, lora_seed=2010, rslora=True,
         ),
         Entry(
             name="mistral",
@@ -86,7 +87,7 @@ def entries():
                 num_key_value_heads=2, head_dim=12, max_position_embeddings=64, rms_norm_eps=1e-6, sliding_window=5,
                 rope_parameters=default_rope(10000.0), tie_word_embeddings=False, **COMMON,
             ),
-            seed=4, lengths=(17, 5, 24), lora_targets=["q_proj", "k_proj", "v_proj", "o_proj"],
+            seed=4, lengths=(17, 5, 24), lora_targets=["q_proj", "k_proj", "v_proj", "o_proj"], lora_seed=2004,
         ),
         Entry(
             name="qwen2",
@@ -96,7 +97,7 @@ def entries():
                 num_key_value_heads=1, max_position_embeddings=64, rms_norm_eps=1e-6, use_sliding_window=False,
                 rope_parameters=default_rope(1000000.0), tie_word_embeddings=True, **COMMON,
             ),
-            seed=5, lengths=(12, 19, 6), lora_targets=ALL_LINEAR,
+            seed=5, lengths=(12, 19, 6), lora_targets=ALL_LINEAR, lora_seed=2005,
         ),
         Entry(
             name="qwen3",
@@ -106,7 +107,7 @@ def entries():
                 num_key_value_heads=2, head_dim=14, max_position_embeddings=64, rms_norm_eps=1e-6, use_sliding_window=False,
                 rope_parameters=default_rope(1000000.0), tie_word_embeddings=False, **COMMON,
             ),
-            seed=6, lengths=(15, 8, 20), lora_targets=ALL_LINEAR,
+            seed=6, lengths=(15, 8, 20), lora_targets=ALL_LINEAR, lora_seed=2006,
         ),
         Entry(
             name="gpt2",
@@ -116,7 +117,7 @@ def entries():
                 resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_norm_epsilon=1e-5, initializer_range=0.2,
                 bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True,
             ),
-            seed=7, lengths=(14, 6, 19), lora_targets=["c_attn", "c_proj", "c_fc"],
+            seed=7, lengths=(14, 6, 19), lora_targets=["c_attn", "c_proj", "c_fc"], lora_seed=2007,
         ),
     ]
 
