@@ -1,7 +1,9 @@
 //! The test suite: one binary, so that it links once.
 
+mod autograd;
 mod cli;
 mod data;
+mod device;
 mod formats;
 mod models;
 mod ops;
