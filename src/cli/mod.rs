@@ -1,11 +1,20 @@
 //! The command line: flags and config files in, calls of the library out.
 
+mod bench_step;
+mod chat;
 mod config;
 mod doctor;
+mod generate;
 mod interrupt;
+mod merge;
+mod pretrain;
+mod preview;
+mod sampling;
 mod settings;
 mod sft;
+mod source;
 mod start;
+mod stream;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -25,8 +34,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Sft(Box<sft::SftArgs>),
+    Pretrain(Box<pretrain::PretrainArgs>),
+    Generate(Box<generate::GenerateArgs>),
+    Chat(Box<chat::ChatArgs>),
+    Merge(merge::MergeArgs),
+    Preview(preview::PreviewArgs),
     /// Report what this machine offers and what the binary makes of it
     Doctor,
+    #[command(hide = true)]
+    BenchStep(bench_step::BenchStepArgs),
 }
 
 /// Exit code of a run that the user stopped, as shells count it for SIGINT.
@@ -63,6 +79,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Sft(args) => args.run(),
+        Command::Pretrain(args) => args.run(),
+        Command::Generate(args) => args.run(),
+        Command::Chat(args) => args.run(),
+        Command::Merge(args) => args.run(),
+        Command::Preview(args) => args.run(),
         Command::Doctor => doctor::run(),
+        Command::BenchStep(args) => args.run(),
     }
 }

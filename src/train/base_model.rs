@@ -48,6 +48,17 @@ pub fn load(path: &Path, dtype: DType) -> Result<BaseModel> {
     Ok(BaseModel { model: Decoder::load(&checkpoint, &config, dtype)?, tokenizer })
 }
 
+/// The tokenizer of the model at `path` alone.
+///
+/// # Errors
+/// Those of reading it.
+pub fn load_tokenizer(path: &Path) -> Result<TextTokenizer> {
+    if path.join("tokenizer.json").is_file() {
+        return TextTokenizer::load(path);
+    }
+    tokenizer(&Checkpoint::open(path)?, path)
+}
+
 fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<TextTokenizer> {
     let Some(gguf) = checkpoint.gguf() else {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
