@@ -1,12 +1,15 @@
 //! warptune: a custom GPU kernel engine, from scratch, for LLM post-training.
 //!
-//! The layers, from the bottom: [`tensor`] (values and where they live), [`autograd`] (a tape that knows no op),
+//! The layers, from the bottom: [`tensor`] and [`device`] (values and where they live), [`autograd`] (a tape that knows no op),
 //! [`ops`] (forward, saved state and backward of each op), [`nn`] and [`models`], [`peft`], [`optim`], [`text`]
 //! and [`data`], [`formats`], [`train`], [`generate`] and [`cli`]. ARCHITECTURE.md says who may import whom.
 
+pub mod autograd;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod formats;
+pub mod ops;
 pub mod tensor;
 pub mod text;
 

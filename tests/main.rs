@@ -1,5 +1,7 @@
 //! The test suite: one binary, so that it links once.
 
+mod autograd;
 mod data;
+mod device;
 mod formats;
 mod text;

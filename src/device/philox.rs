@@ -1,0 +1,58 @@
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): random numbers as a pure
+//! function of a key and a counter, hence the same on every device and in whatever order they are asked for.
+
+/// A key of the generator: 64 bits of seed, and the upper 64 bits of the counter, which tell streams apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Philox {
+    /// The seed of the run.
+    pub seed: u64,
+    /// Which stream of that seed: each use of random numbers (a dropout of a step, a sampled token) has its own.
+    pub stream: u64,
+}
+
+impl Philox {
+    /// The four random words of counter `index`.
+    #[inline]
+    pub fn block(self, index: u64) -> [u32; 4] {
+        const M0: u64 = 0xD251_1F53;
+        const M1: u64 = 0xCD9E_8D57;
+        let mut c = [index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+        let (mut k0, mut k1) = (self.seed as u32, (self.seed >> 32) as u32);
+        for _ in 0..10 {
+            let p0 = M0 * u64::from(c[0]);
+            let p1 = M1 * u64::from(c[2]);
+            c = [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32];
+            k0 = k0.wrapping_add(0x9E37_79B9);
+            k1 = k1.wrapping_add(0xBB67_AE85);
+        }
+        c
+    }
+
+    /// Random word `i` of the stream: word `i % 4` of block `i / 4`.
+    #[inline]
+    pub fn word(self, i: u64) -> u32 {
+        self.block(i / 4)[(i % 4) as usize]
+    }
+
+    /// Uniform number `i` of the stream in [0, 1), with 24 random bits.
+    #[inline]
+    pub fn uniform(self, i: u64) -> f32 {
+        (self.word(i) >> 8) as f32 * (1.0 / (1 << 24) as f32)
+    }
+
+    /// `n` independent normal numbers with mean 0 and the given standard deviation (Box-Muller).
+    pub fn normal(self, n: usize, std: f32) -> Vec<f32> {
+        let mut out = Vec::with_capacity(n + 1);
+        for pair in 0..n.div_ceil(2) as u64 {
+            let [a, b, ..] = self.block(pair);
+            // (0, 1], so that the logarithm is finite.
+            let u = (f64::from(a) + 1.0) / 4_294_967_296.0;
+            let angle = std::f64::consts::TAU * f64::from(b) / 4_294_967_296.0;
+            let radius = (-2.0 * u.ln()).sqrt() * f64::from(std);
+            out.push((radius * angle.cos()) as f32);
+            out.push((radius * angle.sin()) as f32);
+        }
+        out.truncate(n);
+        out
+    }
+}
