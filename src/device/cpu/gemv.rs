@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::device::cpu::gemm::Product;
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
-use crate::device::cpu::isa::Isa;
+use crate::device::cpu::simd::Isa;
 
 /// Rows of x up to which this is faster than the GEMM, which packs W first.
 const MAX_ROWS: usize = 4;

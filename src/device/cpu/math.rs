@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::device::cpu::isa::mul_add;
+use crate::device::cpu::simd::mul_add;
 use crate::tensor::Element;
 
 /// e^x within 2 units in the last place. Results below the smallest normal number are 0; x above 88.37 counts as 88.37 (no

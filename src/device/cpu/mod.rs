@@ -1,8 +1,8 @@
-//! What the CPU kernels share: parallel loops over slices, matrix views, the GEMM, and vectorised functions.
+//! What the CPU kernels share: parallel loops over slices, matrix views, the GEMM, and SIMD.
 
 pub mod gemm;
 mod gemv;
-pub mod isa;
+pub(crate) mod lanes;
 pub mod math;
 pub mod matrix;
 pub mod parallel;

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::forward::Sequence;
 use super::tiles::{Geometry, Head, KEY_TILE, Mask, QUERY_TILE, STRIP, split_heads, within};
-use crate::device::cpu::simd::math::exp;
-use crate::device::cpu::simd::{Kernel, Lane, Matrix, Simd, add_product, dispatch, store_product};
+use crate::device::cpu::lanes::math::exp;
+use crate::device::cpu::lanes::{Kernel, Lane, Matrix, Simd, add_product, dispatch, store_product};
 
 /// What the forward kept, and the gradient of its output.
 #[derive(Clone, Copy)]

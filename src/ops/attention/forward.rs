@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::tiles::{Geometry, Head, KEY_TILE, Mask, QUERY_TILE, STRIP, split_heads, within};
-use crate::device::cpu::simd::math::exp;
-use crate::device::cpu::simd::{Kernel, Lane, Matrix, Simd, add_product, dispatch, store_product};
+use crate::device::cpu::lanes::math::exp;
+use crate::device::cpu::lanes::{Kernel, Lane, Matrix, Simd, add_product, dispatch, store_product};
 
 /// A sequence: queries `[M, heads * head_dim]`, keys and values `[L, kv_heads * head_dim]`; the queries are of its last M tokens.
 #[derive(Clone, Copy)]

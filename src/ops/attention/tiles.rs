@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::cpu::simd::MAX_LANES;
+use crate::device::cpu::lanes::MAX_LANES;
 use crate::tensor::Element;
 use crate::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! GELU on the CPU.
 
-use crate::device::cpu::simd::math::{normal, sigmoid};
-use crate::device::cpu::simd::{Lane, Lanewise, Simd, map};
+use crate::device::cpu::lanes::math::{normal, sigmoid};
+use crate::device::cpu::lanes::{Lane, Lanewise, Simd, map};
 use crate::ops::gelu::GeluKind;
 
 /// 2 sqrt(2 / pi): (1 + tanh(a)) / 2 is sigmoid(2 a).

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::device::cpu::simd::math::exp;
-use crate::device::cpu::simd::{Kernel, Lane, MAX_LANES, Matrix, Simd, add_product, dispatch};
+use crate::device::cpu::lanes::math::exp;
+use crate::device::cpu::lanes::{Kernel, Lane, MAX_LANES, Matrix, Simd, add_product, dispatch};
 use crate::ops::attention::tiles::{Geometry, Mask};
 use crate::ops::attention::{Sequence, forward as tiled};
 use crate::ops::kv_attention::KvView;

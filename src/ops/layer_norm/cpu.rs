@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::parallel::GRAIN;
-use crate::device::cpu::simd::{Kernel, Lane, Simd, dispatch};
 
 /// Mean and 1 / sqrt(var + eps) of a row.
 #[derive(Clone, Copy, Default)]

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::parallel::GRAIN;
-use crate::device::cpu::simd::{Kernel, Lane, Simd, dispatch};
 
 /// Rows of a block. It depends on the row's length alone, and so does the order of dweight's sum.
 fn block_rows(dim: usize) -> usize {

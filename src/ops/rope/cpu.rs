@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::parallel::{self, GRAIN};
-use crate::device::cpu::simd::{Kernel, Lane, Simd, dispatch};
 use crate::ops::rope::{RopePairing, RopeTable};
 
 /// Cosine and sine of each token's angles, `[T, pairs]` each.

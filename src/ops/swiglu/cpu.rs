@@ -1,7 +1,7 @@
 //! SwiGLU on the CPU.
 
-use crate::device::cpu::simd::math::sigmoid;
-use crate::device::cpu::simd::{Lane, Lanewise, Simd, map};
+use crate::device::cpu::lanes::math::sigmoid;
+use crate::device::cpu::lanes::{Lane, Lanewise, Simd, map};
 
 #[derive(Clone, Copy)]
 struct Forward;

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::portable::Portable;
-use super::{Kernel, Level, Simd};
+use super::{Kernel, Simd};
+use crate::device::cpu::simd::Isa;
 
 /// Proof that the machine has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -15,26 +16,13 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-pub(super) fn detected() -> Level {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    let avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl");
-    match (avx2, avx512) {
-        (true, true) => Level::Avx512,
-        (true, false) => Level::Avx2,
-        _ => Level::Portable,
-    }
-}
-
 pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    match super::level() {
-        // SAFETY: `level` is at most what `detected` found, and that checked each feature named below.
-        Level::Avx512 => unsafe { run_avx512(kernel) },
+    match Isa::detect() {
+        // SAFETY: `detect` checked each feature that is enabled below.
+        Isa::Avx512 => unsafe { run_avx512(kernel) },
         // SAFETY: as above.
-        Level::Avx2 => unsafe { run_avx2(kernel) },
-        Level::Portable => kernel.run(Portable),
+        Isa::Avx2 => unsafe { run_avx2(kernel) },
+        Isa::Baseline => kernel.run(Portable),
     }
 }
 

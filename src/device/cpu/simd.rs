@@ -52,7 +52,7 @@ pub fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// `const FMA: bool` first, whose loops the compiler vectorises; it should be `#[inline(always)]`.
 ///
 /// ```
-/// use warptune::device::cpu::isa::mul_add;
+/// use warptune::device::cpu::simd::mul_add;
 ///
 /// #[inline(always)]
 /// fn axpy_body<const FMA: bool>(a: f32, x: &[f32], y: &mut [f32]) {
@@ -79,13 +79,13 @@ macro_rules! multiversion {
             fn avx2$(<$T: $bound>)?($($arg: $ty),*) $(-> $ret)? {
                 $body::<true$(, $T)?>($($arg),*)
             }
-            match $crate::device::cpu::isa::Isa::detect() {
+            match $crate::device::cpu::simd::Isa::detect() {
                 // SAFETY: the processor has these features, `detect` says.
                 #[cfg(target_arch = "x86_64")]
-                $crate::device::cpu::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::device::cpu::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::device::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::device::cpu::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 _ => $body::<false$(, $T)?>($($arg),*),
             }
         }

@@ -1,7 +1,7 @@
-//! SIMD leaf kernels with run-time detection.
+//! Kernels written in vectors of f32 lanes, for code that the compiler does not vectorise by itself.
 //!
-//! A kernel is written once, generic over [`Simd`] (a vector of f32 lanes), and [`dispatch`] compiles and runs it for the best
-//! instruction set of the machine. Everything inside a kernel must be `#[inline(always)]`: a function that is not
+//! A kernel is written once, generic over [`Simd`], and [`dispatch`] runs the form that was compiled for the best instruction
+//! set of the machine. Everything inside a kernel must be `#[inline(always)]`: a function that is not
 //! inlined is compiled without the instruction set. Results may differ between instruction sets in the last bits
 //! (fused or separate multiply-add, width of sums); on one machine they are always the same.
 
@@ -12,58 +12,12 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::OnceLock;
-
 use half::bf16;
 
 pub(crate) use lanewise::{Lanewise, map};
 pub(crate) use tile::{Matrix, add_product, store_product};
 
 use crate::tensor::Element;
-
-/// The instruction sets that kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// What every machine has; the compiler vectorises.
-    Portable,
-    /// AVX2 and FMA: 8 lanes.
-    Avx2,
-    /// AVX-512 F, BW, DQ and VL: 16 lanes.
-    Avx512,
-}
-
-impl Level {
-    /// The level's name, as `WARPTUNE_SIMD` writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Level::Portable => "portable",
-            Level::Avx2 => "avx2",
-            Level::Avx512 => "avx512",
-        }
-    }
-}
-
-/// The level in use: the best of this machine, or the one that the environment variable `WARPTUNE_SIMD` (`portable`,
-/// `avx2`, `avx512`) names if it is lower. Decided at the first call.
-pub fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let limit = std::env::var("WARPTUNE_SIMD").unwrap_or_default();
-        let all = [Level::Portable, Level::Avx2, Level::Avx512];
-        let limit = all.into_iter().find(|l| l.name() == limit).unwrap_or(Level::Avx512);
-        detected().min(limit)
-    })
-}
-
-#[cfg(target_arch = "x86_64")]
-fn detected() -> Level {
-    x86::detected()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn detected() -> Level {
-    Level::Portable
-}
 
 /// The most lanes of any [`Simd`].
 pub(crate) const MAX_LANES: usize = 16;
@@ -208,7 +162,7 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// Runs a kernel, compiled for [`level`].
+/// Runs a kernel, compiled for [`Isa::detect`](crate::device::cpu::simd::Isa::detect).
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
