@@ -13,6 +13,7 @@ pub mod generate;
 pub mod models;
 pub mod nn;
 pub mod ops;
+pub mod optim;
 pub mod peft;
 pub mod tensor;
 pub mod text;

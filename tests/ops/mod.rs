@@ -1,6 +1,8 @@
 //! Ops: against the oracles, on ragged shapes and both float types; gradients; determinism.
 
+mod adamw;
 mod add;
+mod clip;
 mod columns;
 mod dropout;
 mod embedding;
