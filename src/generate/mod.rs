@@ -129,7 +129,8 @@ impl Running {
         {
             return Ok(Some(Finish::StopString(found.to_string())));
         }
-        let full = answer.len() >= options.max_new_tokens || self.tokens.len() >= model.config().max_positions;
+        let full =
+            answer.len() >= options.max_new_tokens || self.tokens.len() >= model.config().max_positions;
         Ok(full.then_some(Finish::Length))
     }
 

@@ -75,8 +75,9 @@ impl Linear {
         let fits = matches!((a.shape(), b.shape()), (&[r, i], &[o, s]) if r == s && i == input && o == out);
         if !fits {
             let (a, b) = (a.shape(), b.shape());
-            let detail =
-                format!("an adapter with A {a:?} and B {b:?} does not fit a weight of shape [{out}, {input}]");
+            let detail = format!(
+                "an adapter with A {a:?} and B {b:?} does not fit a weight of shape [{out}, {input}]"
+            );
             return Err(Error::model(self.path.as_str(), detail));
         }
         self.adapter = Some(adapter);

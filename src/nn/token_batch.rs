@@ -28,7 +28,8 @@ impl TokenBatch {
         }
         let ends_right = cu_seqlens.first() == Some(&0) && cu_seqlens.last() == Some(&tokens);
         if !ends_right || cu_seqlens.windows(2).any(|pair| pair[0] > pair[1]) {
-            let detail = format!("sequence ends {cu_seqlens:?} must rise from 0 to {tokens}, the number of tokens");
+            let detail =
+                format!("sequence ends {cu_seqlens:?} must rise from 0 to {tokens}, the number of tokens");
             return Err(Error::Shape { op: OP, detail });
         }
         Ok(TokenBatch { ids, positions, cu_seqlens })
@@ -60,8 +61,10 @@ impl TokenBatch {
         for (sequence, &start) in sequences.iter().zip(starts) {
             let sequence = sequence.as_ref();
             let range = u32::try_from(start).ok().zip(u32::try_from(sequence.len()).ok());
-            let Some((start, end)) = range.and_then(|(start, len)| Some((start, start.checked_add(len)?))) else {
-                let detail = format!("{} tokens from position {start}: positions have 32 bits", sequence.len());
+            let Some((start, end)) = range.and_then(|(start, len)| Some((start, start.checked_add(len)?)))
+            else {
+                let detail =
+                    format!("{} tokens from position {start}: positions have 32 bits", sequence.len());
                 return Err(Error::Shape { op: OP, detail });
             };
             ids.extend_from_slice(sequence);

@@ -1,5 +1,8 @@
-//! Optimizers, gradient clipping and learning-rate schedules.
+//! Optimizers, what is done to gradients before them, and learning-rate schedules.
 
-pub mod adamw;
-pub mod clip;
+mod adamw;
+mod clip;
 pub mod schedule;
+
+pub use adamw::{AdamW, AdamWSettings};
+pub use clip::clip_grad_norm;

@@ -40,7 +40,8 @@ fn a_saved_model_is_the_same() {
         let model = golden.model();
         model.save(folder.path()).unwrap();
         let file = "model.safetensors";
-        let (ours, theirs) = (read_tensors(&folder.path().join(file)), read_tensors(&golden.folder().join(file)));
+        let (ours, theirs) =
+            (read_tensors(&folder.path().join(file)), read_tensors(&golden.folder().join(file)));
         assert!(ours.keys().eq(theirs.keys()), "{name}");
         for (key, stored) in &theirs {
             assert_eq!(ours[key].shape, stored.shape, "{name}: {key}");
@@ -116,7 +117,8 @@ fn a_copy_of_tied_embeddings_is_no_surplus() {
 fn fresh_models_follow_the_seed_and_the_config() {
     for name in ["llama", "gpt2"] {
         let config = Golden::open(name).model().config().clone();
-        let (one, same) = (Decoder::init(&config, 5, DType::F32).unwrap(), Decoder::init(&config, 5, DType::F32).unwrap());
+        let (one, same) =
+            (Decoder::init(&config, 5, DType::F32).unwrap(), Decoder::init(&config, 5, DType::F32).unwrap());
         let other = Decoder::init(&config, 6, DType::F32).unwrap();
         let std = config.raw["initializer_range"].as_f64().unwrap();
         for ((a, b), c) in one.parameters().iter().zip(same.parameters()).zip(other.parameters()) {

@@ -99,7 +99,8 @@ fn empty_and_too_long_prompts_are_errors() {
     let model = Golden::open("llama").model();
     let limit = model.config().max_positions;
     for prompt in [vec![], vec![1; limit]] {
-        let refused = generate(&model, &[vec![1, 2], prompt], &greedy(1), &mut |_, _| ControlFlow::Continue(()));
+        let refused =
+            generate(&model, &[vec![1, 2], prompt], &greedy(1), &mut |_, _| ControlFlow::Continue(()));
         assert!(refused.unwrap_err().to_string().contains("prompt 1"));
     }
     assert!(run(&model, &[], &greedy(3)).is_empty());

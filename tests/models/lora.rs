@@ -58,13 +58,20 @@ fn gradients_of_every_adapter_and_of_nothing_else() {
             golden.assert_scalar("loss", f64::from(loss.value().item().unwrap()));
             let mut gradients = Gradients::new();
             tape.backward(&loss, &mut gradients).unwrap();
-            assert!(model.parameters().iter().all(|p| gradients.get(p).is_none()), "{name}: the base is frozen");
+            assert!(
+                model.parameters().iter().all(|p| gradients.get(p).is_none()),
+                "{name}: the base is frozen"
+            );
             let mut trained: Vec<String> = Vec::new();
             for param in lora::adapter_parameters(&model) {
                 let grad = gradients.get(&param).unwrap();
                 golden.assert_close(&format!("grad.{}", param.name()), grad.as_f32().unwrap());
                 if let Some(first) = &first {
-                    assert!(bits(grad) == bits(first.get(&param).unwrap()), "{name}: checkpointing changed {}", param.name());
+                    assert!(
+                        bits(grad) == bits(first.get(&param).unwrap()),
+                        "{name}: checkpointing changed {}",
+                        param.name()
+                    );
                 }
                 trained.push(param.name().to_string());
             }
@@ -84,7 +91,8 @@ fn an_adapter_loaded_and_saved_is_the_same() {
         let folder = tempfile::tempdir().unwrap();
         lora::save(&model, &config, folder.path()).unwrap();
         let file = "adapter_model.safetensors";
-        let (ours, theirs) = (read_tensors(&folder.path().join(file)), read_tensors(&golden.adapter().join(file)));
+        let (ours, theirs) =
+            (read_tensors(&folder.path().join(file)), read_tensors(&golden.adapter().join(file)));
         assert!(ours.keys().eq(theirs.keys()), "{name}");
         for (key, stored) in &theirs {
             assert_eq!(ours[key].shape, stored.shape, "{name}: {key}");
@@ -199,7 +207,8 @@ fn merging_rounds_once() {
         let delta: f64 = (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[k * input + column])).sum();
         let exact = f64::from(old) + f64::from(adapter.scale) * delta;
         // One rounding to bf16, and the sum's in f32.
-        let allowed = exact.abs() * DType::BF16.unit_roundoff() * 1.001 + 1e-6 * (f64::from(old).abs() + delta.abs());
+        let allowed =
+            exact.abs() * DType::BF16.unit_roundoff() * 1.001 + 1e-6 * (f64::from(old).abs() + delta.abs());
         assert!((f64::from(new) - exact).abs() <= allowed, "element {i}: {new}, expected {exact}");
     }
 }

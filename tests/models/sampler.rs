@@ -11,7 +11,11 @@ fn reference(logits: &[f32], history: &[u32], s: &Sampling) -> Vec<f64> {
     let seen: std::collections::BTreeSet<u32> = history.iter().copied().collect();
     for id in seen {
         let x = &mut scores[id as usize];
-        *x = if *x < 0.0 { *x * f64::from(s.repetition_penalty) } else { *x / f64::from(s.repetition_penalty) };
+        *x = if *x < 0.0 {
+            *x * f64::from(s.repetition_penalty)
+        } else {
+            *x / f64::from(s.repetition_penalty)
+        };
     }
     scores.iter_mut().for_each(|x| *x /= f64::from(s.temperature));
     if s.top_k > 0 {
@@ -35,7 +39,11 @@ fn reference(logits: &[f32], history: &[u32], s: &Sampling) -> Vec<f64> {
     if s.min_p > 0.0 {
         let probabilities = softmax(&scores);
         let least = f64::from(s.min_p) * probabilities.iter().fold(0.0, |m: f64, &p| m.max(p));
-        scores.iter_mut().zip(probabilities).filter(|(_, p)| *p < least).for_each(|(x, _)| *x = f64::NEG_INFINITY);
+        scores
+            .iter_mut()
+            .zip(probabilities)
+            .filter(|(_, p)| *p < least)
+            .for_each(|(x, _)| *x = f64::NEG_INFINITY);
     }
     softmax(&scores)
 }

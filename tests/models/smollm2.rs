@@ -18,7 +18,8 @@ fn the_capital_of_france() {
         return;
     };
     let checkpoint = Checkpoint::open(Path::new(&path)).unwrap();
-    let model = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
+    // The figures are those of an engine that dequantizes to f16 and computes in f32.
+    let model = Decoder::load_via_f16(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
     // 'The capital of France is'
     let batch = TokenBatch::packed(&[[504, 3575, 282, 4649, 314]]).unwrap();
     let hidden = model.hidden(&Tape::inference(), &batch).unwrap();

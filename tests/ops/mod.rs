@@ -1,6 +1,14 @@
 //! Ops: against the oracles, on ragged shapes and both float types; gradients; determinism.
 
+mod adamw;
+mod add;
+mod clip;
+mod columns;
+mod dropout;
+mod embedding;
 mod gemm;
+mod linear_cross_entropy;
+mod lora_matmul;
 mod matmul;
 
 use proptest::prelude::*;

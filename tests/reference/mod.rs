@@ -1,6 +1,11 @@
 //! Oracles: plain loops over slices, written from the formulas and independent of src/. Generic over the number type: in
 //! f64 they say what is right; in f32 they are the naive implementation whose error sets the tolerance.
 
+pub mod adamw;
+pub mod dropout;
+pub mod embedding;
+pub mod linear_cross_entropy;
+pub mod lora_matmul;
 pub mod matmul;
 
 use half::bf16;

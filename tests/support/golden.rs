@@ -116,7 +116,8 @@ impl Golden {
     #[track_caller]
     pub fn assert_close(&self, name: &str, ours: &[f32]) {
         let stored = self.tensor(name);
-        let error = self.results["f32_error"][name].as_f64().unwrap_or_else(|| panic!("no f32_error of '{name}'"));
+        let error =
+            self.results["f32_error"][name].as_f64().unwrap_or_else(|| panic!("no f32_error of '{name}'"));
         assert_near(name, ours, &stored.values, ALLOWED * error);
     }
 
@@ -124,7 +125,8 @@ impl Golden {
     /// PyTorch's f32 run or eight roundings.
     #[track_caller]
     pub fn assert_scalar(&self, key: &str, ours: f64) {
-        let (f32_run, f64_run) = (self.results[key].as_f64().unwrap(), self.results["f64"][key].as_f64().unwrap());
+        let (f32_run, f64_run) =
+            (self.results[key].as_f64().unwrap(), self.results["f64"][key].as_f64().unwrap());
         let rounding = 8.0 * DType::F32.unit_roundoff() * f64_run.abs();
         let allowed = ALLOWED * (f32_run - f64_run).abs() + rounding;
         assert!((ours - f64_run).abs() <= allowed, "{key}: {ours}, expected {f64_run} +- {allowed:e}");

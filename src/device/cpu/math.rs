@@ -100,3 +100,20 @@ crate::multiversion! {
     /// f32 to bf16, rounded to nearest, ties to even.
     pub fn narrow(x: &[f32], out: &mut [bf16]) = narrow_body
 }
+
+#[inline(always)]
+fn sum_of_squares_body<const FMA: bool>(x: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+    lanes.iter().sum()
+}
+
+crate::multiversion! {
+    /// The sum of the squares, in f64, always in the same order.
+    pub fn sum_of_squares(x: &[f32]) -> f64 = sum_of_squares_body
+}

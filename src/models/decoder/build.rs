@@ -64,7 +64,8 @@ pub(super) fn build(config: &DecoderConfig, dtype: DType, source: &mut Source<'_
     let mut layers = Vec::with_capacity(config.num_layers);
     for i in 0..config.num_layers {
         let path = format!("{}.{i}", names[1]);
-        let layer = if gpt2 { builder.gpt2_layer(&path, i)? } else { builder.llama_layer(&path, i, &table)? };
+        let layer =
+            if gpt2 { builder.gpt2_layer(&path, i)? } else { builder.llama_layer(&path, i, &table)? };
         layers.push(Arc::new(layer));
     }
     let norm = builder.norm(names[2], hidden)?;

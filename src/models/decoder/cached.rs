@@ -31,7 +31,12 @@ impl Decoder {
         result
     }
 
-    fn run_cached(&self, batch: &TokenBatch, lengths: &[usize], caches: &mut [&mut KvCache]) -> Result<Tensor> {
+    fn run_cached(
+        &self,
+        batch: &TokenBatch,
+        lengths: &[usize],
+        caches: &mut [&mut KvCache],
+    ) -> Result<Tensor> {
         let tape = Tape::inference();
         let mut x = self.embed(&tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };

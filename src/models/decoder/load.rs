@@ -19,33 +19,53 @@ impl Decoder {
     /// [`Error::Model`] when a tensor is missing, has another shape than `config` calls for, or is one that the model has
     /// no place for: it names them.
     pub fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
-        check_float(dtype)?;
-        let names: HashSet<&str> = checkpoint.names().collect();
-        let mut used: HashSet<String> = HashSet::new();
-        let mut missing: Vec<String> = Vec::new();
-        let model = build(config, dtype, &mut |slot: &Slot<'_>| {
-            if !names.contains(slot.name) {
-                missing.push(slot.name.to_string());
-                // Never used: the missing names are an error as soon as all are known.
-                return Ok(Tensor::zeros(&vec![0; slot.shape.len()], dtype));
-            }
-            used.insert(slot.name.to_string());
-            tensor(&checkpoint.get(slot.name)?, slot, dtype)
-        })?;
-        if !missing.is_empty() {
-            let detail = format!("lacks {}; is it the checkpoint of this config?", listed(&missing));
-            return Err(Error::model("checkpoint", detail));
-        }
-        let mut extra: Vec<&str> = names.into_iter().filter(|name| !used.contains(*name)).collect();
-        // Some checkpoints hold the embedding a second time where it is the output projection too.
-        extra.retain(|&name| !(config.tie_word_embeddings && name == "lm_head.weight"));
-        extra.sort_unstable();
-        if !extra.is_empty() {
-            let detail = format!("holds {}, which the model of this config has no place for", listed(&extra));
-            return Err(Error::model("checkpoint", detail));
-        }
-        Ok(model)
+        load(checkpoint, config, dtype, Values::Exact)
     }
+
+    /// As [`Decoder::load`], with each weight first rounded to f16: the model that engines see which dequantize to half
+    /// precision, to compare numbers with them.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`]; [`Error::NonFinite`] for a weight beyond f16's range.
+    pub fn load_via_f16(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
+        load(checkpoint, config, dtype, Values::ViaF16)
+    }
+}
+
+/// Which values the weights get.
+#[derive(Clone, Copy)]
+enum Values {
+    Exact,
+    ViaF16,
+}
+
+fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType, values: Values) -> Result<Decoder> {
+    check_float(dtype)?;
+    let names: HashSet<&str> = checkpoint.names().collect();
+    let mut used: HashSet<String> = HashSet::new();
+    let mut missing: Vec<String> = Vec::new();
+    let model = build(config, dtype, &mut |slot: &Slot<'_>| {
+        if !names.contains(slot.name) {
+            missing.push(slot.name.to_string());
+            // Never used: the missing names are an error as soon as all are known.
+            return Ok(Tensor::zeros(&vec![0; slot.shape.len()], dtype));
+        }
+        used.insert(slot.name.to_string());
+        tensor(&checkpoint.get(slot.name)?, slot, dtype, values)
+    })?;
+    if !missing.is_empty() {
+        let detail = format!("lacks {}; is it the checkpoint of this config?", listed(&missing));
+        return Err(Error::model("checkpoint", detail));
+    }
+    let mut extra: Vec<&str> = names.into_iter().filter(|name| !used.contains(*name)).collect();
+    // Some checkpoints hold the embedding a second time where it is the output projection too.
+    extra.retain(|&name| !(config.tie_word_embeddings && name == "lm_head.weight"));
+    extra.sort_unstable();
+    if !extra.is_empty() {
+        let detail = format!("holds {}, which the model of this config has no place for", listed(&extra));
+        return Err(Error::model("checkpoint", detail));
+    }
+    Ok(model)
 }
 
 fn listed(names: &[impl AsRef<str>]) -> String {
@@ -57,7 +77,7 @@ fn listed(names: &[impl AsRef<str>]) -> String {
 }
 
 /// The value for a slot.
-fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType) -> Result<Tensor> {
+fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) -> Result<Tensor> {
     let stored: Vec<usize> = match slot.transposed {
         true => slot.shape.iter().rev().copied().collect(),
         false => slot.shape.to_vec(),
@@ -66,7 +86,10 @@ fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType) -> Result<Tensor> 
         let detail = format!("has shape {:?}; the config calls for {stored:?}", raw.shape());
         return Err(Error::model(format!("tensor '{}'", raw.name()), detail));
     }
-    let values = raw.to_f32()?;
+    let values = match values {
+        Values::Exact => raw.to_f32()?,
+        Values::ViaF16 => raw.to_f32_via_f16()?,
+    };
     let values = match slot.shape {
         &[out, input] if slot.transposed => transpose(&values, input, out),
         _ => values,

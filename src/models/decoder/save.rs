@@ -19,7 +19,10 @@ impl Decoder {
     /// [`Error::Model`] while adapters are attached (they would be lost: merge them, or take them off); [`Error::Io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
         if self.linears().any(|(_, linear)| linear.adapter().is_some()) {
-            return Err(Error::model("model", "has adapters, which its weights do not hold: merge them first"));
+            return Err(Error::model(
+                "model",
+                "has adapters, which its weights do not hold: merge them first",
+            ));
         }
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder"))?;
         // GPT-2 stores its linear layers as [in, out].
