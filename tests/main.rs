@@ -1,5 +1,8 @@
 //! The test suite: one binary, so that it links once.
 
+// Helpers of tests may unwrap too.
+#![allow(clippy::unwrap_used)]
+
 mod autograd;
 mod cli;
 mod data;
