@@ -61,7 +61,7 @@ impl BenchStepArgs {
             gradient_checkpointing: self.gradient_checkpointing,
             seed: 0,
         };
-        let mut stepper = Stepper::new(lora::adapter_parameters(&model), &options);
+        let mut stepper = Stepper::new(lora::adapter_parameters(&model), &options)?;
         let mut times = Vec::new();
         for step in 0..self.warmup + self.steps {
             let batch = self.random_batch(model.config().vocab_size, step);

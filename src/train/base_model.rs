@@ -33,7 +33,7 @@ pub fn locate(source: &str) -> Result<PathBuf> {
             "there is no such file or folder, and it is not a Hub id (owner/name)",
         ));
     }
-    crate::formats::hub::download(source)
+    Err(Error::unsupported("hub", source))
 }
 
 /// Loads the model and tokenizer at `path`, a Hugging Face folder or a GGUF file, with weights of type `dtype`.

@@ -4,8 +4,8 @@ use crate::autograd::Param;
 use crate::formats::DecoderConfig;
 use crate::tensor::DType;
 
-/// Rows of logits that the fused cross-entropy holds at once, at most.
-const LOGIT_ROWS: usize = 256;
+/// Logits that the fused cross-entropy holds at once, at most.
+const LOGITS_BYTES: usize = 32 << 20;
 
 /// Predicted bytes of a training step, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct MemoryPlan {
     pub layer: usize,
     /// What the layers keep together, and the gradients that flow through one of them.
     pub activations: usize,
-    /// A chunk of logits and its gradient.
+    /// A chunk of logits, which becomes its gradient in place.
     pub logits: usize,
 }
 
@@ -51,7 +51,7 @@ impl MemoryPlan {
             layer,
             // Once more for the layer whose backward runs: its gradients, or its recomputed state.
             activations: kept * config.num_layers + layer,
-            logits: 2 * tokens.min(LOGIT_ROWS) * config.vocab_size * 4,
+            logits: LOGITS_BYTES.min(tokens * config.vocab_size * 4),
         }
     }
 

@@ -1,44 +1,33 @@
-//! optimizer.safetensors in a checkpoint: AdamW's moments, bit for bit.
+//! optimizer.safetensors in a checkpoint: the optimizer's state, bit for bit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::autograd::Param;
+use crate::Result;
 use crate::formats::RawTensor;
 use crate::formats::safetensors::{SafetensorsFile, write_tensors};
-use crate::optim::adamw::AdamW;
-use crate::{Error, Result};
+use crate::optim::AdamW;
+use crate::tensor::Tensor;
 
 const FILE: &str = "optimizer.safetensors";
-const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-/// Writes the moments of `params` into a checkpoint folder.
-pub(super) fn save(folder: &Path, params: &[Param], optimizer: &AdamW) -> Result<()> {
-    let mut tensors = Vec::with_capacity(2 * params.len());
-    for (i, param) in params.iter().enumerate() {
-        let (m, v) = optimizer.moments(i);
-        for (moment, values) in MOMENTS.into_iter().zip([m, v]) {
-            let name = format!("{moment}.{}", param.name());
-            tensors.push(RawTensor::from_f32(name, param.value().shape().to_vec(), values)?);
-        }
+/// Writes the state into a checkpoint folder.
+pub(super) fn save(folder: &Path, optimizer: &AdamW) -> Result<()> {
+    let state = optimizer.state_tensors();
+    let mut tensors = Vec::with_capacity(state.len());
+    for (name, tensor) in &state {
+        tensors.push(RawTensor::from_f32(name.as_str(), tensor.shape().to_vec(), tensor.as_f32()?)?);
     }
     write_tensors(&folder.join(FILE), &tensors, &[])
 }
 
-/// Reads them back; `steps` is how many steps the optimizer has done.
-pub(super) fn load(folder: &Path, params: &[Param], optimizer: &mut AdamW, steps: u64) -> Result<()> {
-    let path = folder.join(FILE);
-    let file = SafetensorsFile::open(&path)?;
-    let read = |moment: &str, param: &Param| -> Result<Vec<f32>> {
-        let name = format!("{moment}.{}", param.name());
-        let tensor = file.get(&name)?;
-        if tensor.shape() != param.value().shape() {
-            let detail =
-                format!("has shape {:?}; the parameter has {:?}", tensor.shape(), param.value().shape());
-            return Err(Error::format_key(&path, name, detail));
-        }
-        tensor.to_f32()
-    };
-    let moments = params.iter().map(|p| Ok((read(MOMENTS[0], p)?, read(MOMENTS[1], p)?)));
-    optimizer.restore(steps, moments.collect::<Result<_>>()?);
-    Ok(())
+/// Reads it back, for an optimizer that has done `steps` steps.
+pub(super) fn load(folder: &Path, optimizer: &mut AdamW, steps: u64) -> Result<()> {
+    let file = SafetensorsFile::open(&folder.join(FILE))?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let raw = file.get(name)?;
+        tensors.insert(name.to_string(), Tensor::from_f32(raw.to_f32()?, raw.shape()));
+    }
+    optimizer.load_state(steps, tensors)
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use crate::autograd::{Gradients, Param, Tape, Var};
-use crate::optim::adamw::{AdamW, AdamWOptions};
-use crate::optim::clip::clip_grad_norm;
+use crate::optim::{AdamW, AdamWSettings, clip_grad_norm};
 use crate::train::optimizer_state;
 use crate::train::options::TrainOptions;
 use crate::{Error, Result};
@@ -35,27 +34,31 @@ pub struct StepReport {
 pub struct Stepper {
     params: Vec<Param>,
     optimizer: AdamW,
-    clip_norm: Option<f64>,
+    clip_norm: f64,
     seed: u64,
     gradients: Gradients,
 }
 
 impl Stepper {
     /// A stepper for `params`, all trainable.
-    pub fn new(params: Vec<Param>, options: &TrainOptions) -> Stepper {
-        let adamw = AdamWOptions {
-            beta1: options.beta1,
-            beta2: options.beta2,
-            epsilon: options.epsilon,
+    ///
+    /// # Errors
+    /// Those of [`AdamW::new`].
+    pub fn new(params: Vec<Param>, options: &TrainOptions) -> Result<Stepper> {
+        let settings = AdamWSettings {
+            betas: (options.beta1, options.beta2),
+            eps: options.epsilon,
             weight_decay: options.weight_decay,
         };
-        Stepper {
-            optimizer: AdamW::new(params.clone(), adamw),
+        // Norms and biases are not decayed, as is usual: only matrices are.
+        let decays = |p: &Param| (p.clone(), p.value().shape().len() >= 2);
+        Ok(Stepper {
+            optimizer: AdamW::new(settings, params.iter().map(decays).collect())?,
             params,
-            clip_norm: options.clip_norm,
+            clip_norm: options.clip_norm.unwrap_or(f64::INFINITY),
             seed: options.seed,
             gradients: Gradients::new(),
-        }
+        })
     }
 
     /// The parameters.
@@ -65,12 +68,12 @@ impl Stepper {
 
     /// Writes the optimizer's state into a checkpoint folder.
     pub fn save_optimizer(&self, folder: &Path) -> Result<()> {
-        optimizer_state::save(folder, &self.params, &self.optimizer)
+        optimizer_state::save(folder, &self.optimizer)
     }
 
     /// Reads it back, for a run that goes on after step `step`.
     pub fn load_optimizer(&mut self, folder: &Path, step: u64) -> Result<()> {
-        optimizer_state::load(folder, &self.params, &mut self.optimizer, step)
+        optimizer_state::load(folder, &mut self.optimizer, step)
     }
 
     /// One step at learning rate `rate`. `loss` gives a micro-batch's loss terms, summed and divided by its last argument. The loss is the sum of the cross-entropies over the window divided by the labelled
@@ -89,12 +92,12 @@ impl Stepper {
         if window.step == 1 {
             self.check_every_gradient()?;
         }
-        let limit = self.clip_norm.unwrap_or(f64::INFINITY);
-        let grad_norm = clip_grad_norm(&mut self.gradients, &self.params, limit)?;
-        if !mean.is_finite() || !grad_norm.is_finite() {
-            return Err(self.explain(window, mean, loss));
-        }
-        self.optimizer.step(&self.gradients, rate)?;
+        let grad_norm = match clip_grad_norm(&mut self.gradients, &self.params, self.clip_norm) {
+            Ok(norm) if mean.is_finite() && norm.is_finite() => norm,
+            Ok(_) | Err(Error::NonFinite { .. }) => return Err(self.explain(window, loss)),
+            Err(other) => return Err(other),
+        };
+        self.optimizer.step(rate, &self.gradients)?;
         Ok(StepReport { loss: mean, grad_norm })
     }
 
@@ -131,32 +134,22 @@ impl Stepper {
     }
 
     /// Runs the window again, looking at every value, to name the first that is not finite.
-    fn explain<B>(
-        &mut self,
-        window: &Window<'_, B>,
-        mean: f64,
-        loss: &impl Fn(&Tape, &B, f32) -> Result<Var>,
-    ) -> Error {
-        let step = window.step;
+    fn explain<B>(&mut self, window: &Window<'_, B>, loss: &impl Fn(&Tape, &B, f32) -> Result<Var>) -> Error {
+        let at =
+            |what: String, place| Error::NonFinite { what: format!("step {}: {what}", window.step), place };
         let broken = |p: &&Param| p.value().first_non_finite().is_some();
         if let Some(param) = self.params.iter().find(broken) {
-            let what = format!("step {step}: a parameter, before the step");
-            return Error::NonFinite { what, place: Some(param.name().to_string()) };
+            return at("a parameter, before the step".to_string(), Some(param.name().to_string()));
         }
         match self.accumulate(window, loss, Tape::checking_finite) {
-            Err(Error::NonFinite { what, place }) => {
-                Error::NonFinite { what: format!("step {step}: {what}"), place }
-            }
+            Err(Error::NonFinite { what, place }) => at(what, place),
             Err(other) => other,
-            Ok(_) if mean.is_finite() => Error::NonFinite {
-                what: format!(
-                    "step {step}: the gradient norm (each gradient is finite, their squares overflow)"
-                ),
-                place: None,
-            },
-            Ok(_) => Error::NonFinite {
-                what: format!("step {step}: the sum of the micro-batches' losses"),
-                place: None,
+            // Each value is finite alone: a sum over micro-batches, or of squares, is not.
+            Ok(_) => match clip_grad_norm(&mut self.gradients, &self.params, f64::INFINITY) {
+                Err(Error::NonFinite { what, place }) => {
+                    at(format!("{what}, summed over the micro-batches"), place)
+                }
+                _ => at("the loss or the gradient norm, summed over finite parts".to_string(), None),
             },
         }
     }
