@@ -51,6 +51,8 @@ pub(super) fn assistant_spans(
     })
 }
 
+const END_OF_THINKING: &str = "</think>";
+
 struct Renderer<'a> {
     template: &'a ChatTemplate,
     conversation: &'a Conversation,
@@ -80,9 +82,17 @@ impl Renderer<'_> {
         Some(text)
     }
 
+    /// Behind the generation prompt, or behind the part of it that a finished turn begins with too (a prompt may open a thinking
+    /// block that `full` does not show).
     fn start(&self, turn: usize, full: &str) -> Option<usize> {
-        let before = self.render(&self.conversation.messages[..turn], true)?;
-        full.starts_with(&before).then_some(before.len())
+        let before = &self.conversation.messages[..turn];
+        let prompted = self.render(before, true)?;
+        if full.starts_with(&prompted) {
+            return Some(prompted.len());
+        }
+        let unprompted = self.render_turns(before).filter(|text| full.starts_with(text))?;
+        let prompt = prompted.strip_prefix(&unprompted)?;
+        Some(unprompted.len() + shared_beginning(prompt, &full[unprompted.len()..]))
     }
 
     fn end(&self, turn: usize, start: usize, full: &str) -> Option<usize> {
@@ -106,16 +116,20 @@ impl Renderer<'_> {
         let mut messages = self.conversation.messages.clone();
         let mut marked = Vec::new();
         for &turn in turns {
-            let Some(content) = messages[turn].get("content").and_then(Value::as_str) else { continue };
-            // Marks go inside the white space at the ends: templates strip it.
-            let core = content.trim();
+            let Some(content) = self.conversation.messages[turn].get("content").and_then(Value::as_str)
+            else {
+                continue;
+            };
+            // Marks go inside the white space at the ends and behind the thinking: templates cut both off.
+            let thought = content.rfind(END_OF_THINKING).map_or(0, |at| at + END_OF_THINKING.len());
+            let core = content[thought..].trim();
             if core.is_empty() {
                 continue;
             }
-            let from = content.len() - content.trim_start().len();
+            let from = content.trim_end().len() - core.len();
             let (lead, trail) = (&content[..from], &content[from + core.len()..]);
             messages[turn]["content"] = Value::String(format!("{lead}{OPEN}{core}{CLOSE}{trail}"));
-            marked.push(turn);
+            marked.push((turn, lead.to_owned()));
         }
         let split =
             |messages: &[Value]| self.render_turns(messages).and_then(|text| generation::split(&text).ok());
@@ -124,11 +138,11 @@ impl Renderer<'_> {
         else {
             return Vec::new();
         };
-        let whole = |(turn, span): (usize, Range<usize>)| {
+        let whole = |((turn, lead), span): ((usize, String), Range<usize>)| {
             let tail =
                 split(&messages[..=turn]).and_then(|(text, ends)| Some(text[ends.last()?.end..].to_owned()));
-            let shared = tail.map_or(0, |tail| shared_tail(&tail, &full[span.end..]));
-            (turn, span.start..span.end + shared)
+            let shared = tail.map_or(0, |tail| shared_beginning(&tail, &full[span.end..]));
+            (turn, span.start - shared_end(&lead, &full[..span.start])..span.end + shared)
         };
         marked.into_iter().zip(spans).map(whole).collect()
     }
@@ -143,7 +157,7 @@ fn longest_suffix_that_begins(turn: &str, rest: &str) -> Option<usize> {
 }
 
 /// Length of what `a` and `b` begin with alike, without a beginning of something in brackets: `<|end|>` and `<|user|>` share nothing.
-fn shared_tail(a: &str, b: &str) -> usize {
+fn shared_beginning(a: &str, b: &str) -> usize {
     let length = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
     let shared = &a[..length];
     let cut = [('<', '>'), ('[', ']')].into_iter().filter_map(|(open, close)| {
@@ -151,4 +165,9 @@ fn shared_tail(a: &str, b: &str) -> usize {
         (!shared[last..].contains(close)).then_some(last)
     });
     cut.min().unwrap_or(length)
+}
+
+/// Length of what `a` and `b` end with alike.
+fn shared_end(a: &str, b: &str) -> usize {
+    a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }

@@ -162,7 +162,16 @@ fn turns_are_found_where_the_system_prompt_moves_to_the_last_user_turn() {
         {% else %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}";
     let messages = json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "one"},
         {"role": "assistant", "content": " two "}, {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"}]);
-    assert_eq!(spans(source, messages).unwrap().0, ["two</s>", " four</s>"]);
+    assert_eq!(spans(source, messages).unwrap().0, [" two</s>", " four</s>"]);
+}
+
+#[test]
+fn turns_keep_their_thinking_where_the_system_prompt_moves() {
+    let source = "{{ messages[-2].content }}{% for m in messages %}[{{ m.content }}]{% endfor %}";
+    assert_eq!(
+        spans(source, four_turns()).unwrap().0,
+        ["<think>\nhm\n</think>\n\ntwo]", "<think>\nhm\n</think>\n\nfour]"]
+    );
 }
 
 #[test]
