@@ -58,7 +58,7 @@ pub fn load_pretrain(paths: &[PathBuf], tokenizer: &TextTokenizer, block: usize)
 }
 
 /// Calls `use_text` with each document of a file: JSON lines, a JSON array or Parquet with `text`, else one plain text.
-fn for_each_document(path: &Path, mut use_text: impl FnMut(&str) -> Result<()>) -> Result<()> {
+pub fn for_each_document(path: &Path, mut use_text: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut head = [0; 4];
     let mut file = std::fs::File::open(path).map_err(Error::io(path, "cannot open"))?;
     let read = file.read(&mut head).map_err(Error::io(path, "cannot read"))?;

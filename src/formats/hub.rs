@@ -1,0 +1,1 @@
+//! Models by Hugging Face Hub id.
