@@ -5,6 +5,7 @@
 //! and [`data`], [`formats`], [`train`], [`generate`] and [`cli`]. ARCHITECTURE.md says who may import whom.
 
 pub mod autograd;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -17,5 +18,6 @@ pub mod optim;
 pub mod peft;
 pub mod tensor;
 pub mod text;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::autograd::{Gradients, Param};
+use crate::device::cpu::lanes::{Kernel, Simd, dispatch};
 use crate::device::cpu::parallel::GRAIN;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -219,19 +220,31 @@ struct Update {
 fn apply(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], update: &Update) {
     let state = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
     let pieces = p.par_chunks_mut(GRAIN).zip(g.par_chunks(GRAIN)).zip(state);
-    pieces.for_each(|((p, g), (m, v))| apply_piece(p, g, m, v, update));
+    pieces.for_each(|((p, g), (m, v))| dispatch(Piece { p, g, m, v, update: *update }));
 }
 
-/// Products and sums are rounded one by one, whatever the processor: the same bits everywhere.
-#[inline(always)]
-fn apply_body<const FMA: bool>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], u: &Update) {
-    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-        *p *= u.shrink;
-        *m += u.one_minus_beta1 * (g - *m);
-        *v = *v * u.beta2 + u.one_minus_beta2 * g * g;
-        let root = v.sqrt() / u.root_correction2 + u.eps;
-        *p += u.minus_step_size * *m / root;
+struct Piece<'a> {
+    p: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    update: Update,
+}
+
+impl Kernel for Piece<'_> {
+    type Output = ();
+
+    /// A plain loop, which the compiler vectorises. Products and sums are rounded one by one whatever the instruction set:
+    /// the same bits everywhere.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Piece { p, g, m, v, update: u } = self;
+        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            *p *= u.shrink;
+            *m += u.one_minus_beta1 * (g - *m);
+            *v = *v * u.beta2 + u.one_minus_beta2 * g * g;
+            let root = v.sqrt() / u.root_correction2 + u.eps;
+            *p += u.minus_step_size * *m / root;
+        }
     }
 }
-
-crate::multiversion!(fn apply_piece(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], u: &Update) = apply_body);

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::autograd::{Gradients, Param};
-use crate::device::cpu::{math, parallel};
+use crate::device::cpu::{parallel, slices};
 use crate::{Error, Result};
 
 /// Scales the gradients of `params` so that their joint 2-norm is at most `max_norm`: by `max_norm / (norm + 1e-6)` if that is
@@ -34,7 +34,7 @@ pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64
         for param in params {
             if let Some(grad) = gradients.get_mut(param) {
                 let pieces = grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN);
-                pieces.for_each(|piece| math::scale(piece, factor as f32));
+                pieces.for_each(|piece| slices::scale(piece, factor as f32));
             }
         }
     }
@@ -43,6 +43,6 @@ pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64
 
 /// Partial sums of fixed pieces, added in order.
 fn sum_of_squares(x: &[f32]) -> f64 {
-    let partial: Vec<f64> = x.par_chunks(parallel::GRAIN).map(math::sum_of_squares).collect();
+    let partial: Vec<f64> = x.par_chunks(parallel::GRAIN).map(slices::sum_of_squares).collect();
     partial.iter().sum()
 }

@@ -23,7 +23,7 @@ proptest! {
         let mut random = Random::new(seed);
         let x = random.tensor(&[rows, cols], dtype, 1.0);
         let dy = random.tensor(&[rows, len], dtype, 1.0);
-        let outcome = forward_backward(&[x.clone()], &dy, |tape, v| columns(tape, &v[0], before, len)).unwrap();
+        let outcome = forward_backward(std::slice::from_ref(&x), &dy, |tape, v| columns(tape, &v[0], before, len)).unwrap();
         prop_assert_eq!(outcome.output.shape(), [rows, len]);
         let (x, y) = (values(&x), values(&outcome.output));
         let (dx, dy) = (values(outcome.grad(0)), values(&dy));

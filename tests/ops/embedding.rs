@@ -27,7 +27,7 @@ proptest! {
         let table = random.tensor(&[vocab, dim], table_type, 1.0);
         let dy = random.tensor(&[tokens, dim], out_type, 1.0);
         let op = |tape: &Tape, v: &[Var]| embedding(tape, &ids, &v[0], out_type);
-        let outcome = forward_backward(&[table.clone()], &dy, op).unwrap();
+        let outcome = forward_backward(std::slice::from_ref(&table), &dy, op).unwrap();
 
         let id = ids.as_u32().unwrap();
         prop_assert_eq!(values(&outcome.output), stored(&reference(id, &values(&table), dim), out_type));

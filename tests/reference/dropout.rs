@@ -1,7 +1,7 @@
 //! Philox4x32-10 from its paper, and the mask that dropout makes of it.
 
 /// The block of four words of a counter, with the multiplications written out over 64 bits.
-pub fn philox(seed: u64, stream: u64, counter: u64) -> [u32; 4] {
+fn philox(seed: u64, stream: u64, counter: u64) -> [u32; 4] {
     let lower = |x: u64| (x & 0xffff_ffff) as u32;
     let mut c = [lower(counter), lower(counter >> 32), lower(stream), lower(stream >> 32)];
     for round in 0..10u32 {

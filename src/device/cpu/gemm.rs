@@ -8,7 +8,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
-use crate::device::cpu::{gemv, math, parallel};
+use crate::device::cpu::{gemv, parallel, slices};
 use crate::tensor::{DType, Element};
 
 /// One term of a [`gemm`]: `alpha a b`.
@@ -72,13 +72,13 @@ pub fn gemm<T: Element>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, p
         let (start, len) = (i * PANEL_ROWS, rows.len() / n);
         let panel = &mut panel[..rows.len()];
         if matches!(init, Init::Keep) {
-            math::widen(rows, panel);
+            slices::convert(rows, panel);
         }
         let products: Vec<Product<'_>> =
             products.iter().map(|p| Product { a: p.a.row_range(start, len), ..*p }).collect();
         sum(MatMut::new(panel, len, n), init, &products);
         let pieces = rows.par_chunks_mut(parallel::GRAIN).zip(panel.par_chunks(parallel::GRAIN));
-        pieces.for_each(|(out, x)| math::narrow(x, out));
+        pieces.for_each(|(out, x)| slices::convert(x, out));
     }
 }
 

@@ -107,7 +107,7 @@ impl<'a> Mat<'a> {
         super::parallel::rows_mut(scratch, cols, |first, piece| {
             for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
                 let start = (first + i) * self.row_stride;
-                super::math::widen(&data[start..start + cols], out);
+                super::slices::convert(&data[start..start + cols], out);
             }
         });
         Mat::f32(scratch, rows, cols)

@@ -3,7 +3,7 @@
 pub mod gemm;
 mod gemv;
 pub(crate) mod lanes;
-pub mod math;
 pub mod matrix;
 pub mod parallel;
 pub mod simd;
+pub(crate) mod slices;

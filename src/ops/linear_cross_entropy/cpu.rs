@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{IGNORE_LABEL, OP};
 use crate::device::cpu::gemm::{Init, Product, gemm};
-use crate::device::cpu::math;
 use crate::device::cpu::matrix::Mat;
+use crate::device::cpu::{parallel, slices};
 use crate::tensor::{Element, Tensor};
 use crate::{Result, dispatch_float};
 
@@ -94,11 +94,11 @@ fn forward_typed<T: Element>(
 
 /// -log softmax(row)[label]; with `gradient`, the row becomes (softmax(row) - onehot(label)) / denominator.
 fn softmax_row(row: &mut [f32], label: usize, denominator: f32, gradient: bool) -> f64 {
-    let max = math::max(row);
+    let max = slices::max(row);
     let at_label = row[label];
-    let sum = math::exp_sum(row, max);
+    let sum = slices::exp_sum(row, max);
     if gradient {
-        math::scale(row, 1.0 / (sum * denominator));
+        slices::scale(row, 1.0 / (sum * denominator));
         row[label] -= 1.0 / denominator;
     }
     f64::from(sum).ln() + (f64::from(max) - f64::from(at_label))
@@ -111,8 +111,6 @@ pub(super) fn scaled(grad: Tensor, factor: f32) -> Result<Tensor> {
     }
     let dtype = grad.dtype();
     let mut grad = grad.to_dtype(crate::tensor::DType::F32)?;
-    grad.make_mut_f32()?
-        .par_chunks_mut(crate::device::cpu::parallel::GRAIN)
-        .for_each(|piece| math::scale(piece, factor));
+    grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN).for_each(|piece| slices::scale(piece, factor));
     grad.to_dtype(dtype)
 }
