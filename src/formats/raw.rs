@@ -276,8 +276,11 @@ impl<'a> RawTensor<'a> {
     }
 }
 
-/// The function that turns whole blocks of a type into f32, if the type holds weights.
-fn converter(dtype: RawDType) -> Option<fn(&[u8], &mut [f32])> {
+/// Turns whole blocks into f32.
+type Convert = fn(&[u8], &mut [f32]);
+
+/// The conversion of a type, if it holds weights.
+fn converter(dtype: RawDType) -> Option<Convert> {
     Some(match dtype {
         RawDType::F64 => |bytes, out| plain(bytes, out, |b| f64::from_le_bytes(b) as f32),
         RawDType::F32 => |bytes, out| plain(bytes, out, f32::from_le_bytes),
