@@ -1,3 +1,9 @@
-//! What the CPU kernels share: parallel loops over slices, and the GEMM.
+//! What the CPU kernels share: parallel loops over slices, matrix views, the GEMM, and SIMD.
 
+pub mod gemm;
+mod gemv;
+pub(crate) mod lanes;
+pub mod matrix;
 pub mod parallel;
+pub mod simd;
+pub(crate) mod slices;

@@ -1,10 +1,28 @@
 //! Sum of two activations (the residual connection).
 
-use crate::Result;
-use crate::autograd::{Tape, Var};
+mod cpu;
 
-/// `y = a + b`, both of one shape and type; each gradient is `dy`.
+use crate::autograd::{Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "add";
+
+/// `y = a + b`, both of one shape and type; each gradient is `dy`. Nothing is kept for the backward.
+///
+/// Errors: operands of different shapes or types, or of integers.
 pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
-    let _ = (tape, a, b);
-    Err(crate::Error::unsupported("add", "being written"))
+    if a.shape() != b.shape() {
+        return Err(Error::Shape { op: OP, detail: format!("{:?} + {:?}", a.shape(), b.shape()) });
+    }
+    if a.dtype() != b.dtype() {
+        return Err(Error::DType {
+            op: OP,
+            detail: format!("{} + {}, one type expected", a.dtype(), b.dtype()),
+        });
+    }
+    let y = cpu::sum(a.value(), b.value())?;
+    tape.record(OP, &[a, b], y, |dy, context| {
+        context.give(0, dy.clone())?;
+        context.give(1, dy)
+    })
 }

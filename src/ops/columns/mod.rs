@@ -1,10 +1,21 @@
 //! A range of a matrix's columns.
 
-use crate::Result;
-use crate::autograd::{Tape, Var};
+mod cpu;
 
-/// Columns `start .. start + len` of x `[T, C]`, as `[T, len]`.
+use crate::autograd::{Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "columns";
+
+/// Columns `start .. start + len` of x `[T, C]`, as `[T, len]`. Gradient: dy in those columns, zero in the others.
+///
+/// Errors: a range outside the matrix, operands of other shapes or types.
 pub fn columns(tape: &Tape, x: &Var, start: usize, len: usize) -> Result<Var> {
-    let _ = (tape, x, start, len);
-    Err(crate::Error::unsupported("columns", "being written"))
+    let (_, cols) = x.value().dims2(OP)?;
+    if start.checked_add(len).is_none_or(|end| end > cols) {
+        let detail = format!("columns {start}..+{len} of a matrix {:?}", x.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    let y = cpu::cut(x.value(), start, len)?;
+    tape.record(OP, &[x], y, move |dy, context| context.give(0, cpu::padded(&dy, start, cols)?))
 }

@@ -1,11 +1,29 @@
 //! Embedding: rows of a table.
 
-use crate::Result;
+mod cpu;
+
 use crate::autograd::{Tape, Var};
 use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+const OP: &str = "embedding";
 
 /// Row `ids[t]` of `table` `[V, D]` for each t, as `[T, D]` of type `dtype`.
+///
+/// Gradient: row v of `dtable`, f32, is the sum of dy_t over the t with `ids[t] == v`, in the order of t.
+///
+/// Errors: an id outside the table (named, with its position), operands of other shapes or types.
 pub fn embedding(tape: &Tape, ids: &Tensor, table: &Var, dtype: DType) -> Result<Var> {
-    let _ = (tape, ids, table, dtype);
-    Err(crate::Error::unsupported("embedding", "being written"))
+    ids.dims1(OP)?;
+    let (vocab, _) = table.value().dims2(OP)?;
+    if ids.dtype() != DType::U32 {
+        return Err(Error::DType { op: OP, detail: format!("ids are {}, u32 expected", ids.dtype()) });
+    }
+    if let Some((t, id)) = ids.as_u32()?.iter().enumerate().find(|&(_, &id)| id as usize >= vocab) {
+        let detail = format!("id {id} at position {t} is outside the table of {vocab} rows");
+        return Err(Error::Shape { op: OP, detail });
+    }
+    let y = cpu::forward(ids, table.value(), dtype)?;
+    let (ids, shape) = (ids.clone(), table.shape().to_vec());
+    tape.record(OP, &[table], y, move |dy, context| context.give(0, cpu::grad_table(&ids, &dy, &shape)?))
 }

@@ -1,19 +1,29 @@
-//! GELU.
+//! GELU (arXiv 1606.08415), in its exact and its approximate form.
+
+mod cpu;
 
 use crate::Result;
 use crate::autograd::{Tape, Var};
+use crate::tensor::Element;
 
 /// Which GELU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GeluKind {
-    /// x Phi(x), by the error function.
+    /// x Phi(x), by the error function: Phi(x) = (1 + erf(x / sqrt(2))) / 2.
     Erf,
-    /// The tanh approximation (GPT-2's `gelu_new`).
+    /// The tanh approximation (GPT-2's `gelu_new`): x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
     Tanh,
 }
 
-/// GELU of each element.
+/// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not f32 or bf16.
 pub fn gelu(tape: &Tape, x: &Var, kind: GeluKind) -> Result<Var> {
-    let _ = (tape, x, kind);
-    Err(crate::Error::unsupported("gelu", "being written"))
+    const OP: &str = "gelu";
+    crate::dispatch_float!(OP, x.dtype(), T => {
+        let y = T::tensor(cpu::forward(T::slice(x.value())?, kind), x.shape());
+        let saved = x.value().clone();
+        tape.record(OP, &[x], y, move |dy, context| {
+            let dx = cpu::backward(T::slice(&saved)?, T::slice(&dy)?, kind);
+            context.give(0, T::tensor(dx, dy.shape()))
+        })
+    })
 }

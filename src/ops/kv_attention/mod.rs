@@ -1,7 +1,10 @@
 //! Attention of new tokens over a cache of keys and values (inference only).
 
-use crate::Result;
-use crate::tensor::Tensor;
+mod cpu;
+
+use crate::ops::attention::tiles::Geometry;
+use crate::tensor::{Element, Tensor};
+use crate::{Error, Result};
 
 /// Keys and values of one sequence so far, each `[len, kv_heads * head_dim]` row-major f32, the newest last.
 #[derive(Clone, Copy)]
@@ -30,13 +33,50 @@ pub struct KvAttentionSpec {
 }
 
 /// Causal attention of the newest tokens of each sequence. q: `[sum of new_lens, heads * head_dim]`, the sequences one after
-/// the other; sequence i has `new_lens[i]` new tokens, which are the last of `caches[i]`. No backward.
+/// the other; sequence i has `new_lens[i]` new tokens, which are the last of `caches[i]`. Output as q. No backward.
+///
+/// Many new tokens are computed as [`attention`](crate::ops::attention::attention) does, a few straight from the cache. Errors: [`Error::Shape`]
+/// if the lengths contradict each other; [`Error::DType`] if q is not f32 or bf16.
 pub fn kv_attention(
     q: &Tensor,
     new_lens: &[usize],
     caches: &[KvView<'_>],
     spec: &KvAttentionSpec,
 ) -> Result<Tensor> {
-    let _ = (q, new_lens, caches, spec);
-    Err(crate::Error::unsupported("kv_attention", "being written"))
+    const OP: &str = "kv_attention";
+    let geometry = Geometry {
+        heads: spec.heads,
+        kv_heads: spec.kv_heads,
+        head_dim: spec.head_dim,
+        scale: spec.scale,
+        causal: true,
+        window: spec.window,
+    };
+    geometry.check(OP)?;
+    let (tokens, cols) = q.dims2(OP)?;
+    let refuse = |detail: String| Err(Error::Shape { op: OP, detail });
+    if cols != geometry.q_cols() {
+        return refuse(format!("q {:?}; {} columns expected", q.shape(), geometry.q_cols()));
+    }
+    if new_lens.len() != caches.len() {
+        return refuse(format!("new tokens of {} sequences, caches of {}", new_lens.len(), caches.len()));
+    }
+    let total = new_lens.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+    if total != Some(tokens) {
+        return refuse(format!("q {:?} does not hold the new tokens {new_lens:?}", q.shape()));
+    }
+    for (i, (&new, cache)) in new_lens.iter().zip(caches).enumerate() {
+        let elements = cache.len.checked_mul(geometry.kv_cols());
+        if new > cache.len || elements != Some(cache.k.len()) || elements != Some(cache.v.len()) {
+            return refuse(format!(
+                "sequence {i}: {new} new tokens, a cache of {} tokens with {} elements of keys and {} of values",
+                cache.len,
+                cache.k.len(),
+                cache.v.len()
+            ));
+        }
+    }
+    crate::dispatch_float!(OP, q.dtype(), T => {
+        Ok(T::tensor(cpu::forward(geometry, T::slice(q)?, new_lens, caches), q.shape()))
+    })
 }

@@ -1,7 +1,13 @@
 //! A frozen or trainable linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), fused.
 
-use crate::Result;
+mod cpu;
+
 use crate::autograd::{Tape, Var};
+use crate::ops::dropout::Mask;
+use crate::ops::matmul::{check_float, check_linear};
+use crate::{Error, Result};
+
+const OP: &str = "lora_matmul";
 
 /// The adapter of a [`lora_matmul`].
 pub struct Lora<'a> {
@@ -15,8 +21,51 @@ pub struct Lora<'a> {
     pub dropout: f32,
 }
 
-/// `y = x W^T + bias + scale (dropout(x) A^T) B^T`. x: `[M, in]`, w: `[out, in]`.
+/// `y = x W^T + bias + scale (dropout(x) A^T) B^T`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
+///
+/// With x~ = dropout(x), u = x~ A^T and v = scale dy B, both `[M, r]`, the gradients are
+///
+/// - `dx = dy W + dropout'(v A)`, of x's type: one product whose inner dimension runs on for r more where dropout is off;
+/// - `dA = v^T x~`, `dB = scale dy^T u`, and `dW = dy^T x`, `dbias = sum over rows of dy` if wanted, in f32.
+///
+/// Kept for the backward: x, u (f32), and the operands themselves. The mask of the dropout is drawn again. Two roundings a
+/// value in all (u and v are f32).
+///
+/// Errors: operands that do not fit each other or are not f32 or bf16, a dropout outside 0 <= p < 1.
 pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lora<'_>) -> Result<Var> {
-    let _ = (tape, x, w, bias, lora);
-    Err(crate::Error::unsupported("lora_matmul", "being written"))
+    let (_, inner, out) = check_linear(OP, x, w, bias)?;
+    let (rank, a_in) = lora.a.value().dims2(OP)?;
+    let b_shape = lora.b.value().dims2(OP)?;
+    if a_in != inner || b_shape != (out, rank) {
+        let detail = format!(
+            "A {:?} and B {:?} for a weight {:?}: expected A [r, {inner}] and B [{out}, r]",
+            lora.a.shape(),
+            lora.b.shape(),
+            w.shape()
+        );
+        return Err(Error::Shape { op: OP, detail });
+    }
+    check_float(OP, [lora.a, lora.b])?;
+
+    let mask = Mask::next(tape, OP, lora.dropout)?;
+    let layer = cpu::Layer {
+        w: w.value().clone(),
+        a: lora.a.value().clone(),
+        b: lora.b.value().clone(),
+        scale: lora.scale,
+        mask,
+    };
+    let (y, u) = cpu::forward(x.value(), bias.map(Var::value), &layer)?;
+    let inputs: Vec<&Var> = [x, w, lora.a, lora.b].into_iter().chain(bias).collect();
+    let x = x.value().clone();
+    tape.record(OP, &inputs, y, move |dy, context| {
+        let wanted = std::array::from_fn(|i| context.needs(i));
+        let grads = cpu::backward(&dy, &x, u, &layer, wanted)?;
+        for (i, grad) in grads.into_iter().enumerate() {
+            if let Some(grad) = grad {
+                context.give(i, grad)?;
+            }
+        }
+        Ok(())
+    })
 }

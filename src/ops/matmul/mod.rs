@@ -1,10 +1,67 @@
 //! Matrix product with a weight: a linear layer.
 
-use crate::Result;
-use crate::autograd::{Tape, Var};
+pub(in crate::ops) mod cpu;
 
-/// `y = x W^T + bias`. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
+use crate::autograd::{Tape, Var};
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+const OP: &str = "matmul";
+
+/// `y = x W^T + bias`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
+///
+/// Gradients: `dx = dy W` of x's type; `dW = dy^T x` and `dbias = sum over rows of dy` in f32. Kept for the backward: w if dx is
+/// wanted, x if dW is wanted.
+///
+/// Errors: [`Error::Shape`] if the operands do not fit each other, [`Error::DType`] if one is not f32 or bf16.
 pub fn matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
-    let _ = (tape, x, w, bias);
-    Err(crate::Error::unsupported("matmul", "being written"))
+    check_linear(OP, x, w, bias)?;
+    let y = cpu::forward(x.value(), w.value(), bias.map(Var::value))?;
+    let saved_w = x.requires_grad().then(|| w.value().clone());
+    let saved_x = w.requires_grad().then(|| x.value().clone());
+    let inputs: Vec<&Var> = [x, w].into_iter().chain(bias).collect();
+    tape.record(OP, &inputs, y, move |dy, context| {
+        if let Some(w) = &saved_w {
+            context.give(0, cpu::grad_input(&dy, w)?)?;
+        }
+        if let Some(x) = &saved_x {
+            context.give(1, cpu::grad_weight(&dy, x)?)?;
+        }
+        if context.needs(2) {
+            context.give(2, cpu::column_sums(&dy)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Checks the operands of a linear layer; returns M, in and out.
+pub(in crate::ops) fn check_linear(
+    op: &'static str,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+) -> Result<(usize, usize, usize)> {
+    let (m, k) = x.value().dims2(op)?;
+    let (n, inner) = w.value().dims2(op)?;
+    if k != inner {
+        let detail = format!("x {:?} and weight {:?} ([out, in]) differ in 'in'", x.shape(), w.shape());
+        return Err(Error::Shape { op, detail });
+    }
+    if let Some(bias) = bias
+        && bias.shape() != [n]
+    {
+        let detail = format!("bias {:?} for a weight {:?} ([out, in])", bias.shape(), w.shape());
+        return Err(Error::Shape { op, detail });
+    }
+    check_float(op, [x, w].into_iter().chain(bias))?;
+    Ok((m, k, n))
+}
+
+/// An [`Error::DType`] if an operand is not of a float type.
+pub(in crate::ops) fn check_float<'a>(
+    op: &'static str,
+    operands: impl IntoIterator<Item = &'a Var>,
+) -> Result<()> {
+    let integer: Option<DType> = operands.into_iter().map(Var::dtype).find(|t| !t.is_float());
+    integer.map_or(Ok(()), |t| Err(Error::DType { op, detail: format!("{t} operand, f32 or bf16 expected") }))
 }

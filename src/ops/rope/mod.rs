@@ -1,10 +1,12 @@
 //! Rotary position embedding (arXiv 2104.09864).
 
+mod cpu;
+
 use std::sync::Arc;
 
-use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Element, Tensor};
+use crate::{Error, Result};
 
 /// Which elements of a head's vector turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,55 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    fn check(self) -> Result<()> {
+        let positive = |name: &str, x: f32| match x.is_finite() && x > 0.0 {
+            true => Ok(()),
+            false => {
+                Err(Error::config(format!("rope_scaling.{name}"), format!("{x} is not a positive number")))
+            }
+        };
+        match self {
+            RopeScaling::None => Ok(()),
+            RopeScaling::Linear { factor } => positive("factor", factor),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                positive("high_freq_factor", high_freq_factor)?;
+                if low_freq_factor >= high_freq_factor || original_max_position == 0 {
+                    let detail = format!(
+                        "low_freq_factor {low_freq_factor} must be below high_freq_factor {high_freq_factor}, and \
+                         original_max_position_embeddings ({original_max_position}) above 0"
+                    );
+                    return Err(Error::config("rope_scaling", detail));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The scaled form of an inverse frequency.
+    fn apply(self, frequency: f32) -> f32 {
+        match self {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
+                let context = original_max_position as f32;
+                let wavelength = std::f32::consts::TAU / frequency;
+                if wavelength > context / low_freq_factor {
+                    frequency / factor
+                } else if wavelength < context / high_freq_factor {
+                    frequency
+                } else {
+                    let turns = context / wavelength;
+                    let smooth = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
 /// Inverse frequencies of a rotary embedding, and the pairing.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
@@ -47,8 +98,53 @@ pub struct RopeTable {
     pub pairing: RopePairing,
 }
 
+impl RopeTable {
+    /// Frequencies `theta^(-2i / head_dim)` for i in 0 .. head_dim / 2, scaled. Errors: [`Error::Config`] for an odd or zero
+    /// head_dim, a theta that is not above 0, or a scaling that makes no sense.
+    pub fn new(head_dim: usize, theta: f32, scaling: RopeScaling, pairing: RopePairing) -> Result<RopeTable> {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(Error::config(
+                "head_dim",
+                format!("{head_dim}: rotary embedding turns pairs, so it must be even"),
+            ));
+        }
+        if !(theta.is_finite() && theta > 0.0) {
+            return Err(Error::config("rope_theta", format!("{theta} is not a positive number")));
+        }
+        scaling.check()?;
+        let frequency = |i: usize| scaling.apply(1.0 / theta.powf(2.0 * i as f32 / head_dim as f32));
+        Ok(RopeTable { inverse_frequencies: (0..head_dim / 2).map(frequency).collect(), pairing })
+    }
+}
+
 /// Turns each head's vector by its token's position. x: `[T, heads * head_dim]`, positions: u32 `[T]`.
+///
+/// A pair (a, b) becomes (a cos t - b sin t, b cos t + a sin t) with t = position * inverse frequency, in f32 as Hugging
+/// Face computes it. Saved: cosines and sines, `[T, head_dim / 2]` each; backward turns the gradient by -t.
+/// Errors: [`Error::Shape`] if the columns are not whole heads, the table is of another head_dim, or there is not one
+/// position for each token; [`Error::DType`].
 pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_dim: usize) -> Result<Var> {
-    let _ = (tape, x, positions, table, head_dim);
-    Err(crate::Error::unsupported("rope", "being written"))
+    const OP: &str = "rope";
+    let (tokens, cols) = x.value().dims2(OP)?;
+    let pairs = table.inverse_frequencies.len();
+    if pairs == 0 || head_dim != 2 * pairs || !cols.is_multiple_of(head_dim) {
+        let detail = format!(
+            "x {:?}, heads of {head_dim}, and a table for heads of {}, do not fit",
+            x.shape(),
+            2 * pairs
+        );
+        return Err(Error::Shape { op: OP, detail });
+    }
+    if positions.dims1(OP)? != tokens {
+        let detail = format!("{:?} positions for {tokens} tokens", positions.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    let angles = Arc::new(cpu::Angles::new(positions.as_u32()?, table));
+    crate::dispatch_float!(OP, x.dtype(), T => {
+        let y = T::tensor(cpu::turn(T::slice(x.value())?, &angles, cols, cpu::Direction::Forward), x.shape());
+        tape.record(OP, &[x], y, move |dy, context| {
+            let dx = cpu::turn(T::slice(&dy)?, &angles, cols, cpu::Direction::Backward);
+            context.give(0, T::tensor(dx, dy.shape()))
+        })
+    })
 }

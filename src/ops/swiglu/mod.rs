@@ -1,10 +1,33 @@
-//! SwiGLU (arXiv 2002.05202).
+//! SwiGLU (arXiv 2002.05202), the gated activation of Llama-type MLPs.
 
-use crate::Result;
+mod cpu;
+
 use crate::autograd::{Tape, Var};
+use crate::tensor::Element;
+use crate::{Error, Result};
 
-/// `y = silu(gate) * up`, element by element.
+/// `y = silu(gate) * up` with silu(x) = x / (1 + e^-x), element by element; both operands of one shape and type.
+///
+/// Saved: both operands. Backward, with s = sigmoid(gate): `dup = dy gate s`, `dgate = dy up s (1 + gate (1 - s))`;
+/// both come out of one pass. Errors: [`Error::Shape`], [`Error::DType`] if the operands differ.
 pub fn swiglu(tape: &Tape, gate: &Var, up: &Var) -> Result<Var> {
-    let _ = (tape, gate, up);
-    Err(crate::Error::unsupported("swiglu", "being written"))
+    const OP: &str = "swiglu";
+    if gate.shape() != up.shape() {
+        let detail = format!("gate {:?} and up {:?} differ in shape", gate.shape(), up.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    if gate.dtype() != up.dtype() {
+        let detail = format!("gate {} and up {} differ in type", gate.dtype(), up.dtype());
+        return Err(Error::DType { op: OP, detail });
+    }
+    crate::dispatch_float!(OP, gate.dtype(), T => {
+        let y = cpu::forward(T::slice(gate.value())?, T::slice(up.value())?);
+        let y = T::tensor(y, gate.shape());
+        let (saved_gate, saved_up) = (gate.value().clone(), up.value().clone());
+        tape.record(OP, &[gate, up], y, move |dy, context| {
+            let (dgate, dup) = cpu::backward(T::slice(&saved_gate)?, T::slice(&saved_up)?, T::slice(&dy)?);
+            context.give(0, T::tensor(dgate, dy.shape()))?;
+            context.give(1, T::tensor(dup, dy.shape()))
+        })
+    })
 }

@@ -1,0 +1,116 @@
+//! CPU kernels: a chunk of rows at a time.
+
+use rayon::prelude::*;
+
+use super::{IGNORE_LABEL, OP};
+use crate::device::cpu::gemm::{Init, Product, gemm};
+use crate::device::cpu::matrix::Mat;
+use crate::device::cpu::{parallel, slices};
+use crate::tensor::{Element, Tensor};
+use crate::{Result, dispatch_float};
+
+/// Which gradients to compute.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub x: bool,
+    pub w: bool,
+}
+
+pub(super) struct Outcome {
+    pub loss: Tensor,
+    pub dx: Option<Tensor>,
+    pub dw: Option<Tensor>,
+}
+
+/// Bytes of logits at a time. Half of it already costs a tenth of the GEMM's speed at a vocabulary of 49152.
+const LOGITS_BYTES: usize = 32 << 20;
+
+/// Rows whose f32 logits over `vocab` words fit `budget` bytes; at least 16, so that a chunk is still a matrix product.
+pub fn chunk_rows(vocab: usize, budget: usize) -> usize {
+    (budget / size_of::<f32>() / vocab.max(1)).max(16)
+}
+
+pub(super) fn forward(
+    x: &Tensor,
+    w: &Tensor,
+    labels: &[u32],
+    denominator: f32,
+    wanted: Wanted,
+) -> Result<Outcome> {
+    dispatch_float!(OP, x.dtype(), T => forward_typed::<T>(x, w, labels, denominator, wanted))
+}
+
+fn forward_typed<T: Element>(
+    x: &Tensor,
+    w: &Tensor,
+    labels: &[u32],
+    denominator: f32,
+    wanted: Wanted,
+) -> Result<Outcome> {
+    let (vocab, dim) = w.dims2(OP)?;
+    let weight = Mat::of(w, OP)?;
+    let values = T::slice(x)?;
+    let labelled: Vec<usize> = (0..labels.len()).filter(|&t| labels[t] != IGNORE_LABEL).collect();
+    let chunk = chunk_rows(vocab, LOGITS_BYTES).min(labelled.len());
+
+    let mut dx = wanted.x.then(|| vec![T::from_f32(0.0); values.len()]);
+    let mut dw = wanted.w.then(|| vec![0.0f32; vocab * dim]);
+    let mut inputs = vec![0.0f32; chunk * dim];
+    let mut logits = vec![0.0f32; chunk * vocab];
+    let mut loss = 0.0f64;
+    for rows in labelled.chunks(chunk.max(1)) {
+        let n = rows.len();
+        let (inputs, logits) = (&mut inputs[..n * dim], &mut logits[..n * vocab]);
+        for (i, &t) in rows.iter().enumerate() {
+            let row = inputs[i * dim..][..dim].iter_mut().zip(&values[t * dim..]);
+            row.for_each(|(o, v)| *o = v.to_f32());
+        }
+        gemm(logits, (n, vocab), Init::Zero, &[Product::of(Mat::f32(inputs, n, dim), weight.t())]);
+        let losses: Vec<f64> = logits
+            .par_chunks_exact_mut(vocab)
+            .zip(rows)
+            .map(|(row, &t)| softmax_row(row, labels[t] as usize, denominator, wanted.x || wanted.w))
+            .collect();
+        loss += losses.iter().sum::<f64>();
+        if let Some(dw) = &mut dw {
+            let (a, b) = (Mat::f32(logits, n, vocab).t(), Mat::f32(inputs, n, dim));
+            gemm(dw, (vocab, dim), Init::Keep, &[Product::of(a, b)]);
+        }
+        if let Some(dx) = &mut dx {
+            // The inputs of the chunk are not needed any more.
+            gemm(inputs, (n, dim), Init::Zero, &[Product::of(Mat::f32(logits, n, vocab), weight)]);
+            for (i, &t) in rows.iter().enumerate() {
+                let row = dx[t * dim..].iter_mut().zip(&inputs[i * dim..][..dim]);
+                row.for_each(|(o, g)| *o = T::from_f32(*g));
+            }
+        }
+    }
+    Ok(Outcome {
+        loss: Tensor::scalar((loss / f64::from(denominator)) as f32),
+        dx: dx.map(|v| T::tensor(v, x.shape())),
+        dw: dw.map(|v| Tensor::from_f32(v, w.shape())),
+    })
+}
+
+/// -log softmax(row)[label]; with `gradient`, the row becomes (softmax(row) - onehot(label)) / denominator.
+fn softmax_row(row: &mut [f32], label: usize, denominator: f32, gradient: bool) -> f64 {
+    let max = slices::max(row);
+    let at_label = row[label];
+    let sum = slices::exp_sum(row, max);
+    if gradient {
+        slices::scale(row, 1.0 / (sum * denominator));
+        row[label] -= 1.0 / denominator;
+    }
+    f64::from(sum).ln() + (f64::from(max) - f64::from(at_label))
+}
+
+/// `factor` times a gradient; for 1, the usual loss at the end of a tape, the gradient itself.
+pub(super) fn scaled(grad: Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 {
+        return Ok(grad);
+    }
+    let dtype = grad.dtype();
+    let mut grad = grad.to_dtype(crate::tensor::DType::F32)?;
+    grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN).for_each(|piece| slices::scale(piece, factor));
+    grad.to_dtype(dtype)
+}

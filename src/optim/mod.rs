@@ -1,0 +1,8 @@
+//! Optimizers, what is done to gradients before them, and learning-rate schedules.
+
+mod adamw;
+mod clip;
+pub mod schedule;
+
+pub use adamw::{AdamW, AdamWSettings};
+pub use clip::clip_grad_norm;

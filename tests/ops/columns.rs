@@ -1,0 +1,53 @@
+//! Ranges of columns: copies, so exact.
+
+use proptest::prelude::*;
+use warptune::autograd::{Tape, Var};
+use warptune::ops::columns::columns;
+use warptune::tensor::{DType, Tensor};
+
+use super::{cases, float_type};
+use crate::support::gradcheck::{assert_deterministic, forward_backward};
+use crate::support::random::Random;
+use crate::support::values;
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn copies_the_range_and_pads_the_gradient(
+        (rows, before, len, after) in (0usize..40, 0usize..30, 0usize..30, 0usize..30),
+        dtype in float_type(),
+        seed in any::<u64>(),
+    ) {
+        let cols = before + len + after;
+        let mut random = Random::new(seed);
+        let x = random.tensor(&[rows, cols], dtype, 1.0);
+        let dy = random.tensor(&[rows, len], dtype, 1.0);
+        let outcome = forward_backward(std::slice::from_ref(&x), &dy, |tape, v| columns(tape, &v[0], before, len)).unwrap();
+        prop_assert_eq!(outcome.output.shape(), [rows, len]);
+        let (x, y) = (values(&x), values(&outcome.output));
+        let (dx, dy) = (values(outcome.grad(0)), values(&dy));
+        for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
+            let inside = (before..before + len).contains(&j).then(|| i * len + j - before);
+            prop_assert_eq!(inside.map_or(0.0, |l| dy[l]), dx[i * cols + j]);
+            if let Some(l) = inside {
+                prop_assert_eq!(y[l], x[i * cols + j]);
+            }
+        }
+    }
+}
+
+#[test]
+fn same_bits_on_every_run() {
+    let mut random = Random::new(1);
+    let (x, dy) = (random.tensor(&[200, 300], DType::F32, 1.0), random.tensor(&[200, 101], DType::F32, 1.0));
+    assert_deterministic(&[x], &dy, Tape::recording, |tape, v| columns(tape, &v[0], 99, 101));
+}
+
+#[test]
+fn a_range_outside_is_named() {
+    let x = Var::constant(Tensor::zeros(&[2, 3], DType::F32));
+    let error = columns(&Tape::inference(), &x, 2, 2).unwrap_err();
+    assert_eq!(error.to_string(), "columns: columns 2..+2 of a matrix [2, 3]");
+    assert!(columns(&Tape::inference(), &x, usize::MAX, 2).is_err());
+}
