@@ -335,23 +335,34 @@ impl Builder<'_> {
         let encoded = self.tokenizer.encode_with_spans(&rendered.text, false)?;
         let mut trained = mask(&encoded, &spans);
         if rendered.source == MaskSource::Turns {
-            self.unmask_after_end(&encoded, &spans, &mut trained);
+            self.settle_ends(&encoded, &spans, &mut trained);
         }
         Ok((encoded.ids, trained))
     }
 
-    /// A turn ends with its last special token; white space that the template prints behind it is not the assistant's.
-    fn unmask_after_end(&self, encoded: &Encoded, spans: &[Range<usize>], trained: &mut [bool]) {
+    /// A turn that was found by rendering ends with its last special token. White space that the template prints behind it is not the
+    /// assistant's; and where the span ends before it, since the template ends a conversation's last turn differently, it is the
+    /// token that follows.
+    fn settle_ends(&self, encoded: &Encoded, spans: &[Range<usize>], trained: &mut [bool]) {
         for span in spans {
-            let tokens: Vec<usize> =
-                (0..encoded.ids.len()).filter(|&t| overlap(&encoded.spans[t], span)).collect();
-            let Some(end) = tokens.iter().rposition(|&t| self.tokenizer.is_special(encoded.ids[t])) else {
-                continue;
-            };
-            let after = &tokens[end + 1..];
-            let ids: Vec<u32> = after.iter().map(|&t| encoded.ids[t]).collect();
-            if self.tokenizer.decode(&ids, false).is_ok_and(|text| text.trim().is_empty()) {
-                after.iter().for_each(|&t| trained[t] = false);
+            let first = encoded.spans.partition_point(|token| token.end <= span.start);
+            let end = first + encoded.spans[first..].partition_point(|token| token.start < span.end);
+            match encoded.ids[first..end].iter().rposition(|&id| self.tokenizer.is_special(id)) {
+                Some(last) => {
+                    let after = first + last + 1..end;
+                    let text = self.tokenizer.decode(&encoded.ids[after.clone()], false);
+                    if text.is_ok_and(|text| text.trim().is_empty()) {
+                        trained[after].fill(false);
+                    }
+                }
+                None => {
+                    let next = encoded.ids.get(end).copied();
+                    if next.is_some_and(|id| {
+                        self.tokenizer.is_special(id) && self.tokenizer.bos_id() != Some(id)
+                    }) {
+                        trained[end] = true;
+                    }
+                }
             }
         }
     }

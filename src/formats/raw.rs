@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::bytes::FileBytes;
 use super::gguf::blocks;
 use crate::error::{Error, Result};
 
@@ -132,6 +134,8 @@ pub struct RawTensor<'a> {
     dtype: RawDType,
     shape: Vec<usize>,
     bytes: Cow<'a, [u8]>,
+    /// The file that `bytes` is a part of, and where it begins there.
+    file: Option<(Arc<FileBytes>, usize)>,
 }
 
 impl<'a> RawTensor<'a> {
@@ -155,7 +159,22 @@ impl<'a> RawTensor<'a> {
                 ),
             });
         }
-        Ok(RawTensor { name, dtype, shape, bytes })
+        Ok(RawTensor { name, dtype, shape, bytes, file: None })
+    }
+
+    /// A tensor that is a part of an open file.
+    ///
+    /// # Errors
+    /// As [`RawTensor::new`]. `range` must lie in the file.
+    pub(super) fn in_file(
+        name: &str,
+        dtype: RawDType,
+        shape: Vec<usize>,
+        file: &'a Arc<FileBytes>,
+        range: Range<usize>,
+    ) -> Result<RawTensor<'a>> {
+        let raw = RawTensor::new(name, dtype, shape, &file[range.clone()])?;
+        Ok(RawTensor { file: Some((Arc::clone(file), range.start)), ..raw })
     }
 
     /// A view of f32 values (little-endian hosts; copied and swapped elsewhere).
@@ -189,6 +208,13 @@ impl<'a> RawTensor<'a> {
     /// The stored bytes, little-endian, not necessarily aligned.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The whole file that the bytes are a part of and where they begin in it, so that they can be used in place for as
+    /// long as needed. None where they are not a part of a file as they are.
+    pub fn in_place(&self) -> Option<(Arc<dyn AsRef<[u8]> + Send + Sync>, usize)> {
+        let (file, start) = self.file.as_ref()?;
+        Some((Arc::clone(file) as Arc<dyn AsRef<[u8]> + Send + Sync>, *start))
     }
 
     /// The number of elements.

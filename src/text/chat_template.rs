@@ -109,8 +109,9 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         env.add_function("strftime_now", move |format: &str| python::strftime(format, now));
-        generation::add_function(&mut env);
-        let (rewritten, has_generation) = generation::rewrite(source);
+        // Jinja2 reads every line end as \n.
+        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
+        let (rewritten, has_generation) = generation::rewrite(&lines);
         env.add_template_owned(NAME, rewritten).map_err(|e| template_error(describe(&e)))?;
         let special = [
             ("bos_token", special.bos.clone()),

@@ -1,11 +1,9 @@
 //! `{% generation %}`: transformers' tag around what the assistant writes. minijinja has no tags of one's own, so the tag
-//! becomes a `{% call %}` of a function that puts marks around its body; the marks are taken out of the rendered text again.
+//! becomes tags that it knows, with marks printed around the body; the marks are taken out of the rendered text again.
 
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, State, Value};
 use regex::{Captures, Regex};
 
 use super::template_error;
@@ -16,32 +14,26 @@ pub(super) const CLOSE: char = '\u{FDD1}';
 /// Noncharacters: no text has them (Unicode 23.7), so they cannot be mistaken.
 pub(super) const MARKS: [char; 2] = [OPEN, CLOSE];
 
-const FUNCTION: &str = "__generation__";
-
 #[allow(clippy::unwrap_used)] // a constant pattern
 static TAG: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").unwrap());
 
 /// The template with its generation tags replaced, and whether there were any.
+///
+/// The body becomes that of a `{% with %}`, since what it sets must not be seen outside, while it sees loops and namespaces
+/// (a `{% call %}` block would not). Each replacement begins and ends with a block tag, so that white space around it is trimmed as
+/// around the original.
 pub(super) fn rewrite(source: &str) -> (String, bool) {
     let text = TAG.replace_all(source, |tag: &Captures| {
         let (left, right) = (&tag[1], &tag[3]);
         if tag.get(2).is_some() {
-            format!("{{%{left} endcall {right}%}}")
+            format!("{{%{left} endwith %}}{{{{ '{CLOSE}' }}}}{{% endif {right}%}}")
         } else {
-            format!("{{%{left} call {FUNCTION}() {right}%}}")
+            format!("{{%{left} if true %}}{{{{ '{OPEN}' }}}}{{% with {right}%}}")
         }
     });
     let found = matches!(text, std::borrow::Cow::Owned(_));
     (text.into_owned(), found)
-}
-
-pub(super) fn add_function(env: &mut Environment<'static>) {
-    env.add_function(FUNCTION, |state: &State, options: Kwargs| -> Result<Value, minijinja::Error> {
-        let caller: Value = options.get("caller")?;
-        let body = caller.call(state, &[])?;
-        Ok(Value::from(format!("{OPEN}{body}{CLOSE}")))
-    });
 }
 
 /// Takes the marks out: the text and the byte ranges that lay between them. Empty ranges are left out.

@@ -1,1 +1,7 @@
+//! Data sets: reading, formats, samples, batches.
 
+mod batches;
+mod formats;
+mod pretrain;
+mod sft;
+mod sources;
