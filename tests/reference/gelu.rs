@@ -31,11 +31,13 @@ pub fn gelu_erf<R: Real>(x: R) -> (R, R) {
     (x * phi, phi + x * R::of(density(x.f64())))
 }
 
-/// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, and its derivative.
+/// x (1 + tanh(a)) / 2 with a = sqrt(2 / pi) (x + 0.044715 x^3), and its derivative. (1 + tanh(a)) / 2 is written as
+/// 1 / (1 + e^(-2 a)), which does not cancel.
 pub fn gelu_tanh<R: Real>(x: R) -> (R, R) {
-    let (half, one) = (R::of(0.5), R::of(1.0));
+    let one = R::of(1.0);
     let slope = R::of((2.0 / std::f64::consts::PI).sqrt());
-    let tanh = (slope * (x + R::of(0.044715) * x * x * x)).tanh();
-    let inner = slope * (one + R::of(3.0 * 0.044715) * x * x);
-    (half * x * (one + tanh), half * (one + tanh) + half * x * (one - tanh * tanh) * inner)
+    let twice = R::of(2.0) * slope * (x + R::of(0.044715) * x * x * x);
+    let (up, down) = (one / (one + (-twice).exp()), one / (one + twice.exp()));
+    let inner = R::of(2.0) * slope * (one + R::of(3.0 * 0.044715) * x * x);
+    (x * up, up + x * up * down * inner)
 }
