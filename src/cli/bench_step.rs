@@ -13,7 +13,7 @@ use crate::train::batch::batch_loss;
 use crate::train::metrics::peak_rss_mib;
 use crate::train::options::{TrainOptions, Warmup};
 use crate::train::say;
-use crate::train::step::{Stepper, Window};
+use crate::train::step::{Stepper, Window, decay_matrices};
 
 /// Time LoRA steps (r 16, alpha 32, all linear modules) on random tokens and print JSON.
 #[derive(clap::Args)]
@@ -61,7 +61,7 @@ impl BenchStepArgs {
             gradient_checkpointing: self.gradient_checkpointing,
             seed: 0,
         };
-        let mut stepper = Stepper::new(lora::adapter_parameters(&model), &options)?;
+        let mut stepper = Stepper::new(decay_matrices(lora::adapter_parameters(&model)), &options)?;
         let mut times = Vec::new();
         for step in 0..self.warmup + self.steps {
             let batch = self.random_batch(model.config().vocab_size, step);

@@ -88,7 +88,7 @@ pub(super) struct Prepared<T> {
 
 impl RunArgs {
     /// Reads the config: `--config`, else that of the run to resume; `flags` are the command's own.
-    pub fn prepare<T: DeserializeOwned + HasOutput>(
+    pub fn prepare<T: Default + Serialize + DeserializeOwned + HasOutput>(
         &self,
         command: &str,
         flags: &[(&'static str, Option<Value>)],
