@@ -5,13 +5,19 @@
 //! and [`data`], [`formats`], [`train`], [`generate`] and [`cli`]. ARCHITECTURE.md says who may import whom.
 
 pub mod autograd;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod formats;
+pub mod generate;
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod peft;
 pub mod tensor;
 pub mod text;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,3 +1,7 @@
 //! The `warptune` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    warptune::cli::main(std::env::args_os())
+}

@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod autograd;
+mod cli;
 mod data;
 mod device;
 mod formats;
+mod models;
 mod ops;
+mod recipes;
 mod reference;
 mod support;
 mod text;

@@ -1,7 +1,8 @@
-//! Optimizers, and what is done to gradients before them.
+//! Optimizers, what is done to gradients before them, and learning-rate schedules.
 
 mod adamw;
 mod clip;
+pub mod schedule;
 
 pub use adamw::{AdamW, AdamWSettings};
 pub use clip::clip_grad_norm;

@@ -1,7 +1,10 @@
 //! What the tests share: random inputs, tolerances that are derived and not guessed, gradient and determinism checks.
 
+pub mod golden;
 pub mod gradcheck;
 pub mod random;
+
+pub mod tiny;
 pub mod tolerance;
 
 use warptune::tensor::{DType, Tensor};

@@ -1,1 +1,6 @@
+//! Tokenizers and chat templates.
 
+pub mod fixtures;
+mod golden_templates;
+mod templates;
+mod tokenizer;

@@ -1,0 +1,86 @@
+//! `warptune merge`: an adapter into the weights of its model.
+
+use std::path::PathBuf;
+
+use crate::autograd::Tape;
+use crate::cli::source::ModelArgs;
+use crate::device::philox::Philox;
+use crate::models::Decoder;
+use crate::nn::TokenBatch;
+use crate::peft::lora;
+use crate::tensor::Tensor;
+use crate::train::base_model::{self, BaseModel};
+use crate::train::say;
+use crate::{Error, Result};
+
+/// Sample sequences that --verify compares logits on, and their length.
+const SEQUENCES: usize = 4;
+const LENGTH: usize = 64;
+
+/// Merge an adapter into its model and write a plain Hugging Face folder.
+#[derive(clap::Args)]
+pub(super) struct MergeArgs {
+    #[command(flatten)]
+    source: ModelArgs,
+    /// Folder for the merged model
+    #[arg(long, short, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Load the result and compare its logits with those of model + adapter
+    #[arg(long)]
+    verify: bool,
+}
+
+impl MergeArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        if self.output.join("config.json").exists() {
+            let detail = format!("{} already holds a model; choose another folder", self.output.display());
+            return Err(Error::config("output", detail));
+        }
+        let BaseModel { mut model, tokenizer } = self.source.load()?;
+        let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
+        let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
+        lora::merge(&mut model)?;
+        model.save(&self.output)?;
+        tokenizer.save(&self.output)?;
+        say(format!("merged model in {}", self.output.display()));
+        if let Some(before) = before {
+            // From the disk: what others will load.
+            let saved = base_model::load(&self.output, model.dtype())?.model;
+            report(&before, &logits(&saved, &tokens)?, model.config().vocab_size)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same tokens on every call.
+fn sample_tokens(vocab: usize, max_positions: usize) -> Result<TokenBatch> {
+    let length = LENGTH.min(max_positions);
+    let random = Philox { seed: 0, stream: 0 };
+    let id = |i: usize| (u64::from(random.word(i as u64)) * vocab as u64 >> 32) as u32;
+    let sequences: Vec<Vec<u32>> =
+        (0..SEQUENCES).map(|s| (s * length..(s + 1) * length).map(id).collect()).collect();
+    TokenBatch::packed(&sequences)
+}
+
+fn logits(model: &Decoder, tokens: &TokenBatch) -> Result<Tensor> {
+    let hidden = model.hidden(&Tape::inference(), tokens)?;
+    model.logits(hidden.value())
+}
+
+fn report(before: &Tensor, after: &Tensor, vocab: usize) -> Result<()> {
+    let (before, after) = (before.as_f32()?, after.as_f32()?);
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f32, |m, x| m.max(x.abs()));
+    let gap = largest(&mut before.iter().zip(after).map(|(b, a)| b - a));
+    let size = largest(&mut before.iter().copied());
+    let rows = before.chunks_exact(vocab).zip(after.chunks_exact(vocab));
+    let positions = before.len() / vocab.max(1);
+    let agree = rows.filter(|(b, a)| argmax(b) == argmax(a)).count();
+    say(format!(
+        "largest logit gap {gap:.3e} (largest logit {size:.2}) over {positions} positions; the likeliest token agrees at {agree}"
+    ));
+    Ok(())
+}
+
+fn argmax(row: &[f32]) -> Option<usize> {
+    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i)
+}

@@ -1,0 +1,90 @@
+//! The command line: flags and config files in, calls of the library out.
+
+mod bench_step;
+mod chat;
+mod config;
+mod doctor;
+mod generate;
+mod interrupt;
+mod merge;
+mod pretrain;
+mod preview;
+mod sampling;
+mod settings;
+mod sft;
+mod source;
+mod start;
+mod stream;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{Error, Result};
+
+/// Fine-tune language models in one binary.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Sft(Box<sft::SftArgs>),
+    Pretrain(Box<pretrain::PretrainArgs>),
+    Generate(Box<generate::GenerateArgs>),
+    Chat(Box<chat::ChatArgs>),
+    Merge(merge::MergeArgs),
+    Preview(preview::PreviewArgs),
+    /// Report what this machine offers and what the binary makes of it
+    Doctor,
+    #[command(hide = true)]
+    BenchStep(bench_step::BenchStepArgs),
+}
+
+/// Exit code of a run that the user stopped, as shells count it for SIGINT.
+const INTERRUPTED: u8 = 130;
+/// Exit code of a command line or config that makes no sense.
+const USAGE: u8 = 2;
+
+/// Runs the command line `args` (the program's name first) and returns the exit code: 0; 1 for a failure; 2 for flags
+/// or settings that make no sense; 130 after Ctrl-C.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come here too; where they cannot be printed there is nobody to tell.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code().clamp(0, 255) as u8);
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let code = match &e {
+                Error::Interrupted(_) => INTERRUPTED,
+                Error::Config { .. } => USAGE,
+                _ => 1,
+            };
+            let prefix = if code == INTERRUPTED { "" } else { "error: " };
+            eprintln!("{prefix}{e}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Sft(args) => args.run(),
+        Command::Pretrain(args) => args.run(),
+        Command::Generate(args) => args.run(),
+        Command::Chat(args) => args.run(),
+        Command::Merge(args) => args.run(),
+        Command::Preview(args) => args.run(),
+        Command::Doctor => doctor::run(),
+        Command::BenchStep(args) => args.run(),
+    }
+}

@@ -1,0 +1,173 @@
+//! Text generation: prompts in, tokens out, with a key/value cache.
+
+mod sampler;
+mod stop;
+
+use std::ops::ControlFlow;
+
+use crate::device::philox::Philox;
+use crate::models::Decoder;
+use crate::nn::{KvCache, TokenBatch};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+pub use sampler::{Sampler, Sampling};
+pub use stop::StopStrings;
+
+/// Streams of sampling, apart from those of dropout, fresh models and adapters.
+const STREAM: u64 = 0b11 << 62;
+
+/// What to generate.
+#[derive(Clone, Default)]
+pub struct GenerateOptions<'a> {
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
+    /// How each token is chosen.
+    pub sampling: Sampling,
+    /// Random numbers are a function of the seed, the prompt's index and the position alone.
+    pub seed: u64,
+    /// Tokens that end an answer; they are not part of it.
+    pub stop_ids: Vec<u32>,
+    /// Texts that end an answer.
+    pub stop_strings: Option<StopStrings<'a>>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// This stop token was chosen.
+    StopId(u32),
+    /// This stop string appeared; the answer's last tokens hold it, perhaps with text after it.
+    StopString(String),
+    /// As many tokens as allowed, or as the model has positions for.
+    Length,
+    /// The callback said so.
+    Interrupted,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The new tokens.
+    pub ids: Vec<u32>,
+    /// Why they end.
+    pub finish: Finish,
+}
+
+/// A sequence that is not finished.
+struct Running {
+    index: usize,
+    cache: KvCache,
+    /// The prompt, then the answer.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+}
+
+/// Continues each prompt. Prompts may differ in length (nothing is padded), and each answer is the one that its prompt would
+/// get alone (greedy; with sampling, the one it would get with that index). `on_token(i, id)` hears of each new token of
+/// prompt i as it is chosen; [`ControlFlow::Break`] ends all answers.
+///
+/// # Errors
+/// An empty prompt, one that fills the model's context, settings out of range, logits that are not finite.
+pub fn generate(
+    model: &Decoder,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions<'_>,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Completion>> {
+    let mut sampler = Sampler::new(options.sampling.clone())?;
+    check_prompts(model, prompts)?;
+    let mut done: Vec<Option<Completion>> = vec![None; prompts.len()];
+    let mut running: Vec<Running> = Vec::with_capacity(prompts.len());
+    for (index, prompt) in prompts.iter().enumerate() {
+        let cache = model.new_cache();
+        running.push(Running { index, cache, tokens: prompt.clone(), prompt_len: prompt.len() });
+    }
+    if options.max_new_tokens == 0 {
+        running.drain(..).for_each(|r| done[r.index] = Some(r.complete(Finish::Length)));
+    }
+    while !running.is_empty() {
+        let logits = next_logits(model, &mut running)?;
+        let mut still = Vec::with_capacity(running.len());
+        let mut rows = logits.as_f32()?.chunks_exact(model.config().vocab_size);
+        let mut interrupted = false;
+        for mut sequence in running.drain(..) {
+            let Some(row) = rows.next() else { break };
+            if interrupted {
+                done[sequence.index] = Some(sequence.complete(Finish::Interrupted));
+                continue;
+            }
+            let random = Philox { seed: options.seed, stream: STREAM | sequence.index as u64 };
+            let uniform = random.uniform(sequence.tokens.len() as u64);
+            let id = sampler.choose(row, &sequence.tokens, uniform)?;
+            if options.stop_ids.contains(&id) {
+                done[sequence.index] = Some(sequence.complete(Finish::StopId(id)));
+                continue;
+            }
+            sequence.tokens.push(id);
+            interrupted = on_token(sequence.index, id).is_break();
+            match sequence.finish(model, options)? {
+                Some(finish) => done[sequence.index] = Some(sequence.complete(finish)),
+                None if interrupted => done[sequence.index] = Some(sequence.complete(Finish::Interrupted)),
+                None => still.push(sequence),
+            }
+        }
+        if interrupted {
+            still.drain(..).for_each(|s| done[s.index] = Some(s.complete(Finish::Interrupted)));
+        }
+        running = still;
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+impl Running {
+    /// Whether the answer ends with the token that was just added.
+    fn finish(&self, model: &Decoder, options: &GenerateOptions<'_>) -> Result<Option<Finish>> {
+        let answer = &self.tokens[self.prompt_len..];
+        if let Some(stop) = &options.stop_strings
+            && let Some(found) = stop.find(answer)?
+        {
+            return Ok(Some(Finish::StopString(found.to_string())));
+        }
+        let full =
+            answer.len() >= options.max_new_tokens || self.tokens.len() >= model.config().max_positions;
+        Ok(full.then_some(Finish::Length))
+    }
+
+    fn complete(&self, finish: Finish) -> Completion {
+        Completion { ids: self.tokens[self.prompt_len..].to_vec(), finish }
+    }
+}
+
+/// Feeds each sequence's tokens that are not yet cached (the prompt, then one token at a time) and returns the logits of
+/// what follows, `[sequences, vocab]`.
+fn next_logits(model: &Decoder, running: &mut [Running]) -> Result<Tensor> {
+    let starts: Vec<usize> = running.iter().map(|r| r.cache.len()).collect();
+    let new: Vec<&[u32]> = running.iter().zip(&starts).map(|(r, &start)| &r.tokens[start..]).collect();
+    let batch = TokenBatch::continued(&new, &starts)?;
+    let mut caches: Vec<&mut KvCache> = running.iter_mut().map(|r| &mut r.cache).collect();
+    let hidden = model.forward_cached(&batch, &mut caches)?;
+    if batch.tokens() == caches.len() {
+        return model.logits(&hidden);
+    }
+    let width = model.config().hidden_size;
+    let mut last = Vec::with_capacity(caches.len() * width);
+    for end in &batch.cu_seqlens()[1..] {
+        last.extend_from_slice(hidden.rows(end - 1, 1)?.to_dtype(DType::F32)?.as_f32()?);
+    }
+    model.logits(&Tensor::from_f32(last, &[caches.len(), width]))
+}
+
+fn check_prompts(model: &Decoder, prompts: &[Vec<u32>]) -> Result<()> {
+    let limit = model.config().max_positions;
+    for (i, prompt) in prompts.iter().enumerate() {
+        let bad = |detail: String| Err(Error::model(format!("prompt {i}"), detail));
+        if prompt.is_empty() {
+            return bad("has no tokens; give it some text, or the token that begins one".into());
+        }
+        if prompt.len() >= limit {
+            return bad(format!("has {} tokens, which fill the model's context of {limit}", prompt.len()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Generation's forward: new tokens after cached ones.
+
+use super::Decoder;
+use super::layer::Pass;
+use crate::autograd::{Tape, Var};
+use crate::nn::{KvCache, TokenBatch};
+use crate::ops::kv_attention::{KvView, kv_attention};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+impl Decoder {
+    /// An empty cache for one sequence.
+    pub fn new_cache(&self) -> KvCache {
+        KvCache::new(self.config.num_layers, self.config.num_kv_heads * self.config.head_dim)
+    }
+
+    /// The output of the final norm `[T, hidden]` for new tokens, whose keys and values are added to the caches: sequence i of
+    /// `batch` goes on where `caches[i]` ends. Nothing is recorded.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`]; caches of another model, another number of caches than of sequences, positions that do not
+    /// go on where the cache ends. After an error the caches are as before.
+    pub fn forward_cached(&self, batch: &TokenBatch, caches: &mut [&mut KvCache]) -> Result<Tensor> {
+        let lengths: Vec<usize> = batch.lengths().collect();
+        self.check_caches(batch, &lengths, caches)?;
+        let before: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
+        let result = self.run_cached(batch, &lengths, caches);
+        if result.is_err() {
+            caches.iter_mut().zip(before).for_each(|(cache, len)| cache.truncate(len));
+        }
+        result
+    }
+
+    fn run_cached(
+        &self,
+        batch: &TokenBatch,
+        lengths: &[usize],
+        caches: &mut [&mut KvCache],
+    ) -> Result<Tensor> {
+        let tape = Tape::inference();
+        let mut x = self.embed(&tape, batch)?;
+        let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&tape, &x, &pass, |attention, [q, k, v]| {
+                let (k, v) = (k.value().to_dtype(DType::F32)?, v.value().to_dtype(DType::F32)?);
+                let (k, v) = (k.as_f32()?, v.as_f32()?);
+                let mut start = 0;
+                for (cache, len) in caches.iter_mut().zip(lengths) {
+                    let range = start..start + len * cache.width();
+                    cache.append(index, &k[range.clone()], &v[range.clone()]);
+                    start = range.end;
+                }
+                let views: Vec<KvView<'_>> = caches.iter().map(|cache| cache.view(index)).collect();
+                Ok(Var::constant(kv_attention(q.value(), lengths, &views, &attention.cached_spec())?))
+            })?;
+        }
+        Ok(self.norm.forward(&tape, &x)?.into_value())
+    }
+
+    fn check_caches(&self, batch: &TokenBatch, lengths: &[usize], caches: &[&mut KvCache]) -> Result<()> {
+        let bad = |detail: String| Err(Error::model("key/value cache", detail));
+        if lengths.len() != caches.len() {
+            return bad(format!("{} caches for {} sequences", caches.len(), lengths.len()));
+        }
+        let (layers, width) = (self.config.num_layers, self.config.num_kv_heads * self.config.head_dim);
+        let positions = batch.positions().as_u32()?;
+        let mut start = 0;
+        for (i, (cache, &len)) in caches.iter().zip(lengths).enumerate() {
+            if cache.layers() != layers || cache.width() != width {
+                return bad(format!(
+                    "made for {} layers of width {}, the model has {layers} of {width}",
+                    cache.layers(),
+                    cache.width()
+                ));
+            }
+            let new = &positions[start..start + len];
+            if new.iter().enumerate().any(|(j, &p)| p as usize != cache.len() + j) {
+                return bad(format!(
+                    "sequence {i} has {} tokens in its cache, and its new ones do not go on from there",
+                    cache.len()
+                ));
+            }
+            start += len;
+        }
+        Ok(())
+    }
+}

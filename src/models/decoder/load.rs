@@ -1,0 +1,113 @@
+//! A model from a checkpoint.
+
+use std::collections::HashSet;
+
+use super::build::{Slot, build};
+use super::{Decoder, check_float};
+use crate::formats::{Checkpoint, DecoderConfig, RawDType, RawTensor};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// How many names an error lists before it says how many more there are.
+const NAMES_LISTED: usize = 5;
+
+impl Decoder {
+    /// The model of a checkpoint, its weights of type `dtype`, as are its activations. Weights that the file holds in that
+    /// type are used in place (memory-mapped), others are converted.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when a tensor is missing, has another shape than `config` calls for, or is one that the model has
+    /// no place for: it names them.
+    pub fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
+        load(checkpoint, config, dtype, Values::Exact)
+    }
+
+    /// As [`Decoder::load`], with each weight first rounded to f16: the model that engines see which dequantize to half
+    /// precision, to compare numbers with them.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`]; [`Error::NonFinite`] for a weight beyond f16's range.
+    pub fn load_via_f16(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
+        load(checkpoint, config, dtype, Values::ViaF16)
+    }
+}
+
+/// Which values the weights get.
+#[derive(Clone, Copy)]
+enum Values {
+    Exact,
+    ViaF16,
+}
+
+fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType, values: Values) -> Result<Decoder> {
+    check_float(dtype)?;
+    let names: HashSet<&str> = checkpoint.names().collect();
+    let mut used: HashSet<String> = HashSet::new();
+    let mut missing: Vec<String> = Vec::new();
+    let model = build(config, dtype, &mut |slot: &Slot<'_>| {
+        if !names.contains(slot.name) {
+            missing.push(slot.name.to_string());
+            // Never used: the missing names are an error as soon as all are known.
+            return Ok(Tensor::zeros(&vec![0; slot.shape.len()], dtype));
+        }
+        used.insert(slot.name.to_string());
+        tensor(&checkpoint.get(slot.name)?, slot, dtype, values)
+    })?;
+    if !missing.is_empty() {
+        let detail = format!("lacks {}; is it the checkpoint of this config?", listed(&missing));
+        return Err(Error::model("checkpoint", detail));
+    }
+    let mut extra: Vec<&str> = names.into_iter().filter(|name| !used.contains(*name)).collect();
+    // Some checkpoints hold the embedding a second time where it is the output projection too.
+    extra.retain(|&name| !(config.tie_word_embeddings && name == "lm_head.weight"));
+    extra.sort_unstable();
+    if !extra.is_empty() {
+        let detail = format!("holds {}, which the model of this config has no place for", listed(&extra));
+        return Err(Error::model("checkpoint", detail));
+    }
+    Ok(model)
+}
+
+fn listed(names: &[impl AsRef<str>]) -> String {
+    let first: Vec<String> = names.iter().take(NAMES_LISTED).map(|n| format!("'{}'", n.as_ref())).collect();
+    match names.len().saturating_sub(NAMES_LISTED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// The value for a slot.
+fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) -> Result<Tensor> {
+    let stored: Vec<usize> = match slot.transposed {
+        true => slot.shape.iter().rev().copied().collect(),
+        false => slot.shape.to_vec(),
+    };
+    if raw.shape() != stored {
+        let detail = format!("has shape {:?}; the config calls for {stored:?}", raw.shape());
+        return Err(Error::model(format!("tensor '{}'", raw.name()), detail));
+    }
+    let as_stored =
+        matches!((raw.dtype(), dtype), (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16));
+    if as_stored
+        && !slot.transposed
+        && matches!(values, Values::Exact)
+        && let Some((file, start)) = raw.in_place()
+        && let Some(tensor) = Tensor::from_shared_bytes(file, start, slot.shape, dtype)
+    {
+        return Ok(tensor);
+    }
+    let values = match values {
+        Values::Exact => raw.to_f32()?,
+        Values::ViaF16 => raw.to_f32_via_f16()?,
+    };
+    let values = match slot.shape {
+        &[out, input] if slot.transposed => transpose(&values, input, out),
+        _ => values,
+    };
+    Tensor::from_f32(values, slot.shape).to_dtype(dtype)
+}
+
+/// The transpose of a matrix of `rows` rows and `columns` columns.
+pub(super) fn transpose<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}

@@ -1,0 +1,176 @@
+//! Decoder language models: Llama 2/3, SmolLM2, Mistral, Qwen2, Qwen3 and GPT-2, one implementation driven by the config.
+
+mod build;
+mod cached;
+mod init;
+mod layer;
+mod load;
+mod save;
+
+use std::sync::Arc;
+
+use crate::autograd::{Param, Tape, Var};
+use crate::formats::DecoderConfig;
+use crate::nn::{Embedding, Linear, Norm, TokenBatch};
+use crate::ops::add::add;
+use crate::ops::attention::attention;
+use crate::ops::linear_cross_entropy::linear_cross_entropy;
+use crate::ops::matmul::matmul;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+use layer::{Layer, Pass};
+
+/// A decoder language model. T is the number of tokens of a packed batch.
+pub struct Decoder {
+    config: DecoderConfig,
+    embedding: Embedding,
+    /// Learned positions (GPT-2).
+    positions: Option<Embedding>,
+    /// Shared with the closures of checkpointed layers.
+    layers: Vec<Arc<Layer>>,
+    norm: Norm,
+    /// The output projection `[vocab, hidden]`: with tied embeddings, the embedding's own parameter.
+    head: Param,
+    dtype: DType,
+    checkpointing: bool,
+    adapters: bool,
+}
+
+impl Decoder {
+    /// The config that it was built from.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The type of the activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Changes the type of the activations (f32 or bf16); at first it is that of the weights.
+    ///
+    /// # Errors
+    /// A type that is not a float.
+    pub fn set_dtype(&mut self, dtype: DType) -> Result<()> {
+        check_float(dtype)?;
+        self.dtype = dtype;
+        Ok(())
+    }
+
+    /// Whether the layers' saved state is dropped in the forward and computed again in the backward: less memory, the same
+    /// gradients, about a third more time. Off at first.
+    pub fn set_checkpointing(&mut self, on: bool) {
+        self.checkpointing = on;
+    }
+
+    /// Whether adapters take part. Switched off, the model computes what its base does.
+    pub fn set_adapters_enabled(&mut self, on: bool) {
+        self.adapters = on;
+    }
+
+    /// Whether adapters take part.
+    pub fn adapters_enabled(&self) -> bool {
+        self.adapters
+    }
+
+    /// The parameters, adapters' excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
+    pub fn parameters(&self) -> Vec<Param> {
+        let mut all = vec![self.embedding.weight().clone()];
+        all.extend(self.positions.iter().map(|p| p.weight().clone()));
+        all.extend(self.layers.iter().flat_map(|layer| layer.parameters()));
+        all.extend(self.norm.parameters());
+        if !self.config.tie_word_embeddings {
+            all.push(self.head.clone());
+        }
+        all
+    }
+
+    /// The linear layers by module path (`model.layers.0.self_attn.q_proj`), the output projection excluded.
+    pub fn linears(&self) -> impl Iterator<Item = (&str, &Linear)> {
+        self.layers.iter().flat_map(|layer| layer.linears()).map(|linear| (linear.path(), linear))
+    }
+
+    /// As [`Decoder::linears`], for changing them.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        let layers = self.layers.iter_mut();
+        // A layer that a tape still holds is copied; the copy's parameters are the same parameters.
+        let linears = layers.flat_map(|layer| Arc::make_mut(layer).linears_mut());
+        linears.map(|linear| (linear.path().to_string(), linear))
+    }
+
+    /// Freezes (false) or unfreezes every parameter, adapters' excluded.
+    pub fn set_trainable(&self, trainable: bool) {
+        self.parameters().iter().for_each(|p| p.set_trainable(trainable));
+    }
+
+    /// The output of the final norm, `[T, hidden]`.
+    ///
+    /// # Errors
+    /// An id outside the vocabulary, a position that the model has no embedding for.
+    pub fn hidden(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
+        let mut x = self.embed(tape, batch)?;
+        let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        for layer in &self.layers {
+            let cu_seqlens = Arc::clone(batch.cu_seqlens());
+            let attend = move |tape: &Tape, a: &layer::Attention, [q, k, v]: &[Var; 3]| {
+                attention(tape, q, k, v, &a.packed_spec(&cu_seqlens))
+            };
+            x = if self.checkpointing && tape.is_recording() {
+                let (layer, pass) = (Arc::clone(layer), pass.clone());
+                tape.checkpoint(&[&x], move |tape, inputs| {
+                    layer.forward(tape, &inputs[0], &pass, |a, qkv| attend(tape, a, qkv))
+                })?
+            } else {
+                layer.forward(tape, &x, &pass, |a, qkv| attend(tape, a, qkv))?
+            };
+        }
+        self.norm.forward(tape, &x)
+    }
+
+    /// The sum of the cross-entropies of the labelled positions, divided by `denominator` (the number of labelled
+    /// positions of the whole step). `labels`: u32 `[T]`, the token that should follow each position, or
+    /// [`IGNORE_LABEL`](crate::ops::linear_cross_entropy::IGNORE_LABEL). The logits of the batch are never all in memory.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`]; labels that do not fit.
+    pub fn loss(&self, tape: &Tape, batch: &TokenBatch, labels: &Tensor, denominator: f32) -> Result<Var> {
+        let hidden = self.hidden(tape, batch)?;
+        let _scope = tape.scope("lm_head");
+        linear_cross_entropy(tape, &hidden, &tape.param(&self.head), labels, denominator)
+    }
+
+    /// Logits `[N, vocab]` in f32 of rows `[N, hidden]` of [`Decoder::hidden`]. No gradient.
+    ///
+    /// # Errors
+    /// Rows of another width.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let tape = Tape::inference();
+        // In f32 whatever the activations are: rounded logits would tie.
+        let x = Var::constant(hidden.to_dtype(DType::F32)?);
+        Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None)?.into_value())
+    }
+
+    /// The residual stream at the entrance of the first layer.
+    fn embed(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
+        self.check_range("token id", batch.ids(), self.config.vocab_size, "rows of the embedding")?;
+        let x = self.embedding.forward(tape, batch.ids(), self.dtype)?;
+        let Some(positions) = &self.positions else { return Ok(x) };
+        let limit = self.config.max_positions;
+        self.check_range("position", batch.positions(), limit, "positions that the model was made for")?;
+        add(tape, &x, &positions.forward(tape, batch.positions(), self.dtype)?)
+    }
+
+    fn check_range(&self, what: &str, values: &Tensor, limit: usize, of: &str) -> Result<()> {
+        match values.as_u32()?.iter().find(|&&v| v as usize >= limit) {
+            Some(v) => Err(Error::model("model input", format!("{what} {v} is outside the {limit} {of}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_float(dtype: DType) -> Result<()> {
+    match dtype.is_float() {
+        true => Ok(()),
+        false => Err(Error::config("dtype", format!("'{dtype}' is none of f32, bf16"))),
+    }
+}

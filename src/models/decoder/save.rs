@@ -1,0 +1,69 @@
+//! A model to a Hugging Face folder.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::Decoder;
+use super::load::transpose;
+use crate::formats::safetensors::{TensorSpec, write};
+use crate::formats::{Architecture, RawDType, write_json};
+use crate::tensor::{DType, Element, Tensor};
+use crate::{Error, Result};
+
+impl Decoder {
+    /// Writes config.json and model.safetensors, in the names and layouts of Hugging Face, to `folder`, which is made if
+    /// need be.
+    ///
+    /// # Errors
+    /// [`Error::Model`] while adapters are attached (they would be lost: merge them, or take them off); [`Error::Io`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        if self.linears().any(|(_, linear)| linear.adapter().is_some()) {
+            return Err(Error::model(
+                "model",
+                "has adapters, which its weights do not hold: merge them first",
+            ));
+        }
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder"))?;
+        // GPT-2 stores its linear layers as [in, out].
+        let transposed: HashSet<String> = match self.config.architecture {
+            Architecture::Gpt2 => self.linears().map(|(path, _)| format!("{path}.weight")).collect(),
+            _ => HashSet::new(),
+        };
+        let tensors: Vec<(String, Tensor)> =
+            self.parameters().iter().map(|p| (p.name().to_string(), p.value())).collect();
+        let mut specs = Vec::with_capacity(tensors.len());
+        for (name, value) in &tensors {
+            let mut shape = value.shape().to_vec();
+            if transposed.contains(name) {
+                shape.reverse();
+            }
+            let dtype = if value.dtype() == DType::BF16 { RawDType::BF16 } else { RawDType::F32 };
+            specs.push(TensorSpec { name: name.clone(), dtype, shape });
+        }
+        write(&folder.join("model.safetensors"), &specs, &[("format", "pt")], |spec| {
+            match tensors.iter().find(|(name, _)| *name == spec.name) {
+                Some((name, value)) => bytes(value, transposed.contains(name)),
+                None => Err(Error::model(spec.name.as_str(), "is not a parameter of the model")),
+            }
+        })?;
+        let mut config = self.config.clone();
+        let of_weights = tensors.first().map(|(_, value)| value.dtype());
+        let dtype = if of_weights == Some(DType::BF16) { "bfloat16" } else { "float32" };
+        config.dtype = Some(dtype.to_string());
+        write_json(&folder.join("config.json"), &config.to_json())
+    }
+}
+
+/// A tensor's elements, little-endian, as the file holds them.
+fn bytes(value: &Tensor, transposed: bool) -> Result<Cow<'_, [u8]>> {
+    crate::dispatch_float!("save", value.dtype(), T => {
+        let data = T::slice(value)?;
+        Ok(match *value.shape() {
+            [rows, columns] if transposed => {
+                Cow::Owned(bytemuck::cast_slice(&transpose(data, rows, columns)).to_vec())
+            }
+            _ => Cow::Borrowed(bytemuck::cast_slice(data)),
+        })
+    })
+}

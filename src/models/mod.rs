@@ -1,0 +1,5 @@
+//! Whole models, made of the layers of [`crate::nn`].
+
+pub mod decoder;
+
+pub use decoder::Decoder;

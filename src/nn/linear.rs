@@ -1,0 +1,116 @@
+//! Linear layers: a weight of some kind, perhaps a bias, perhaps an adapter.
+
+use crate::autograd::{Param, Tape, Var};
+use crate::ops::lora_matmul::{Lora, lora_matmul};
+use crate::ops::matmul::matmul;
+use crate::{Error, Result};
+
+/// How a linear layer's weight `[out, in]` is stored.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Weight {
+    /// One float an element.
+    Dense(Param),
+}
+
+/// A low-rank addition to a linear layer (LoRA): `scale * B A`.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// A, `[r, in]`.
+    pub a: Param,
+    /// B, `[out, r]`.
+    pub b: Param,
+    /// alpha / r, or alpha / sqrt(r).
+    pub scale: f32,
+    /// Probability with which an element of the adapter's input is dropped in training.
+    pub dropout: f32,
+}
+
+/// `y = x W^T + bias`, with an adapter `+ scale (dropout(x) A^T) B^T`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    path: String,
+    weight: Weight,
+    bias: Option<Param>,
+    adapter: Option<Adapter>,
+}
+
+impl Linear {
+    /// A layer without an adapter. `path` is the module's path as Hugging Face names it, e.g.
+    /// `model.layers.0.self_attn.q_proj`.
+    pub fn new(path: impl Into<String>, weight: Weight, bias: Option<Param>) -> Linear {
+        Linear { path: path.into(), weight, bias, adapter: None }
+    }
+
+    /// The module path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The weight.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Output and input features.
+    pub fn dims(&self) -> (usize, usize) {
+        let Weight::Dense(weight) = &self.weight;
+        let value = weight.value();
+        // Whoever made the layer checked that its weight is a matrix.
+        (value.shape()[0], value.shape()[1])
+    }
+
+    /// The adapter, if one is attached.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Attaches an adapter in place of any other.
+    ///
+    /// # Errors
+    /// An adapter whose shapes do not fit the weight.
+    pub fn attach(&mut self, adapter: Adapter) -> Result<()> {
+        let (out, input) = self.dims();
+        let (a, b) = (adapter.a.value(), adapter.b.value());
+        let fits = matches!((a.shape(), b.shape()), (&[r, i], &[o, s]) if r == s && i == input && o == out);
+        if !fits {
+            let (a, b) = (a.shape(), b.shape());
+            let detail = format!(
+                "an adapter with A {a:?} and B {b:?} does not fit a weight of shape [{out}, {input}]"
+            );
+            return Err(Error::model(self.path.as_str(), detail));
+        }
+        self.adapter = Some(adapter);
+        Ok(())
+    }
+
+    /// Takes the adapter off, if there is one.
+    pub fn detach(&mut self) -> Option<Adapter> {
+        self.adapter.take()
+    }
+
+    /// x `[M, in]` to `[M, out]`; without the adapter if `adapters` is false.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, tape: &Tape, x: &Var, adapters: bool) -> Result<Var> {
+        let _scope = tape.scope(self.path.as_str());
+        let Weight::Dense(weight) = &self.weight;
+        let weight = tape.param(weight);
+        let bias = self.bias.as_ref().map(|bias| tape.param(bias));
+        match &self.adapter {
+            Some(adapter) if adapters => {
+                let (a, b) = (tape.param(&adapter.a), tape.param(&adapter.b));
+                let lora = Lora { a: &a, b: &b, scale: adapter.scale, dropout: adapter.dropout };
+                lora_matmul(tape, x, &weight, bias.as_ref(), &lora)
+            }
+            _ => matmul(tape, x, &weight, bias.as_ref()),
+        }
+    }
+
+    /// The layer's own parameters (not the adapter's), in the order in which they are saved.
+    pub fn parameters(&self) -> Vec<Param> {
+        let Weight::Dense(weight) = &self.weight;
+        std::iter::once(weight.clone()).chain(self.bias.clone()).collect()
+    }
+}

@@ -1,0 +1,13 @@
+//! Layers: parameters and how they are applied. A layer knows its module path, so that an error can name it.
+
+mod embedding;
+mod kv_cache;
+mod linear;
+mod norm;
+mod token_batch;
+
+pub use embedding::Embedding;
+pub use kv_cache::KvCache;
+pub use linear::{Adapter, Linear, Weight};
+pub use norm::Norm;
+pub use token_batch::TokenBatch;

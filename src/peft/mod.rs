@@ -1,0 +1,3 @@
+//! Parameter-efficient fine-tuning: one file a method.
+
+pub mod lora;

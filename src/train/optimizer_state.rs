@@ -1,0 +1,33 @@
+//! optimizer.safetensors in a checkpoint: the optimizer's state, bit for bit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::Result;
+use crate::formats::RawTensor;
+use crate::formats::safetensors::{SafetensorsFile, write_tensors};
+use crate::optim::AdamW;
+use crate::tensor::Tensor;
+
+const FILE: &str = "optimizer.safetensors";
+
+/// Writes the state into a checkpoint folder.
+pub(super) fn save(folder: &Path, optimizer: &AdamW) -> Result<()> {
+    let state = optimizer.state_tensors();
+    let mut tensors = Vec::with_capacity(state.len());
+    for (name, tensor) in &state {
+        tensors.push(RawTensor::from_f32(name.as_str(), tensor.shape().to_vec(), tensor.as_f32()?)?);
+    }
+    write_tensors(&folder.join(FILE), &tensors, &[])
+}
+
+/// Reads it back, for an optimizer that has done `steps` steps.
+pub(super) fn load(folder: &Path, optimizer: &mut AdamW, steps: u64) -> Result<()> {
+    let file = SafetensorsFile::open(&folder.join(FILE))?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let raw = file.get(name)?;
+        tensors.insert(name.to_string(), Tensor::from_f32(raw.to_f32()?, raw.shape()));
+    }
+    optimizer.load_state(steps, tensors)
+}

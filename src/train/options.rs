@@ -1,0 +1,77 @@
+//! How a run optimizes, whatever its recipe.
+
+use crate::optim::schedule::{Schedule, ScheduleKind};
+
+/// The length of a warm-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// So many optimizer steps.
+    Steps(u64),
+    /// This share of all steps, rounded up.
+    Ratio(f64),
+}
+
+/// How a run optimizes, and when it evaluates and saves. The numbers have been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// What follows the warm-up.
+    pub schedule: ScheduleKind,
+    /// The warm-up.
+    pub warmup: Warmup,
+    /// Decoupled weight decay of matrices (not of norms and biases).
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub epsilon: f64,
+    /// Gradients are scaled down to this global norm.
+    pub clip_norm: Option<f64>,
+    /// Sequences a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches an optimizer step.
+    pub accumulation: usize,
+    /// Times that the data are gone through, unless `max_steps` says otherwise.
+    pub epochs: u64,
+    /// Optimizer steps, whatever the epochs.
+    pub max_steps: Option<u64>,
+    /// Evaluate each so many steps (0: at the end alone).
+    pub eval_every: u64,
+    /// Save each so many steps (0: at the end alone).
+    pub save_every: u64,
+    /// Checkpoints to keep (0: all).
+    pub keep_last: usize,
+    /// Recompute the layers in the backward instead of keeping their state.
+    pub gradient_checkpointing: bool,
+    /// Seed of everything random in the run.
+    pub seed: u64,
+}
+
+impl TrainOptions {
+    /// Optimizer steps of a run whose epochs have `batches` micro-batches each.
+    pub fn total_steps(&self, batches: u64) -> u64 {
+        self.max_steps.unwrap_or_else(|| self.steps_per_epoch(batches).saturating_mul(self.epochs))
+    }
+
+    /// Optimizer steps of one epoch of `batches` micro-batches: the last step takes what is left.
+    pub fn steps_per_epoch(&self, batches: u64) -> u64 {
+        batches.div_ceil(self.accumulation as u64)
+    }
+
+    /// Whether something done every `every` steps (0: at the end alone) is due after step `step` of `total`.
+    pub fn is_due(every: u64, step: u64, total: u64) -> bool {
+        step == total || (every > 0 && step % every == 0)
+    }
+
+    /// The schedule of a run of `total_steps` steps.
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let warmup_steps = match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Ratio(ratio) => (total_steps as f64 * ratio).ceil() as u64,
+        };
+        Schedule { kind: self.schedule, peak: self.learning_rate, warmup_steps, total_steps }
+    }
+}

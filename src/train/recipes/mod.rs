@@ -1,0 +1,4 @@
+//! The recipes: explicit programs, read from top to bottom. None uses another; what two need is in [`crate::train`].
+
+pub mod pretrain;
+pub mod sft;

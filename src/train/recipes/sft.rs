@@ -1,0 +1,240 @@
+//! Supervised fine-tuning: a model learns to write the answers of a data set, through LoRA adapters or in all its weights.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::autograd::Param;
+use crate::data::{Loader, LoaderOptions, Sample, Stats, load_sft, split};
+use crate::device::Device;
+use crate::formats::peft::LoraConfig;
+use crate::models::Decoder;
+use crate::peft::lora;
+use crate::tensor::DType;
+use crate::text::TextTokenizer;
+use crate::train::base_model::{self, BaseModel};
+use crate::train::batch::{batch_loss, evaluate, fingerprint, next_window};
+use crate::train::header;
+use crate::train::launch::Launch;
+use crate::train::memory_plan::MemoryPlan;
+use crate::train::metrics::Record;
+use crate::train::options::TrainOptions;
+use crate::train::run_folder::RunFolder;
+use crate::train::state::TrainerState;
+use crate::train::step::{Stepper, Window, decay_matrices};
+use crate::train::{Recorder, say};
+use crate::{Error, Result};
+
+/// What is trained.
+#[derive(Clone, Debug)]
+pub enum Method {
+    /// Adapters; the model's own weights are frozen.
+    Lora(LoraConfig),
+    /// Every weight.
+    Full,
+}
+
+/// The examples.
+#[derive(Clone, Debug)]
+pub struct DataOptions {
+    /// The training file.
+    pub train: PathBuf,
+    /// The validation file; without one, `validation_fraction` of the training examples is held out.
+    pub validation: Option<PathBuf>,
+    /// Share of the examples that is held out.
+    pub validation_fraction: f64,
+    /// Whether short examples share a row of `max_length` tokens.
+    pub packing: bool,
+    /// How a record becomes tokens.
+    pub examples: crate::data::SftOptions,
+}
+
+/// A fine-tuning run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder, a GGUF file or a Hub id.
+    pub model: String,
+    /// Type of the activations, and of frozen weights. Weights that are trained are f32: updates of bf16 weights round to
+    /// nothing.
+    pub dtype: DType,
+    /// What is trained.
+    pub method: Method,
+    /// The examples.
+    pub data: DataOptions,
+    /// How it is trained.
+    pub train: TrainOptions,
+    /// The run folder.
+    pub output: PathBuf,
+}
+
+/// Runs it: prints the header, trains, and leaves the adapter (or model) in the run folder.
+///
+/// # Errors
+/// Whatever is wrong with the model, the data or the settings, before the first step; [`Error::NonFinite`] for a step that
+/// fails (the last checkpoint stays); [`Error::Interrupted`], after a checkpoint, if the run was asked to stop.
+pub fn run(options: &Options, launch: &Launch) -> Result<()> {
+    let train = &options.train;
+    let folder = RunFolder::new(&options.output);
+    let checkpoints = folder.checkpoints(train.keep_last);
+    let resume = launch.resume_point(&checkpoints)?;
+
+    // The model. What is trained comes from the checkpoint, where there is one.
+    let BaseModel { mut model, tokenizer } = match (&options.method, &resume) {
+        (Method::Lora(_), _) => base_model::load(&base_model::locate(&options.model)?, options.dtype)?,
+        (Method::Full, None) => base_model::load(&base_model::locate(&options.model)?, DType::F32)?,
+        (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
+    };
+    model.set_dtype(options.dtype)?;
+    model.set_checkpointing(train.gradient_checkpointing);
+    let trained = match (&options.method, &resume) {
+        (Method::Lora(config), None) => {
+            lora::attach(&mut model, config, train.seed)?;
+            lora::adapter_parameters(&model)
+        }
+        (Method::Lora(_), Some(point)) => {
+            lora::load(&mut model, &point.folder)?;
+            lora::adapter_parameters(&model)
+        }
+        (Method::Full, _) => model.parameters(),
+    };
+    let all: Vec<Param> = model.parameters().into_iter().chain(lora::adapter_parameters(&model)).collect();
+
+    // The data.
+    header::device(Device::Cpu);
+    header::model(&options.model, model.config(), &all);
+    let (train_samples, validation_samples) = load_data(options, &tokenizer)?;
+    let data = fingerprint(&train_samples);
+    header::data("training", &Stats::of(&train_samples));
+    header::data("validation", &Stats::of(&validation_samples));
+    let pack_to = options.data.packing.then_some(options.data.examples.max_tokens);
+    let loader = |samples: Vec<Sample>, shuffle| {
+        let seed = train.seed;
+        Loader::new(samples, LoaderOptions { micro_batch: train.batch_size, pack_to, shuffle, seed })
+    };
+    let mut train_loader = loader(train_samples, true)?;
+    let validation = match validation_samples.is_empty() {
+        true => None,
+        false => Some(loader(validation_samples, false)?),
+    };
+
+    // The plan.
+    let batches = train_loader.batches_per_epoch();
+    let total = train.total_steps(batches as u64);
+    let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
+    let checkpointing = train.gradient_checkpointing;
+    header::memory(&MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing));
+    header::steps(total, batches, train);
+    header::output(folder.path());
+    if launch.dry_run {
+        return Ok(());
+    }
+
+    // The state: new, or the checkpoint's.
+    let mut stepper = Stepper::new(decay_matrices(trained), train)?;
+    let mut state = TrainerState::start(launch.settings.clone(), data);
+    if let Some(point) = &resume {
+        point.state.check_same_run(&launch.settings, &state.data)?;
+        stepper.load_optimizer(&point.folder, point.state.step)?;
+        state = point.state.clone();
+        train_loader.seek(state.cursor)?;
+        say(format!("resuming after step {}", state.step));
+    }
+    folder.prepare(&launch.config_toml, launch.is_new())?;
+    checkpoints.remove_leftovers()?;
+    checkpoints.remove_after(state.step)?;
+    let mut recorder = Recorder::open(folder.path(), resume.as_ref().map(|_| state.step), total)?;
+    let schedule = train.schedule(total);
+
+    if let (Some(validation), 0) = (&validation, state.step) {
+        let loss = evaluate(&model, validation)?;
+        recorder.record(Record::default().with_eval(loss))?;
+    }
+    while state.step < total {
+        let started = Instant::now();
+        let window = next_window(&mut train_loader, train.accumulation);
+        let tokens: usize = window.iter().map(|b| b.len()).sum();
+        let rate = schedule.rate(state.step);
+        let labelled = window.iter().map(|b| b.loss_tokens).sum();
+        let micro_step = state.micro_step;
+        let window = Window { batches: &window, labelled, step: state.step + 1, micro_step };
+        let report = stepper
+            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))?;
+        let seconds = started.elapsed().as_secs_f64();
+        let mut record = Record {
+            loss: Some(report.loss),
+            lr: Some(rate),
+            grad_norm: Some(report.grad_norm),
+            tokens_per_s: Some(tokens as f64 / seconds),
+            ..Record::default()
+        };
+        state.advance(window.batches.len(), tokens, train_loader.cursor());
+        if let Some(validation) = &validation
+            && TrainOptions::is_due(train.eval_every, state.step, total)
+        {
+            let loss = evaluate(&model, validation)?;
+            state.note_eval(loss);
+            record = record.with_eval(loss);
+        }
+        recorder.record(Record {
+            step: state.step,
+            epoch: state.epochs(batches),
+            tokens: state.tokens,
+            ..record
+        })?;
+        let stop = launch.interrupt.requested();
+        if stop || TrainOptions::is_due(train.save_every, state.step, total) {
+            recorder.sync()?;
+            checkpoints.save(state.step, |folder| {
+                save_result(options, &model, &tokenizer, folder)?;
+                stepper.save_optimizer(folder)?;
+                state.save(folder)
+            })?;
+        }
+        if stop && state.step < total {
+            recorder.progress().finish();
+            return Err(Error::Interrupted(format!(
+                "stopped after step {}, everything is saved; go on with:\n  {}",
+                state.step, launch.resume_command
+            )));
+        }
+    }
+    recorder.progress().finish();
+
+    let result = folder.join(match options.method {
+        Method::Lora(_) => "adapter",
+        Method::Full => "model",
+    });
+    save_result(options, &model, &tokenizer, &result)?;
+    // The tokenizer goes with the adapter too: whoever gets it should not have to guess the chat template.
+    tokenizer.save(&result)?;
+    header::results(&folder, &result, &recorder, &state);
+    Ok(())
+}
+
+/// The training and validation examples, tokenized.
+fn load_data(options: &Options, tokenizer: &TextTokenizer) -> Result<(Vec<Sample>, Vec<Sample>)> {
+    let data = &options.data;
+    let (template, note) = tokenizer.chat_template(false)?;
+    note.iter().for_each(|note| say(format!("note: {note}")));
+    let load = |path: &Path| -> Result<Vec<Sample>> {
+        let set = load_sft(path, tokenizer, &template, &data.examples)?;
+        say(format!("format      {}: {}", path.display(), set.format));
+        set.notes.iter().for_each(|note| say(format!("note: {note}")));
+        Ok(set.samples)
+    };
+    let samples = load(&data.train)?;
+    match &data.validation {
+        Some(path) => Ok((samples, load(path)?)),
+        None => split(samples, data.validation_fraction, options.train.seed),
+    }
+}
+
+/// Writes what was trained, as peft or transformers read it.
+fn save_result(options: &Options, model: &Decoder, tokenizer: &TextTokenizer, folder: &Path) -> Result<()> {
+    match &options.method {
+        Method::Lora(config) => lora::save(model, config, folder),
+        Method::Full => {
+            model.save(folder)?;
+            tokenizer.save(folder)
+        }
+    }
+}

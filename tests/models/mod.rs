@@ -1,0 +1,8 @@
+//! Whole models against PyTorch, and against themselves computed another way.
+
+mod architectures;
+mod checkpoints;
+mod generate;
+mod lora;
+mod sampler;
+mod smollm2;
