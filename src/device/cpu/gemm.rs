@@ -44,7 +44,7 @@ pub enum Init<'a> {
 /// a cost of about 1 / (2 PANEL_ROWS) of the product's.
 const PANEL_ROWS: usize = 1024;
 
-/// Elements of a bf16 right operand that are f32 at a time: half of a common L2 cache of 2 MiB for two cores.
+/// Elements of a bf16 right operand that are f32 at a time: 1 MiB, a core's second-level cache.
 const BLOCK_ELEMENTS: usize = 256 * 1024;
 
 /// `out = init + sum_i alpha_i a_i b_i`, `out` row-major `[m, n]`. Sums are f32; a bf16 result is rounded once, at the end.
