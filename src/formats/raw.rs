@@ -126,6 +126,9 @@ impl fmt::Display for RawDType {
     }
 }
 
+/// Bytes that several owners keep alive: a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A tensor as a file holds it. The bytes are a view into the (mapped) file, or owned where a row order or a layout
 /// had to be undone; their number always fits type and shape.
 #[derive(Debug, Clone)]
@@ -212,9 +215,9 @@ impl<'a> RawTensor<'a> {
 
     /// The whole file that the bytes are a part of and where they begin in it, so that they can be used in place for as
     /// long as needed. None where they are not a part of a file as they are.
-    pub fn in_place(&self) -> Option<(Arc<dyn AsRef<[u8]> + Send + Sync>, usize)> {
+    pub fn in_place(&self) -> Option<(SharedBytes, usize)> {
         let (file, start) = self.file.as_ref()?;
-        Some((Arc::clone(file) as Arc<dyn AsRef<[u8]> + Send + Sync>, *start))
+        Some((Arc::clone(file) as SharedBytes, *start))
     }
 
     /// The number of elements.
@@ -302,8 +305,11 @@ impl<'a> RawTensor<'a> {
     }
 }
 
-/// The function that turns whole blocks of a type into f32, if the type holds weights.
-fn converter(dtype: RawDType) -> Option<fn(&[u8], &mut [f32])> {
+/// Turns whole blocks into f32.
+type Convert = fn(&[u8], &mut [f32]);
+
+/// The conversion of a type, if it holds weights.
+fn converter(dtype: RawDType) -> Option<Convert> {
     Some(match dtype {
         RawDType::F64 => |bytes, out| plain(bytes, out, |b| f64::from_le_bytes(b) as f32),
         RawDType::F32 => |bytes, out| plain(bytes, out, f32::from_le_bytes),

@@ -1,12 +1,13 @@
-//! Tokenizers in Hugging Face folders: reading and writing.
+//! Tokenizers in Hugging Face folders, read and written, and those of GGUF files.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
 use super::{SpecialTokens, TextTokenizer};
+use crate::formats::gguf::GgufTokenizer;
+use crate::formats::{GenerationConfig, read_json, write_atomic, write_json};
 use crate::{Error, Result};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -40,18 +41,42 @@ impl TextTokenizer {
             .map_err(|e| Error::format(&path, format!("not a tokenizer: {e}")))?;
         let config = read_object(&folder.join(CONFIG))?.unwrap_or_default();
         let map = read_object(&folder.join(SPECIAL_MAP))?.unwrap_or_default();
+        let generation = folder.join(GENERATION);
+        let stop_ids =
+            if generation.exists() { GenerationConfig::read(&generation)?.eos } else { Vec::new() };
         let token = |key: &str| token_text(&config, key).or_else(|| token_text(&map, key));
         let special = SpecialTokens {
             bos: token("bos_token"),
             eos: token("eos_token"),
             pad: token("pad_token"),
             unk: token("unk_token"),
-            stop_ids: generation_eos(&folder.join(GENERATION))?,
+            stop_ids,
             chat_templates: read_templates(folder, &config)?,
         };
         let mut tokenizer = TextTokenizer::from_parts(inner, special)?;
         tokenizer.folder = Some(folder.to_path_buf());
         Ok(tokenizer)
+    }
+
+    /// The tokenizer of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_parts`].
+    pub fn from_gguf(gguf: GgufTokenizer) -> Result<TextTokenizer> {
+        let token = |id: Option<u32>| id.and_then(|id| gguf.tokenizer.id_to_token(id));
+        let special = SpecialTokens {
+            bos: token(gguf.bos),
+            eos: token(gguf.eos),
+            pad: token(gguf.pad),
+            unk: token(gguf.unk),
+            stop_ids: gguf.eot.into_iter().collect(),
+            chat_templates: gguf
+                .chat_template
+                .map(|source| ("default".to_owned(), source))
+                .into_iter()
+                .collect(),
+        };
+        TextTokenizer::from_parts(gguf.tokenizer, special)
     }
 
     /// Writes the tokenizer into `folder`, so that [`TextTokenizer::load`] and transformers read it: copies of the files that
@@ -73,18 +98,18 @@ impl TextTokenizer {
             let from = source.join(name);
             if from.exists() {
                 let bytes = std::fs::read(&from).map_err(Error::io(&from, "cannot read"))?;
-                write_whole(&folder.join(name), &bytes)?;
+                write_bytes(&folder.join(name), &bytes)?;
             }
         }
         if self.template_changed {
             let mut config = read_object(&source.join(CONFIG))?.unwrap_or_default();
             config.insert("chat_template".to_owned(), self.template_value());
-            write_json(&folder.join(CONFIG), &Value::Object(config))?;
+            write_json(&folder.join(CONFIG), &config)?;
         } else if let Some(names) = list_templates(source)? {
             let target = folder.join(MORE_TEMPLATES);
             std::fs::create_dir_all(&target).map_err(Error::io(&target, "cannot create"))?;
             for (name, text) in names {
-                write_whole(&target.join(format!("{name}.jinja")), text.as_bytes())?;
+                write_bytes(&target.join(format!("{name}.jinja")), text.as_bytes())?;
             }
         }
         Ok(())
@@ -92,7 +117,7 @@ impl TextTokenizer {
 
     fn write_files(&self, folder: &Path) -> Result<()> {
         let text = self.inner.to_string(false).map_err(|e| super::tokenizer_error(e.to_string()))?;
-        write_whole(&folder.join(TOKENIZER), text.as_bytes())?;
+        write_bytes(&folder.join(TOKENIZER), text.as_bytes())?;
         let special = self.special_tokens();
         let mut map = Map::new();
         for (key, token) in [
@@ -105,14 +130,14 @@ impl TextTokenizer {
                 map.insert(key.to_owned(), json!(token));
             }
         }
-        write_json(&folder.join(SPECIAL_MAP), &Value::Object(map.clone()))?;
+        write_json(&folder.join(SPECIAL_MAP), &map)?;
         let mut config = map;
         config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
         config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         if !special.chat_templates.is_empty() {
             config.insert("chat_template".to_owned(), self.template_value());
         }
-        write_json(&folder.join(CONFIG), &Value::Object(config))
+        write_json(&folder.join(CONFIG), &config)
     }
 
     /// The templates as tokenizer_config.json holds them: one as a string, several as a list with names.
@@ -127,15 +152,7 @@ impl TextTokenizer {
 }
 
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read"))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(object)) => Ok(Some(object)),
-        Ok(_) => Err(Error::format(path, "expected a JSON object")),
-        Err(e) => Err(Error::format(path, format!("not valid JSON: {e}"))),
-    }
+    path.exists().then(|| read_json(path)).transpose()
 }
 
 /// A special token: `"<s>"` or `{"content": "<s>", ...}`.
@@ -144,19 +161,6 @@ fn token_text(object: &Map<String, Value>, key: &str) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Object(token) => token.get("content").and_then(Value::as_str).map(str::to_owned),
         _ => None,
-    }
-}
-
-fn generation_eos(path: &Path) -> Result<Vec<u32>> {
-    let Some(config) = read_object(path)? else {
-        return Ok(Vec::new());
-    };
-    let bad = || Error::format_key(path, "eos_token_id", "expected a token id or a list of them");
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(bad);
-    match config.get("eos_token_id") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(ids)) => ids.iter().map(id).collect(),
-        Some(value) => Ok(vec![id(value)?]),
     }
 }
 
@@ -224,15 +228,6 @@ fn list_templates(folder: &Path) -> Result<Option<Vec<(String, String)>>> {
     Ok(Some(found))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::format(path, e.to_string()))?;
-    write_whole(path, (text + "\n").as_bytes())
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "cannot create"))?;
-    file.write_all(bytes).map_err(Error::io(path, "cannot write"))?;
-    file.persist(path).map_err(|e| Error::io(path, "cannot write")(e.error))?;
-    Ok(())
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |out| out.write_all(bytes).map_err(Error::io(path, "cannot write")))
 }

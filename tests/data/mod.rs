@@ -2,6 +2,8 @@
 
 mod batches;
 mod formats;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod pretrain;
 mod sft;
 mod sources;
