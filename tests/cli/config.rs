@@ -25,8 +25,8 @@ fn what_makes_no_sense_is_named() {
     for (more, parts) in cases {
         fail(&tiny, 2, &sft(more), parts);
     }
-    fail(&tiny, 2, &["sft", "--data", "data.jsonl"], &["'model.path' is missing", "--model"]);
-    fail(&tiny, 2, &["sft", "--model", "model"], &["'data.train' is missing"]);
+    fail(&tiny, 2, &["sft", "--data", "data.jsonl"], &["'model.path': is missing", "--model"]);
+    fail(&tiny, 2, &["sft", "--model", "model"], &["'data.train': is missing"]);
     fail(&tiny, 2, &["sft", "--no-such-flag"], &["--no-such-flag"]);
     fail(&tiny, 2, &["sft", "--resume", "nowhere"], &["'resume'", "nowhere"]);
     std::fs::write(tiny.path("broken.toml"), "[train\nlr = 1").unwrap();
@@ -60,7 +60,7 @@ fn flags_win_over_set_wins_over_the_file() {
     assert_eq!(table["lora"]["r"].as_integer(), Some(4));
     assert_eq!(table["seed"].as_integer(), Some(9));
     // The resolved config is a config: the same run again, elsewhere.
-    succeed(&tiny, &["sft", "--config", "run/config.toml", "--output", "again"]);
+    succeed(&tiny, &["sft", "--config", "run/config.toml", "--out", "again"]);
     let adapter =
         |run: &str| std::fs::read(tiny.path(run).join("adapter/adapter_model.safetensors")).unwrap();
     assert!(adapter("run") == adapter("again"));
@@ -90,5 +90,5 @@ fn runs_are_numbered() {
         succeed(&tiny, &sft(&["--max-steps", "1"]));
         assert!(tiny.path(folder).join("adapter").is_dir());
     }
-    fail(&tiny, 2, &sft(&["--output", "runs/sft-2"]), &["already holds a run", "--resume runs/sft-2"]);
+    fail(&tiny, 2, &sft(&["--out", "runs/sft-2"]), &["already holds a run", "--resume runs/sft-2"]);
 }

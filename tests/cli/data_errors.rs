@@ -39,6 +39,7 @@ fn a_model_that_is_none_is_named() {
     let whole = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
     fail(&tiny, 1, &sft(&[]), &["model.safetensors"]);
+    std::fs::write(&weights, &whole).unwrap();
     std::fs::remove_file(tiny.model().join("tokenizer.json")).unwrap();
     fail(&tiny, 1, &sft(&[]), &["tokenizer.json"]);
 }

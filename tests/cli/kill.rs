@@ -16,9 +16,8 @@ const STEPS: &str = "400";
 
 /// The run that nothing interrupts, and its twin that is started but not waited for.
 fn whole_and_child(tiny: &Tiny) -> (PathBuf, Child) {
-    let train = |output| {
-        sft(&["--max-steps", STEPS, "--lora-r", "4", "--set", "lora.dropout=0.1", "--output", output])
-    };
+    let train =
+        |output| sft(&["--max-steps", STEPS, "--lora-r", "4", "--set", "lora.dropout=0.1", "--out", output]);
     succeed(tiny, &train("whole"));
     let child = command(tiny, &train("run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     (tiny.path("whole"), child)

@@ -9,7 +9,7 @@ use crate::support::tiny::Tiny;
 #[test]
 fn train_generate_merge() {
     let tiny = Tiny::new();
-    let more = ["--output", "run", "--max-steps", "60", "--lr", "0.02", "--set", "data.validation=0"];
+    let more = ["--out", "run", "--max-steps", "60", "--lr", "0.02", "--set", "data.validation=0"];
     let shown = succeed(&tiny, &sft(&more)).out;
     assert!(shown.contains("training loss"), "{shown}");
     let prompt = "What follows one, 1 times?";
@@ -25,7 +25,7 @@ fn train_generate_merge() {
     // A checkpoint is an adapter too.
     assert_eq!(generate(&["--adapter", "run/checkpoints/checkpoint-60"]).out, tuned.out);
 
-    let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--output", "merged", "--verify"];
+    let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--out", "merged", "--verify"];
     let shown = succeed(&tiny, &merge).out;
     assert!(shown.contains("largest logit gap"), "{shown}");
     assert!(shown.contains("over 256 positions; the likeliest token agrees at 256"), "{shown}");
@@ -46,7 +46,7 @@ fn several_prompts_are_answered_as_each_alone() {
     )
     .out;
     assert_eq!(together, format!("--- one two\n{}--- three\n{}", alone("one two"), alone("three")));
-    fail(&tiny, 2, &["generate", "--model", "model"], &["'prompt' is missing"]);
+    fail(&tiny, 2, &["generate", "--model", "model"], &["'prompt': is missing"]);
     fail(&tiny, 2, &["generate", "--model", "model", "--prompt", "x", "--top-p", "2"], &["'top_p'"]);
 }
 
