@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::Result;
+use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::data::{Batch, Sample};
 use crate::device::philox::Philox;
@@ -92,10 +93,8 @@ impl BenchStepArgs {
 
     /// Other tokens each step.
     fn random_batch(&self, vocab: usize, step: u64) -> Batch {
-        let random = Philox { seed: 1, stream: step };
-        let id = |i: usize| ((u64::from(random.word(i as u64)) * vocab as u64) >> 32) as u32;
         let sample = |s: usize| Sample {
-            ids: (s * self.length..(s + 1) * self.length).map(id).collect(),
+            ids: random_ids(Philox { seed: s as u64, stream: step }, self.length, vocab),
             trained: vec![true; self.length],
             line: s + 1,
         };

@@ -39,7 +39,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's folder (default: the next free one under runs/)
-    #[arg(long, short, value_name = "FOLDER")]
+    #[arg(long = "out", short, value_name = "FOLDER")]
     output: Option<String>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
