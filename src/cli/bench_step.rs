@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::Result;
+use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::data::{Batch, Sample};
 use crate::device::philox::Philox;
@@ -13,7 +14,7 @@ use crate::train::batch::batch_loss;
 use crate::train::metrics::peak_rss_mib;
 use crate::train::options::{TrainOptions, Warmup};
 use crate::train::say;
-use crate::train::step::{Stepper, Window};
+use crate::train::step::{Stepper, Window, decay_matrices};
 
 /// Time LoRA steps (r 16, alpha 32, all linear modules) on random tokens and print JSON.
 #[derive(clap::Args)]
@@ -61,7 +62,7 @@ impl BenchStepArgs {
             gradient_checkpointing: self.gradient_checkpointing,
             seed: 0,
         };
-        let mut stepper = Stepper::new(lora::adapter_parameters(&model), &options)?;
+        let mut stepper = Stepper::new(decay_matrices(lora::adapter_parameters(&model)), &options)?;
         let mut times = Vec::new();
         for step in 0..self.warmup + self.steps {
             let batch = self.random_batch(model.config().vocab_size, step);
@@ -92,10 +93,8 @@ impl BenchStepArgs {
 
     /// Other tokens each step.
     fn random_batch(&self, vocab: usize, step: u64) -> Batch {
-        let random = Philox { seed: 1, stream: step };
-        let id = |i: usize| ((u64::from(random.word(i as u64)) * vocab as u64) >> 32) as u32;
         let sample = |s: usize| Sample {
-            ids: (s * self.length..(s + 1) * self.length).map(id).collect(),
+            ids: random_ids(Philox { seed: s as u64, stream: step }, self.length, vocab),
             trained: vec![true; self.length],
             line: s + 1,
         };

@@ -3,28 +3,30 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use toml::{Table, Value};
 
 use crate::{Error, Result};
 
-/// Reads the settings of one command: the file (if any), then each `a.b=value` of `sets`, then the flags that were given.
-/// What remains unset takes `T`'s defaults.
+/// The settings of one command: `T`'s defaults, over them the file (if any), each `a.b=value` of `sets`, and the flags that
+/// were given.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] for the file; [`Error::Config`] naming the key for anything in it.
-pub fn load<T: DeserializeOwned>(
+pub fn load<T: Default + Serialize + DeserializeOwned>(
     file: Option<&Path>,
     sets: &[String],
     flags: &[(&'static str, Option<Value>)],
 ) -> Result<T> {
-    let mut table = match file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read"))?;
-            text.parse::<Table>().map_err(|e| Error::format(path, format!("is not valid TOML: {e}")))?
-        }
-        None => Table::new(),
-    };
+    let mut table = Table::try_from(T::default())
+        .map_err(|e| Error::config("config", format!("its defaults cannot be written as TOML: {e}")))?;
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "cannot read"))?;
+        let given =
+            text.parse::<Table>().map_err(|e| Error::format(path, format!("is not valid TOML: {e}")))?;
+        merge(&mut table, given);
+    }
     for set in sets {
         let (key, text) = set.split_once('=').ok_or_else(|| {
             Error::config(set.as_str(), "--set takes KEY=VALUE, for example --set train.lr=1e-4")
@@ -39,14 +41,24 @@ pub fn load<T: DeserializeOwned>(
     from_table(table)
 }
 
+/// Puts `given` over `table`, section by section.
+fn merge(table: &mut Table, given: Table) {
+    for (key, value) in given {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(section)), Value::Table(given)) => merge(section, given),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
 /// Typed settings from a table; unknown keys are errors.
-pub fn from_table<T: DeserializeOwned>(table: Table) -> Result<T> {
+fn from_table<T: DeserializeOwned>(table: Table) -> Result<T> {
     T::deserialize(At { key: String::new(), value: Value::Table(table) })
         .map_err(|problem| Error::config(problem.key, problem.detail))
 }
 
 /// Settings as TOML text, all defaults written out.
-pub fn to_toml<T: serde::Serialize>(settings: &T) -> Result<String> {
+pub fn to_toml<T: Serialize>(settings: &T) -> Result<String> {
     toml::to_string_pretty(settings)
         .map_err(|e| Error::config("config", format!("cannot be written as TOML: {e}")))
 }
@@ -79,6 +91,13 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
 struct Problem {
     key: String,
     detail: String,
+}
+
+impl Problem {
+    /// The problem at `key`, unless it already says where it is.
+    fn at(self, key: &str) -> Problem {
+        if self.key.is_empty() { Problem { key: key.to_string(), ..self } } else { self }
+    }
 }
 
 impl std::fmt::Display for Problem {
@@ -123,12 +142,6 @@ impl At {
 
     fn visit<'de, V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Problem> {
         let key = self.key;
-        let place = |mut problem: Problem| {
-            if problem.key.is_empty() {
-                problem.key.clone_from(&key);
-            }
-            problem
-        };
         let result = match self.value {
             Value::String(s) => visitor.visit_string(s),
             Value::Integer(i) => visitor.visit_i64(i),
@@ -140,7 +153,7 @@ impl At {
                 visitor.visit_map(Entries { key: &key, entries: table.into_iter(), value: None })
             }
         };
-        result.map_err(place)
+        result.map_err(|problem: Problem| problem.at(&key))
     }
 }
 
@@ -218,7 +231,10 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: V,
     ) -> std::result::Result<V::Value, Problem> {
         match self.value.take() {
-            Some((key, value)) => seed.deserialize(At { key, value }),
+            Some((key, value)) => {
+                // Untagged enums make their error after the value is read, without knowing where it stood.
+                seed.deserialize(At { key: key.clone(), value }).map_err(|problem| problem.at(&key))
+            }
             None => Err(serde::de::Error::custom("a value was asked for before its key")),
         }
     }

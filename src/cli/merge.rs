@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::autograd::Tape;
+use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::device::philox::Philox;
 use crate::models::Decoder;
@@ -14,7 +15,7 @@ use crate::train::say;
 use crate::{Error, Result};
 
 /// Sample sequences that --verify compares logits on, and their length.
-const SEQUENCES: usize = 4;
+const SEQUENCES: u64 = 4;
 const LENGTH: usize = 64;
 
 /// Merge an adapter into its model and write a plain Hugging Face folder.
@@ -23,7 +24,7 @@ pub(super) struct MergeArgs {
     #[command(flatten)]
     source: ModelArgs,
     /// Folder for the merged model
-    #[arg(long, short, value_name = "FOLDER")]
+    #[arg(long = "out", short, value_name = "FOLDER")]
     output: PathBuf,
     /// Load the result and compare its logits with those of model + adapter
     #[arg(long)]
@@ -34,7 +35,7 @@ impl MergeArgs {
     pub(super) fn run(&self) -> Result<()> {
         if self.output.join("config.json").exists() {
             let detail = format!("{} already holds a model; choose another folder", self.output.display());
-            return Err(Error::config("output", detail));
+            return Err(Error::config("out", detail));
         }
         let BaseModel { mut model, tokenizer } = self.source.load()?;
         let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
@@ -55,10 +56,8 @@ impl MergeArgs {
 /// The same tokens on every call.
 fn sample_tokens(vocab: usize, max_positions: usize) -> Result<TokenBatch> {
     let length = LENGTH.min(max_positions);
-    let random = Philox { seed: 0, stream: 0 };
-    let id = |i: usize| (u64::from(random.word(i as u64)) * vocab as u64 >> 32) as u32;
     let sequences: Vec<Vec<u32>> =
-        (0..SEQUENCES).map(|s| (s * length..(s + 1) * length).map(id).collect()).collect();
+        (0..SEQUENCES).map(|s| random_ids(Philox { seed: 0, stream: s }, length, vocab)).collect();
     TokenBatch::packed(&sequences)
 }
 

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::device::philox::Philox;
 use crate::{Error, Result};
 
 /// Fine-tune language models in one binary.
@@ -87,4 +88,9 @@ fn run(command: Command) -> Result<()> {
         Command::Doctor => doctor::run(),
         Command::BenchStep(args) => args.run(),
     }
+}
+
+/// Random token ids, the same for the same generator.
+fn random_ids(random: Philox, count: usize, vocab: usize) -> Vec<u32> {
+    (0..count as u64).map(|i| ((u64::from(random.word(i)) * vocab as u64) >> 32) as u32).collect()
 }

@@ -1,21 +1,23 @@
 //! The flags that name a model, and perhaps an adapter.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use crate::Result;
 use crate::cli::settings::float_dtype;
+use crate::formats::hub;
+use crate::formats::peft::{CONFIG_FILE, LoraConfig};
 use crate::peft::lora;
 use crate::train::base_model::{self, BaseModel};
+use crate::{Error, Result};
 
 /// A model, and perhaps an adapter on it.
 #[derive(clap::Args)]
 pub(super) struct ModelArgs {
-    /// Model: a Hugging Face folder, a GGUF file, or a Hub id
+    /// Model: a Hugging Face folder, a GGUF file, or a Hub id (default: the one that the adapter names)
+    #[arg(long, value_name = "PATH_OR_ID", required_unless_present = "adapter")]
+    model: Option<String>,
+    /// Adapter: a folder in PEFT's layout, or a Hub id
     #[arg(long, value_name = "PATH_OR_ID")]
-    model: String,
-    /// Adapter folder (PEFT layout)
-    #[arg(long, value_name = "FOLDER")]
-    adapter: Option<PathBuf>,
+    adapter: Option<String>,
     /// Type of weights and computation
     #[arg(long, value_name = "f32|bf16", default_value = "f32")]
     dtype: String,
@@ -25,10 +27,24 @@ impl ModelArgs {
     /// The model with its adapter attached.
     pub fn load(&self) -> Result<BaseModel> {
         let dtype = float_dtype("dtype", &self.dtype)?;
-        let mut base = base_model::load(&base_model::locate(&self.model)?, dtype)?;
-        if let Some(folder) = &self.adapter {
+        let adapter = self.adapter.as_deref().map(|adapter| hub::resolve(adapter, None)).transpose()?;
+        let source = match (&self.model, &adapter) {
+            (Some(model), _) => model.clone(),
+            (None, Some(folder)) => base_of(folder)?,
+            (None, None) => return Err(Error::config("model", "is missing: give --model PATH_OR_ID")),
+        };
+        let mut base = base_model::load(&hub::resolve(&source, None)?, dtype)?;
+        if let Some(folder) = &adapter {
             lora::load(&mut base.model, folder)?;
         }
         Ok(base)
     }
+}
+
+/// The model that an adapter was trained on.
+fn base_of(adapter: &Path) -> Result<String> {
+    let path = adapter.join(CONFIG_FILE);
+    let missing =
+        || Error::format_key(&path, "base_model_name_or_path", "is empty: name the model with --model");
+    LoraConfig::read(&path)?.base_model.ok_or_else(missing)
 }

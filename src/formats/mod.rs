@@ -19,4 +19,4 @@ pub use atomic::write_atomic;
 pub use checkpoint::Checkpoint;
 pub use hf_config::{Activation, Architecture, DecoderConfig, GenerationConfig, Rope, RopeScaling};
 pub use json::{read_json, write_json};
-pub use raw::{RawDType, RawTensor};
+pub use raw::{RawDType, RawTensor, SharedBytes};

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::bytes::FileBytes;
 use super::gguf::blocks;
 use crate::error::{Error, Result};
 
@@ -124,6 +126,9 @@ impl fmt::Display for RawDType {
     }
 }
 
+/// Bytes that several owners keep alive: a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A tensor as a file holds it. The bytes are a view into the (mapped) file, or owned where a row order or a layout
 /// had to be undone; their number always fits type and shape.
 #[derive(Debug, Clone)]
@@ -132,6 +137,8 @@ pub struct RawTensor<'a> {
     dtype: RawDType,
     shape: Vec<usize>,
     bytes: Cow<'a, [u8]>,
+    /// The file that `bytes` is a part of, and where it begins there.
+    file: Option<(Arc<FileBytes>, usize)>,
 }
 
 impl<'a> RawTensor<'a> {
@@ -155,7 +162,22 @@ impl<'a> RawTensor<'a> {
                 ),
             });
         }
-        Ok(RawTensor { name, dtype, shape, bytes })
+        Ok(RawTensor { name, dtype, shape, bytes, file: None })
+    }
+
+    /// A tensor that is a part of an open file.
+    ///
+    /// # Errors
+    /// As [`RawTensor::new`]. `range` must lie in the file.
+    pub(super) fn in_file(
+        name: &str,
+        dtype: RawDType,
+        shape: Vec<usize>,
+        file: &'a Arc<FileBytes>,
+        range: Range<usize>,
+    ) -> Result<RawTensor<'a>> {
+        let raw = RawTensor::new(name, dtype, shape, &file[range.clone()])?;
+        Ok(RawTensor { file: Some((Arc::clone(file), range.start)), ..raw })
     }
 
     /// A view of f32 values (little-endian hosts; copied and swapped elsewhere).
@@ -189,6 +211,13 @@ impl<'a> RawTensor<'a> {
     /// The stored bytes, little-endian, not necessarily aligned.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The whole file that the bytes are a part of and where they begin in it, so that they can be used in place for as
+    /// long as needed. None where they are not a part of a file as they are.
+    pub fn in_place(&self) -> Option<(SharedBytes, usize)> {
+        let (file, start) = self.file.as_ref()?;
+        Some((Arc::clone(file) as SharedBytes, *start))
     }
 
     /// The number of elements.
@@ -276,8 +305,11 @@ impl<'a> RawTensor<'a> {
     }
 }
 
-/// The function that turns whole blocks of a type into f32, if the type holds weights.
-fn converter(dtype: RawDType) -> Option<fn(&[u8], &mut [f32])> {
+/// Turns whole blocks into f32.
+type Convert = fn(&[u8], &mut [f32]);
+
+/// The conversion of a type, if it holds weights.
+fn converter(dtype: RawDType) -> Option<Convert> {
     Some(match dtype {
         RawDType::F64 => |bytes, out| plain(bytes, out, |b| f64::from_le_bytes(b) as f32),
         RawDType::F32 => |bytes, out| plain(bytes, out, f32::from_le_bytes),

@@ -99,8 +99,8 @@ impl Sampler {
             // From the logits, not the scores: a token that occurred twice is penalised once.
             for &id in history {
                 if let Some(&logit) = logits.get(id as usize) {
-                    let factor = if logit < 0.0 { repetition_penalty } else { 1.0 / repetition_penalty };
-                    self.scores[id as usize] = logit * factor;
+                    self.scores[id as usize] =
+                        if logit < 0.0 { logit * repetition_penalty } else { logit / repetition_penalty };
                 }
             }
         }

@@ -30,6 +30,15 @@ pub struct StepReport {
     pub grad_norm: f64,
 }
 
+/// Weight decay for matrices alone, not for norms and biases, as is usual.
+pub fn decay_matrices(params: Vec<Param>) -> Vec<(Param, bool)> {
+    let decays = |p: Param| {
+        let matrix = p.value().shape().len() >= 2;
+        (p, matrix)
+    };
+    params.into_iter().map(decays).collect()
+}
+
 /// Trains parameters.
 pub struct Stepper {
     params: Vec<Param>,
@@ -40,21 +49,19 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// A stepper for `params`, all trainable.
+    /// A stepper for trainable parameters, each with whether weight decay applies to it.
     ///
     /// # Errors
     /// Those of [`AdamW::new`].
-    pub fn new(params: Vec<Param>, options: &TrainOptions) -> Result<Stepper> {
+    pub fn new(params: Vec<(Param, bool)>, options: &TrainOptions) -> Result<Stepper> {
         let settings = AdamWSettings {
             betas: (options.beta1, options.beta2),
             eps: options.epsilon,
             weight_decay: options.weight_decay,
         };
-        // Norms and biases are not decayed, as is usual: only matrices are.
-        let decays = |p: &Param| (p.clone(), p.value().shape().len() >= 2);
         Ok(Stepper {
-            optimizer: AdamW::new(settings, params.iter().map(decays).collect())?,
-            params,
+            params: params.iter().map(|(param, _)| param.clone()).collect(),
+            optimizer: AdamW::new(settings, params)?,
             clip_norm: options.clip_norm.unwrap_or(f64::INFINITY),
             seed: options.seed,
             gradients: Gradients::new(),

@@ -73,6 +73,21 @@ fn bf16_weights_survive_a_round_trip() {
 }
 
 #[test]
+fn weights_of_the_right_type_stay_in_the_file() {
+    let golden = Golden::open("llama");
+    let checkpoint = Checkpoint::open(golden.folder()).unwrap();
+    let model = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
+    for param in model.parameters() {
+        let (value, raw) = (param.value(), checkpoint.get(param.name()).unwrap());
+        assert_eq!(value.as_f32().unwrap().as_ptr().cast(), raw.bytes().as_ptr(), "{}", param.name());
+    }
+    // The model keeps the file's memory for as long as it needs it.
+    let before = bits(&golden.model().parameters()[0].value());
+    drop(checkpoint);
+    assert!(bits(&model.parameters()[0].value()) == before);
+}
+
+#[test]
 fn gpt2_without_its_prefix() {
     let folder = edited("gpt2", |tensors| {
         let bare = std::mem::take(tensors).into_iter();

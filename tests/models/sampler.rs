@@ -2,8 +2,19 @@
 
 use proptest::prelude::*;
 use warptune::generate::{Sampler, Sampling};
+use warptune::tensor::DType;
 
+use crate::ops::cases;
+use crate::support::golden::read_tensors;
 use crate::support::random::Random;
+
+/// What f32 costs a probability, at most: a few roundings of the score in the exponent, and one for each summand of the
+/// total.
+fn allowed(logits: &[f32], s: &Sampling) -> f64 {
+    let largest = logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let score = largest * s.repetition_penalty.max(1.0 / s.repetition_penalty) / s.temperature;
+    DType::F32.unit_roundoff() * (4.0 * f64::from(score) + logits.len() as f64)
+}
 
 /// transformers' processors one after the other, each on the whole vocabulary with minus infinity for what is out.
 fn reference(logits: &[f32], history: &[u32], s: &Sampling) -> Vec<f64> {
@@ -56,7 +67,7 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn distribution_is_that_of_transformers(
@@ -73,19 +84,55 @@ proptest! {
         let history: Vec<u32> = (0..10).map(|_| random.below(vocab) as u32).collect();
         let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty };
         let expected = reference(&logits, &history, &sampling);
+        let allowed = allowed(&logits, &sampling);
         let mut sampler = Sampler::new(sampling).unwrap();
         let mut ours = vec![0.0f64; vocab];
         for (id, p) in sampler.distribution(&logits, &history).unwrap() {
             ours[id as usize] = f64::from(p);
         }
-        // f32 exponentials of arguments up to about 100: a relative error of some 100 roundings.
         for (id, (&p, &q)) in ours.iter().zip(&expected).enumerate() {
-            prop_assert!((p - q).abs() <= 2e-5, "token {id}: {p}, expected {q}");
+            prop_assert!((p - q).abs() <= allowed, "token {id}: {p}, expected {q}");
         }
         // The ends of the cumulative distribution are candidates.
         for uniform in [0.0, 0.999_999_94] {
             let id = sampler.choose(&logits, &history, uniform).unwrap();
             prop_assert!(expected[id as usize] > 0.0);
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_transformers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ops");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("sampling.json")).unwrap()).unwrap();
+    let tensors = read_tensors(&folder.join("sampling.safetensors"));
+    let vocab = tensors["logits"].shape[1];
+    for (i, case) in json["cases"].as_array().unwrap().iter().enumerate() {
+        let setting = |key: &str, default: f64| case[key].as_f64().unwrap_or(default) as f32;
+        let sampling = Sampling {
+            temperature: setting("temperature", 1.0),
+            top_k: case["top_k"].as_u64().unwrap_or(0) as usize,
+            top_p: setting("top_p", 1.0),
+            min_p: setting("min_p", 0.0),
+            repetition_penalty: setting("repetition_penalty", 1.0),
+        };
+        let mut sampler = Sampler::new(sampling.clone()).unwrap();
+        let rows =
+            tensors["logits"].values.chunks(vocab).zip(tensors[&format!("{i}.scores")].values.chunks(vocab));
+        for ((logits, scores), seen) in rows.zip(json["seen"].as_array().unwrap()) {
+            let seen: Vec<u32> =
+                seen.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let expected = softmax(&scores.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let allowed = allowed(logits, &sampling);
+            let mut ours = vec![0.0; vocab];
+            for (id, p) in sampler.distribution(logits, &seen).unwrap() {
+                ours[id as usize] = f64::from(p);
+            }
+            for (id, (p, q)) in ours.iter().zip(&expected).enumerate() {
+                assert_eq!(*p > 0.0, *q > 0.0, "{case}: whether token {id} is left");
+                assert!((p - q).abs() <= allowed, "{case}: token {id}: {p}, expected {q}");
+            }
         }
     }
 }

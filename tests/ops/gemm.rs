@@ -67,7 +67,7 @@ fn a_few_rows_give_the_same_for_any_thread_count_and_alone_or_together() {
     let mut random = Random::new(3);
     for dtype in [DType::F32, DType::BF16] {
         let (k, n) = (203, 1029);
-        let x = random.tensor(&[4, k], dtype, 1.0);
+        let x = random.tensor(&[11, k], dtype, 1.0);
         let w = random.tensor(&[n, k], dtype, 1.0);
         let run = |rows: usize| {
             let mut out = vec![f32::NAN; rows * n];
@@ -75,9 +75,12 @@ fn a_few_rows_give_the_same_for_any_thread_count_and_alone_or_together() {
             gemm(&mut out, (rows, n), Init::Zero, &[Product::of(x, Mat::of(&w, "test").unwrap().t())]);
             bits(&Tensor::from_f32(out, &[rows, n]))
         };
-        let [one, two, again] = under_thread_counts(|| run(4));
+        let [one, two, again] = under_thread_counts(|| run(11));
         assert!(one == two && two == again);
-        assert_eq!(run(1), one[..n], "a sequence's numbers depend on who is decoded beside it");
+        assert!(
+            run(1) == one[..n] && run(6) == one[..6 * n],
+            "a sequence's numbers depend on who is decoded beside it"
+        );
     }
 }
 

@@ -2,14 +2,21 @@
 
 mod adamw;
 mod add;
+mod attention;
 mod clip;
 mod columns;
 mod dropout;
 mod embedding;
+mod gelu;
 mod gemm;
+mod kv_attention;
+mod layer_norm;
 mod linear_cross_entropy;
 mod lora_matmul;
 mod matmul;
+mod rms_norm;
+mod rope;
+mod swiglu;
 
 use proptest::prelude::*;
 use warptune::tensor::DType;

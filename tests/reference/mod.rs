@@ -2,11 +2,17 @@
 //! f64 they say what is right; in f32 they are the naive implementation whose error sets the tolerance.
 
 pub mod adamw;
+pub mod attention;
 pub mod dropout;
 pub mod embedding;
+pub mod gelu;
+pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 
 use half::bf16;
 use warptune::tensor::DType;

@@ -3,6 +3,8 @@
 pub mod golden;
 pub mod gradcheck;
 pub mod random;
+
+pub mod tiny;
 pub mod tolerance;
 
 use warptune::tensor::{DType, Tensor};

@@ -30,10 +30,9 @@ def main():
         expected = json.load(file)
     if not expected["sequences"] or len(expected["sequences"]) != len(expected["logits"]):
         sys.exit("EXPECTED.json needs as many entries in logits as in sequences, and at least one")
-    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager")
-    plain = base.eval()
+    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
-        without = [reference.logits(plain, torch.tensor(ids)) for ids in expected["sequences"]]
+        without = [reference.logits(base, torch.tensor(ids)) for ids in expected["sequences"]]
     model = PeftModel.from_pretrained(base, args.adapter).eval()
 
     good = True

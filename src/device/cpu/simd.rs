@@ -1,6 +1,8 @@
 //! Which vector instructions this processor has. Kernels are compiled for each kind through
 //! the `lanes` module.
 
+use std::sync::OnceLock;
+
 /// A set of vector instructions that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -13,9 +15,18 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best set of this processor. The answer is cached by the standard library.
-    #[inline]
+    /// The set in use: the best of this processor, or the one that the environment variable `WARPTUNE_SIMD` (`baseline`,
+    /// `avx2`) names if that is lesser, for tests of the kernels of lesser processors. Decided at the first call.
     pub fn detect() -> Isa {
+        static IN_USE: OnceLock<Isa> = OnceLock::new();
+        *IN_USE.get_or_init(|| match (std::env::var("WARPTUNE_SIMD").as_deref(), Isa::of_processor()) {
+            (Ok("baseline"), _) => Isa::Baseline,
+            (Ok("avx2"), Isa::Avx512) => Isa::Avx2,
+            (_, best) => best,
+        })
+    }
+
+    fn of_processor() -> Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let fma = is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2");

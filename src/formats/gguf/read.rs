@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::metadata::{Cursor, Metadata, View};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    bytes: FileBytes,
+    bytes: Arc<FileBytes>,
     metadata: Metadata,
     tensors: BTreeMap<String, Entry>,
 }
@@ -79,7 +80,7 @@ impl GgufFile {
             return Err(Error::unsupported(what, "join them with llama.cpp's llama-gguf-split --merge"));
         }
         let tensors = read_tensors(&mut cursor, tensor_count, alignment(&view)?)?;
-        Ok(GgufFile { path: path.to_path_buf(), metadata, tensors, bytes })
+        Ok(GgufFile { path: path.to_path_buf(), metadata, tensors, bytes: Arc::new(bytes) })
     }
 
     /// The path it was opened from.
@@ -129,7 +130,7 @@ impl GgufFile {
             .tensors
             .get(name)
             .ok_or_else(|| Error::format_key(&self.path, name, "there is no tensor of this name"))?;
-        RawTensor::new(name, entry.dtype, entry.shape.clone(), &self.bytes[entry.range.clone()])
+        RawTensor::in_file(name, entry.dtype, entry.shape.clone(), &self.bytes, entry.range.clone())
     }
 }
 

@@ -47,13 +47,13 @@ impl DecoderConfig {
     /// Whether the numbers fit each other; both config.json and GGUF metadata end here.
     pub(in crate::formats) fn check(&self, path: &Path) -> Result<()> {
         let bad = |key: &str, detail: String| Err(Error::format_key(path, key, detail));
-        if self.num_heads % self.num_kv_heads != 0 {
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
             return bad(
                 "num_key_value_heads",
                 format!("is {}, which does not divide the {} heads", self.num_kv_heads, self.num_heads),
             );
         }
-        if self.rope.is_some() && self.head_dim % 2 != 0 {
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             return bad("head_dim", format!("is {}; rotary positions need an even one", self.head_dim));
         }
         if self.windowed_layers.len() != self.num_layers {

@@ -174,9 +174,20 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
         None | Some("none") => {}
         Some(other) => return refuse(format!("bias = \"{other}\"")),
     }
-    for key in ["modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters"] {
+    for key in [
+        "modules_to_save",
+        "trainable_token_indices",
+        "layer_replication",
+        "target_parameters",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        "velora_config",
+        "use_bdlora",
+    ] {
         let empty = match fields.value(key) {
-            None => true,
+            None | Some(Value::Bool(false)) => true,
             Some(Value::Array(items)) => items.is_empty(),
             Some(Value::Object(map)) => map.is_empty(),
             Some(_) => false,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -23,7 +24,7 @@ const LENGTH_BYTES: usize = 8;
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    bytes: FileBytes,
+    bytes: Arc<FileBytes>,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -81,7 +82,12 @@ impl SafetensorsFile {
             let range = data_start + start..data_start + end;
             tensors.insert(name, Entry { dtype: info.dtype, shape: info.shape, range });
         }
-        Ok(SafetensorsFile { path: path.to_path_buf(), bytes, tensors, metadata: header.metadata })
+        Ok(SafetensorsFile {
+            path: path.to_path_buf(),
+            bytes: Arc::new(bytes),
+            tensors,
+            metadata: header.metadata,
+        })
     }
 
     /// The path it was opened from.
@@ -120,7 +126,7 @@ impl SafetensorsFile {
                 "weights in F32, F16, BF16 or F64 are",
             )
         })?;
-        RawTensor::new(name, dtype, entry.shape.clone(), &self.bytes[entry.range.clone()])
+        RawTensor::in_file(name, dtype, entry.shape.clone(), &self.bytes, entry.range.clone())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::build::{Slot, build};
 use super::{Decoder, check_float};
-use crate::formats::{Checkpoint, DecoderConfig, RawTensor};
+use crate::formats::{Checkpoint, DecoderConfig, RawDType, RawTensor};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -85,6 +85,16 @@ fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) ->
     if raw.shape() != stored {
         let detail = format!("has shape {:?}; the config calls for {stored:?}", raw.shape());
         return Err(Error::model(format!("tensor '{}'", raw.name()), detail));
+    }
+    let as_stored =
+        matches!((raw.dtype(), dtype), (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16));
+    if as_stored
+        && !slot.transposed
+        && matches!(values, Values::Exact)
+        && let Some((file, start)) = raw.in_place()
+        && let Some(tensor) = Tensor::from_shared_bytes(file, start, slot.shape, dtype)
+    {
+        return Ok(tensor);
     }
     let values = match values {
         Values::Exact => raw.to_f32()?,

@@ -20,7 +20,7 @@ use crate::train::metrics::Record;
 use crate::train::options::TrainOptions;
 use crate::train::run_folder::RunFolder;
 use crate::train::state::TrainerState;
-use crate::train::step::{Stepper, Window};
+use crate::train::step::{Stepper, Window, decay_matrices};
 use crate::train::{Recorder, say};
 use crate::{Error, Result};
 
@@ -131,7 +131,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
 
     // The state: new, or the checkpoint's.
-    let mut stepper = Stepper::new(model.parameters(), train)?;
+    let mut stepper = Stepper::new(decay_matrices(model.parameters()), train)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::autograd::Param;
 use crate::data::{Loader, LoaderOptions, Sample, Stats, load_sft, split};
 use crate::device::Device;
+use crate::formats::hub;
 use crate::formats::peft::LoraConfig;
 use crate::models::Decoder;
 use crate::peft::lora;
@@ -20,7 +21,7 @@ use crate::train::metrics::Record;
 use crate::train::options::TrainOptions;
 use crate::train::run_folder::RunFolder;
 use crate::train::state::TrainerState;
-use crate::train::step::{Stepper, Window};
+use crate::train::step::{Stepper, Window, decay_matrices};
 use crate::train::{Recorder, say};
 use crate::{Error, Result};
 
@@ -79,8 +80,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
 
     // The model. What is trained comes from the checkpoint, where there is one.
     let BaseModel { mut model, tokenizer } = match (&options.method, &resume) {
-        (Method::Lora(_), _) => base_model::load(&base_model::locate(&options.model)?, options.dtype)?,
-        (Method::Full, None) => base_model::load(&base_model::locate(&options.model)?, DType::F32)?,
+        (Method::Lora(_), _) => base_model::load(&hub::resolve(&options.model, None)?, options.dtype)?,
+        (Method::Full, None) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
         (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
     };
     model.set_dtype(options.dtype)?;
@@ -129,7 +130,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
 
     // The state: new, or the checkpoint's.
-    let mut stepper = Stepper::new(trained, train)?;
+    let mut stepper = Stepper::new(decay_matrices(trained), train)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;
@@ -204,6 +205,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         Method::Full => "model",
     });
     save_result(options, &model, &tokenizer, &result)?;
+    // The tokenizer goes with the adapter too: whoever gets it should not have to guess the chat template.
+    tokenizer.save(&result)?;
     header::results(&folder, &result, &recorder, &state);
     Ok(())
 }

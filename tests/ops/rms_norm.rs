@@ -1,0 +1,145 @@
+//! RMSNorm.
+
+use proptest::prelude::*;
+use warptune::autograd::{Tape, Var};
+use warptune::ops::rms_norm::rms_norm;
+use warptune::tensor::{DType, Tensor};
+
+use super::{cases, float_type};
+use crate::reference::rms_norm::{rms_norm as oracle, rms_norm_backward as oracle_backward};
+use crate::reference::{cast, stored};
+use crate::support::gradcheck::{
+    assert_deterministic, check_oracle, dot, forward_backward, forward_backward_on,
+};
+use crate::support::random::Random;
+use crate::support::tolerance::{Tolerance, assert_close};
+use crate::support::values;
+
+const EPS: f32 = 1e-5;
+
+fn op(tape: &Tape, v: &[Var]) -> warptune::Result<Var> {
+    rms_norm(tape, &v[0], &v[1], EPS)
+}
+
+fn draw(
+    random: &mut Random,
+    rows: usize,
+    groups: usize,
+    d: usize,
+    x_type: DType,
+    w_type: DType,
+) -> [Tensor; 2] {
+    [random.tensor(&[rows, groups * d], x_type, 2.0), random.tensor(&[d], w_type, 1.0)]
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn values_and_gradients_match_the_oracle(
+        (rows, groups, d) in (1usize..60, 1usize..4, 1usize..200),
+        (x_type, w_type) in (float_type(), float_type()),
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let inputs = draw(&mut random, rows, groups, d, x_type, w_type);
+        let dy = random.tensor(&[rows, groups * d], x_type, 1.0);
+        let outcome = forward_backward(&inputs, &dy, op).unwrap();
+        prop_assert_eq!(outcome.output.dtype(), x_type);
+
+        let [x, w, dy] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
+        let (x32, w32, dy32) = (cast::<_, f32>(&x), cast::<_, f32>(&w), cast::<_, f32>(&dy));
+        let eps = f64::from(EPS);
+        let y = oracle(&x, &w, eps);
+        let naive = stored(&oracle(&x32, &w32, eps), x_type);
+        // The mean of the squares, its root, and the two products: a few roundings of the result, whatever the naive one got.
+        let tolerance = Tolerance::twice_naive(&naive, &y)
+            .plus(Tolerance::rounding(DType::F32, 6.0, &y))
+            .plus(Tolerance::rounding(x_type, 1.0, &y));
+        assert_close("y", &outcome.output, &y, &tolerance);
+
+        let exact = oracle_backward(&x, &w, &dy, eps);
+        let naive = oracle_backward(&x32, &w32, &dy32, eps);
+        // What is added up: |dy w| r and the pull towards x, at most as large; dweight sums over groups.
+        let r = 1.0 / (x.iter().map(|x| x * x).fold(f64::INFINITY, f64::min) + eps).sqrt();
+        let large = |v: &[f64]| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let terms = [large(&exact[0]), large(&dy) * large(&x) * r.min(2.0) * (rows * groups) as f64];
+        for (i, (name, dtype)) in [("dx", x_type), ("dweight", DType::F32)].into_iter().enumerate() {
+            prop_assert_eq!(outcome.grad(i).dtype(), dtype);
+            let size = vec![terms[i]; exact[i].len()];
+            let tolerance = Tolerance::twice_naive(&stored(&naive[i], dtype), &exact[i])
+                .plus(Tolerance::rounding(DType::F32, 2.0, &size))
+                .plus(Tolerance::rounding(dtype, 1.0, &exact[i]));
+            assert_close(name, outcome.grad(i), &exact[i], &tolerance);
+        }
+    }
+}
+
+#[test]
+fn the_oracle_has_the_right_gradients() {
+    let mut random = Random::new(1);
+    let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| random.normal()).collect() };
+    let (inputs, dy) = ([draw(3 * 7), draw(7)], draw(3 * 7));
+    let grads = oracle_backward(&inputs[0], &inputs[1], &dy, 1e-2);
+    check_oracle(&inputs, &grads, |v| dot(&oracle(&v[0], &v[1], 1e-2), &dy));
+}
+
+#[test]
+fn same_bits_on_every_run() {
+    let mut random = Random::new(2);
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs = draw(&mut random, 333, 3, 64, dtype, DType::F32);
+        let dy = random.tensor(&[333, 192], dtype, 1.0);
+        assert_deterministic(&inputs, &dy, Tape::recording, op);
+    }
+}
+
+#[test]
+fn gradients_nobody_wants_are_left_out_and_the_other_is_the_same() {
+    let mut random = Random::new(3);
+    let inputs = draw(&mut random, 5, 1, 33, DType::F32, DType::BF16);
+    let dy = random.tensor(&[5, 33], DType::F32, 1.0);
+    let both = forward_backward(&inputs, &dy, op).unwrap();
+    for wanted in 0..2 {
+        let one = forward_backward_on(Tape::recording(), &inputs, &dy, |i| i == wanted, op).unwrap();
+        assert!(one.grads[1 - wanted].is_none());
+        assert_eq!(values(one.grad(wanted)), values(both.grad(wanted)));
+    }
+}
+
+#[test]
+fn a_norm_for_each_head_is_the_norm_of_the_heads_as_rows() {
+    let mut random = Random::new(4);
+    let [x, w] = draw(&mut random, 6, 3, 20, DType::F32, DType::F32);
+    let tape = Tape::inference();
+    let w = Var::constant(w);
+    let heads = rms_norm(&tape, &Var::constant(x.clone()), &w, EPS).unwrap();
+    let rows = rms_norm(&tape, &Var::constant(x.reshape(&[18, 20]).unwrap()), &w, EPS).unwrap();
+    assert_eq!(values(heads.value()), values(rows.value()));
+}
+
+#[test]
+fn extreme_rows() {
+    let tape = Tape::inference();
+    let w = Var::constant(Tensor::from_f32(vec![1.0; 4], &[4]));
+    let norm = |x: Vec<f32>| {
+        let rows = x.len() / 4;
+        values(rms_norm(&tape, &Var::constant(Tensor::from_f32(x, &[rows, 4])), &w, EPS).unwrap().value())
+    };
+    assert_eq!(norm(vec![]), Vec::<f64>::new());
+    assert_eq!(norm(vec![0.0; 4]), [0.0; 4]);
+    // Squares of 1e18 are far inside the range of f32.
+    assert!(norm(vec![1e18, -1e18, 1e18, -1e18]).iter().all(|x| (x.abs() - 1.0).abs() < 1e-6));
+    assert!(norm(vec![f32::NAN, 1.0, 1.0, 1.0]).iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn operands_that_do_not_fit_are_named() {
+    let tape = Tape::inference();
+    let var = |shape: &[usize]| Var::constant(Tensor::zeros(shape, DType::F32));
+    let error = rms_norm(&tape, &var(&[2, 10]), &var(&[4]), EPS).unwrap_err();
+    assert_eq!(error.to_string(), "rms_norm: x [2, 10]: its columns are not groups of the weight's 4");
+    assert!(rms_norm(&tape, &var(&[2, 10]), &var(&[0]), EPS).is_err());
+    assert!(rms_norm(&tape, &var(&[10]), &var(&[10]), EPS).is_err());
+    assert!(rms_norm(&tape, &Var::constant(Tensor::zeros(&[2, 4], DType::U32)), &var(&[4]), EPS).is_err());
+}

@@ -1,0 +1,95 @@
+//! Ten optimizer steps against PyTorch's, through the training step itself.
+
+use serde_json::Value;
+use warptune::autograd::Param;
+use warptune::formats::Architecture;
+use warptune::models::Decoder;
+use warptune::peft::lora;
+use warptune::tensor::DType;
+use warptune::train::options::TrainOptions;
+use warptune::train::step::{Stepper, Window};
+
+use super::options;
+use crate::support::golden::{Golden, MODELS, assert_near};
+
+/// Runs the golden file's ten steps on all parameters `params` and compares the loss of each, and what they end as.
+fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
+    let path = golden.folder().join(results);
+    let results: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let adamw = &results["adamw"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let options = TrainOptions {
+        learning_rate: number(&adamw["lr"]),
+        weight_decay: number(&adamw["weight_decay"]),
+        beta1: number(&adamw["betas"][0]),
+        beta2: number(&adamw["betas"][1]),
+        epsilon: number(&adamw["eps"]),
+        ..options()
+    };
+    let numbers = |value: &Value| value.as_array().unwrap().iter().map(number).collect::<Vec<f64>>();
+    let (f32_run, f64_run) = (numbers(&results["adamw_losses"]), numbers(&results["f64"]["adamw_losses"]));
+    // Twice PyTorch's worst error from the f64 run (errors of a step live on in later ones), or eight roundings.
+    let worst = f32_run.iter().zip(&f64_run).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+
+    let mut stepper = Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
+    let (batch, labels, denominator) = (golden.batch(), golden.labels(), golden.denominator());
+    for (i, expected) in f64_run.iter().enumerate() {
+        let window = Window {
+            batches: &[()],
+            labelled: denominator as usize,
+            step: i as u64 + 1,
+            micro_step: i as u64,
+        };
+        let loss = |tape: &_, (): &(), denominator| model.loss(tape, &batch, &labels, denominator);
+        let report = stepper.step(&window, options.learning_rate, &loss).unwrap();
+        let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * expected;
+        let error = (report.loss - expected).abs();
+        assert!(error <= allowed, "{path:?} step {i}: {}, expected {expected} +- {allowed:e}", report.loss);
+        if i == 0 {
+            golden.assert_scalar("grad_norm", report.grad_norm);
+        }
+    }
+    // AdamW divides small gradients by their own size, so it blows up the rounding errors of single elements: which ones is
+    // chance. PyTorch's worst over all parameters is what one may expect in any.
+    let finals = golden.names("final.");
+    let error = |name: &&str| number(&results["f32_error"][format!("final.{name}")]);
+    let worst = finals.iter().map(error).fold(0.0, f64::max);
+    for name in finals {
+        let param = params.iter().find(|p| p.name() == name).unwrap();
+        let ours = param.value().to_vec_f32().unwrap();
+        let expected = &golden.tensor(&format!("final.{name}")).values;
+        match model.config().architecture == Architecture::Gpt2
+            && name.starts_with("transformer.h.")
+            && name.ends_with(".weight")
+        {
+            // Conv1D: stored transposed.
+            true => assert_near(name, &transposed(&ours, param.value().shape()), expected, 3.0 * worst),
+            false => assert_near(name, &ours, expected, 3.0 * worst),
+        }
+    }
+}
+
+fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    let &[rows, columns] = shape else { panic!("a matrix expected") };
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}
+
+#[test]
+fn every_weight() {
+    for name in MODELS {
+        let golden = Golden::open(name);
+        let model = golden.model();
+        model.set_trainable(true);
+        check(&golden, "golden.json", &model, model.parameters());
+    }
+}
+
+#[test]
+fn adapters() {
+    for name in MODELS {
+        let golden = Golden::open_lora(name);
+        let mut model = golden.model();
+        lora::load(&mut model, &golden.adapter()).unwrap();
+        check(&golden, "lora.json", &model, lora::adapter_parameters(&model));
+    }
+}
