@@ -1,4 +1,4 @@
-//! `warptune merge`: an adapter into the weights of its model.
+//! `warptune merge`: an adapter into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const SEQUENCES: u64 = 4;
 const LENGTH: usize = 64;
 
-/// Merge an adapter into its model and write a plain Hugging Face folder.
+/// Merge an adapter into its model and write a plain Hugging Face folder (without an adapter: convert the model)
 #[derive(clap::Args)]
 pub(super) struct MergeArgs {
     #[command(flatten)]
@@ -37,13 +37,20 @@ impl MergeArgs {
             let detail = format!("{} already holds a model; choose another folder", self.output.display());
             return Err(Error::config("out", detail));
         }
-        let BaseModel { mut model, tokenizer } = self.source.load()?;
+        let BaseModel { mut model, mut tokenizer } = self.source.load()?;
         let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
         let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
-        lora::merge(&mut model)?;
+        if self.source.has_adapter() {
+            lora::merge(&mut model)?;
+            // What the adapter was trained with, where the model itself has none.
+            if !tokenizer.has_chat_template() {
+                let (template, _) = tokenizer.chat_template(false)?;
+                tokenizer.set_chat_template(template.source());
+            }
+        }
         model.save(&self.output)?;
         tokenizer.save(&self.output)?;
-        say(format!("merged model in {}", self.output.display()));
+        say(format!("model in {}", self.output.display()));
         if let Some(before) = before {
             // From the disk: what others will load.
             let saved = base_model::load(&self.output, model.dtype())?.model;

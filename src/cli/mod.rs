@@ -9,6 +9,7 @@ mod interrupt;
 mod merge;
 mod pretrain;
 mod preview;
+mod quickstart;
 mod sampling;
 mod settings;
 mod sft;
@@ -34,6 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Sft(Box<sft::SftArgs>),
     Pretrain(Box<pretrain::PretrainArgs>),
     Generate(Box<generate::GenerateArgs>),
@@ -79,6 +81,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Quickstart(args) => args.run(),
         Command::Sft(args) => args.run(),
         Command::Pretrain(args) => args.run(),
         Command::Generate(args) => args.run(),

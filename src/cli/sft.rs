@@ -16,14 +16,14 @@ const LORA_RATE: f64 = 2e-4;
 const FULL_RATE: f64 = 2e-5;
 
 /// Fine-tune a model on examples, with LoRA or in all its weights.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct SftArgs {
     /// Model: a Hugging Face folder, a GGUF file, or a Hub id
     #[arg(long, value_name = "PATH_OR_ID")]
-    model: Option<String>,
+    pub model: Option<String>,
     /// Examples: JSON lines (or Parquet) in any of the usual formats
     #[arg(long, value_name = "FILE")]
-    data: Option<String>,
+    pub data: Option<String>,
     /// Validation examples, or the share of the training examples to hold out
     #[arg(long, value_name = "FILE_OR_SHARE")]
     validation: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct SftArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
     #[command(flatten)]
-    run: RunArgs,
+    pub run: RunArgs,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

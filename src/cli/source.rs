@@ -24,6 +24,11 @@ pub(super) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Whether an adapter was named.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// The model with its adapter attached.
     pub fn load(&self) -> Result<BaseModel> {
         let dtype = float_dtype("dtype", &self.dtype)?;

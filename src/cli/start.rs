@@ -30,17 +30,17 @@ const FREE: [&str; 8] = [
 ];
 
 /// Flags of every training command.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct RunArgs {
     /// Settings as a TOML file; flags and --set win over it
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// One setting, e.g. --set train.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's folder (default: the next free one under runs/)
     #[arg(long = "out", short, value_name = "FOLDER")]
-    output: Option<String>,
+    pub output: Option<String>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,

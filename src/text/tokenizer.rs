@@ -220,6 +220,11 @@ impl TextTokenizer {
         )))
     }
 
+    /// Whether the model came with a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        !self.special.chat_templates.is_empty()
+    }
+
     /// The chat template, compiled. With `tools`, the one named "tool_use" is preferred where there is one. If the model has
     /// none, ChatML is taken, and the second value says so in words for the user.
     ///

@@ -14,7 +14,7 @@ fn train_generate_merge() {
     assert!(shown.contains("training loss"), "{shown}");
     let prompt = "What follows one, 1 times?";
     let generate = |more: &[&str]| {
-        let mut args = vec!["generate", "--prompt", prompt, "--chat", "--max-new-tokens", "12"];
+        let mut args = vec!["generate", "--prompt", prompt, "--max-new-tokens", "12"];
         args.extend(more);
         succeed(&tiny, &args)
     };
