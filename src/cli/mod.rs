@@ -1,6 +1,6 @@
 //! The command line: flags and config files in, calls of the library out.
 
-mod bench_step;
+mod bench;
 mod chat;
 mod config;
 mod doctor;
@@ -29,6 +29,9 @@ use crate::{Error, Result};
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
+    /// Threads to compute with (default: all cores; results do not depend on it)
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,7 +48,9 @@ enum Command {
     /// Report what this machine offers and what the binary makes of it
     Doctor,
     #[command(hide = true)]
-    BenchStep(bench_step::BenchStepArgs),
+    BenchStep(bench::BenchStepArgs),
+    #[command(hide = true)]
+    BenchGenerate(bench::BenchGenerateArgs),
 }
 
 /// Exit code of a run that the user stopped, as shells count it for SIGINT.
@@ -64,7 +69,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(e.exit_code().clamp(0, 255) as u8);
         }
     };
-    match run(cli.command) {
+    match set_threads(cli.threads).and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let code = match &e {
@@ -79,6 +84,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    if threads == 0 {
+        return Err(Error::config("threads", "is 0; it must be at least 1"));
+    }
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    built.map_err(|e| Error::config("threads", format!("cannot be set: {e}")))
+}
+
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Quickstart(args) => args.run(),
@@ -90,6 +104,7 @@ fn run(command: Command) -> Result<()> {
         Command::Preview(args) => args.run(),
         Command::Doctor => doctor::run(),
         Command::BenchStep(args) => args.run(),
+        Command::BenchGenerate(args) => args.run(),
     }
 }
 

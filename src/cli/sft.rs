@@ -244,7 +244,7 @@ impl Raw {
         check("data.max_tokens", self.data.max_tokens, self.data.max_tokens >= 2, "must be at least 2")?;
         let dtype = float_dtype("model.dtype", &self.model.dtype)?;
         let (method, rate) = match self.method {
-            RawMethod::Lora => (Method::Lora(self.lora.resolve(&model)?), LORA_RATE),
+            RawMethod::Lora => (Method::Lora(Box::new(self.lora.resolve(&model)?)), LORA_RATE),
             RawMethod::Full => (Method::Full, FULL_RATE),
         };
         let (validation, validation_fraction) = match &self.data.validation {

@@ -101,11 +101,27 @@ fn doctor_tells_the_truth_about_kernels() {
 }
 
 #[test]
-fn bench_step_prints_json() {
+fn benchmarks_print_json() {
     let tiny = Tiny::new();
     let args = ["bench-step", "--model", "model", "--length", "32", "--steps", "3", "--warmup", "1"];
     let report: serde_json::Value = serde_json::from_str(&succeed(&tiny, &args).out).unwrap();
     assert_eq!(report["step_ms"].as_array().unwrap().len(), 3);
     assert!(report["median_ms"].as_f64().unwrap() > 0.0);
-    assert!(!run(&tiny, &["--help"]).out.contains("bench-step"), "it is for benchmarks, not for users");
+    let args = [
+        "bench-generate",
+        "--model",
+        "model",
+        "--prompt",
+        "8",
+        "--new",
+        "20",
+        "--runs",
+        "2",
+        "--threads",
+        "1",
+    ];
+    let report: serde_json::Value = serde_json::from_str(&succeed(&tiny, &args).out).unwrap();
+    assert_eq!(report["tokens_per_s"].as_array().unwrap().len(), 2);
+    assert!(report["median_tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert!(!run(&tiny, &["--help"]).out.contains("bench-"), "they are for benchmarks, not for users");
 }

@@ -19,7 +19,7 @@ use crate::support::tiny::Tiny;
 fn lora() -> Method {
     let mut config = LoraConfig::new(4, 8.0, Targets::AllLinear);
     config.lora_dropout = 0.1;
-    Method::Lora(config)
+    Method::Lora(Box::new(config))
 }
 
 fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {

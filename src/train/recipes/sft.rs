@@ -29,7 +29,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub enum Method {
     /// Adapters; the model's own weights are frozen.
-    Lora(LoraConfig),
+    Lora(Box<LoraConfig>),
     /// Every weight.
     Full,
 }
