@@ -3,6 +3,7 @@
 mod config;
 mod data_errors;
 mod kill;
+mod quickstart;
 mod results;
 
 use std::path::Path;
