@@ -1,5 +1,7 @@
 //! Attention of one layer of SmolLM2-135M, against the whole matrix of scores by the `gemm` crate, head by head.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

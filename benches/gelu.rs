@@ -1,5 +1,7 @@
 //! GELU at GPT-2's MLP width, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

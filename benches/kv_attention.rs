@@ -1,5 +1,7 @@
 //! Cached attention of one layer of SmolLM2-135M: decoding one token and reading a prompt, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

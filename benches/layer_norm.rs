@@ -1,5 +1,7 @@
 //! LayerNorm at GPT-2's width, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

@@ -1,5 +1,7 @@
 //! RMSNorm at SmolLM2-135M's width, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

@@ -1,5 +1,7 @@
 //! Rotary embedding of SmolLM2-135M's queries, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

@@ -1,5 +1,7 @@
 //! SwiGLU at SmolLM2-135M's MLP width, against plain loops on one core.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use criterion::{Criterion, Throughput};

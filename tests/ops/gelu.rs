@@ -121,7 +121,7 @@ fn the_oracle_has_the_right_gradients() {
     for kind in [GeluKind::Erf, GeluKind::Tanh] {
         let grad = x.iter().zip(&dy).map(|(&x, dy)| dy * oracle(kind, x).1).collect();
         let f = |v: &[Vec<f64>]| dot(&v[0].iter().map(|&x| oracle(kind, x).0).collect::<Vec<_>>(), &dy);
-        check_oracle(&[x.clone()], &[grad], f);
+        check_oracle(std::slice::from_ref(&x), &[grad], f);
     }
 }
 

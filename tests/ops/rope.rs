@@ -58,7 +58,7 @@ fn the_oracle_has_the_right_gradients() {
     let frequencies = [1.0, 0.3, 0.1];
     for pairs in [Pairs::Half, Pairs::Neighbours] {
         let run = |x: &[f64], sign| oracle(x, 12, &[0, 5, 1000], &frequencies, pairs, sign);
-        check_oracle(&[x.clone()], &[run(&dy, -1.0)], |v| dot(&run(&v[0], 1.0), &dy));
+        check_oracle(std::slice::from_ref(&x), &[run(&dy, -1.0)], |v| dot(&run(&v[0], 1.0), &dy));
     }
 }
 

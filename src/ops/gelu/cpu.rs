@@ -5,7 +5,7 @@ use crate::device::cpu::lanes::{Lane, Lanewise, Simd, map};
 use crate::ops::gelu::GeluKind;
 
 /// 2 sqrt(2 / pi): (1 + tanh(a)) / 2 is sigmoid(2 a).
-const SLOPE: f32 = 1.595_769_1;
+const SLOPE: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.044_715;
 
 #[derive(Clone, Copy)]

@@ -52,8 +52,8 @@ pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     let g = s.madd(g, u, s.splat(-0.118_574_12));
     let g = s.madd(g, u, s.splat(0.165_859_55));
     let g = s.madd(g, u, s.splat(-0.028_241_102));
-    let g = s.madd(g, u, s.splat(0.118_777_864));
-    let g = s.madd(g, u, s.splat(0.102_157_025));
+    let g = s.madd(g, u, s.splat(0.118_777_86));
+    let g = s.madd(g, u, s.splat(0.102_157_03));
     let g = s.madd(g, u, s.splat(0.120_473_87));
     let g = s.madd(g, u, s.splat(0.119_643_87));
     let tail = s.mul(e, s.mul(u, g));

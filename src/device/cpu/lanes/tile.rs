@@ -147,10 +147,10 @@ impl Rows {
                     |v| s.load_at(b.add(v * S::LANES)),
                 );
                 let a = self.a.add(p * self.a_col);
-                for i in 0..M {
+                for (i, sums) in sums.iter_mut().enumerate() {
                     let a = s.splat(*a.add(i * self.a_row));
-                    for v in 0..N {
-                        sums[i][v] = s.madd(a, b[v], sums[i][v]);
+                    for (sum, &b) in sums.iter_mut().zip(&b) {
+                        *sum = s.madd(a, b, *sum);
                     }
                 }
             }
