@@ -15,7 +15,8 @@ use crate::train::{Interrupt, next_free, say};
 use crate::{Error, Result};
 
 /// What the model is asked before and after.
-const PROMPTS: [&str; 3] = ["Speak of the night.", "Give me two lines of verse about love.", "What say you of the sea?"];
+const PROMPTS: [&str; 3] =
+    ["Speak of the night.", "Give me two lines of verse about love.", "What say you of the sea?"];
 
 /// The sampling of the answers: some variety, the same on every run.
 const SAMPLING: Sampling =
@@ -29,12 +30,11 @@ macro_rules! embedded {
 }
 
 /// Everything that the run needs, as it lies in assets/ and will lie in the output folder.
-const ASSETS: [(&str, &[u8]); 6] = embedded![
+const ASSETS: [(&str, &[u8]); 5] = embedded![
     "base/config.json",
     "base/model.safetensors",
     "base/tokenizer.json",
     "base/tokenizer_config.json",
-    "base/chat_template.jinja",
     "couplets.jsonl",
 ];
 
@@ -64,17 +64,18 @@ impl QuickstartArgs {
         }
         let (base, run) = (out.join("base"), out.join("run"));
 
-        say("A small Llama, pretrained on Shakespeare's works by this engine, is to learn to answer with two lines of verse.\n");
+        say(
+            "A small Llama, pretrained on Shakespeare's works by this engine, is to learn to answer with two lines of verse.\n",
+        );
         say("BEFORE");
         let model = base_model::load(&base, crate::tensor::DType::F32)?;
         answer(&model)?;
         drop(model);
 
         say("\nFINE-TUNING");
-        let text = |path: &Path| Some(path.display().to_string());
-        let args = RunArgs { config: Some(out.join("quickstart.toml")), output: text(&run), ..RunArgs::default() };
-        let data = text(&out.join("couplets.jsonl"));
-        SftArgs { model: text(&base), data, run: args, ..SftArgs::default() }.run()?;
+        let text = |path: &Path| path.display().to_string();
+        let args = RunArgs::new(out.join("quickstart.toml"), text(&run));
+        SftArgs::new(text(&base), text(&out.join("couplets.jsonl")), args).run()?;
 
         say("\nLOSS");
         curve(&metrics::read(&run.join("metrics.jsonl"))?);
@@ -84,11 +85,15 @@ impl QuickstartArgs {
         answer(&model)?;
 
         let (out, base) = (out.display(), base.display());
-        say(format!("\nEverything is in {out}: base/ (the model), couplets.jsonl (the examples), run/ (adapter, metrics,"));
+        say(format!(
+            "\nEverything is in {out}: base/ (the model), couplets.jsonl (the examples), run/ (adapter, metrics,"
+        ));
         say("loss.svg, TensorBoard events, checkpoints). To go on from here:\n");
         say(format!("  warptune chat --model {base} --adapter {out}/run/adapter"));
         say(format!("  warptune preview --model {base} --data {out}/couplets.jsonl"));
-        say(format!("  warptune merge --model {base} --adapter {out}/run/adapter --out {out}/merged --verify"));
+        say(format!(
+            "  warptune merge --model {base} --adapter {out}/run/adapter --out {out}/merged --verify"
+        ));
         Ok(())
     }
 }

@@ -20,10 +20,10 @@ const FULL_RATE: f64 = 2e-5;
 pub(super) struct SftArgs {
     /// Model: a Hugging Face folder, a GGUF file, or a Hub id
     #[arg(long, value_name = "PATH_OR_ID")]
-    pub model: Option<String>,
+    model: Option<String>,
     /// Examples: JSON lines (or Parquet) in any of the usual formats
     #[arg(long, value_name = "FILE")]
-    pub data: Option<String>,
+    data: Option<String>,
     /// Validation examples, or the share of the training examples to hold out
     #[arg(long, value_name = "FILE_OR_SHARE")]
     validation: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct SftArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
     #[command(flatten)]
-    pub run: RunArgs,
+    run: RunArgs,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -203,6 +203,11 @@ impl RawLora {
 }
 
 impl SftArgs {
+    /// Fine-tunes `model` on `data`.
+    pub(super) fn new(model: String, data: String, run: RunArgs) -> SftArgs {
+        SftArgs { model: Some(model), data: Some(data), run, ..SftArgs::default() }
+    }
+
     pub(super) fn run(&self) -> Result<()> {
         let validation = self.validation.as_deref().map(|text| match text.parse::<f64>() {
             Ok(share) => toml::Value::Float(share),

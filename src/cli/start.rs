@@ -34,13 +34,13 @@ const FREE: [&str; 8] = [
 pub(super) struct RunArgs {
     /// Settings as a TOML file; flags and --set win over it
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    config: Option<PathBuf>,
     /// One setting, e.g. --set train.lr=1e-4 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's folder (default: the next free one under runs/)
     #[arg(long = "out", short, value_name = "FOLDER")]
-    pub output: Option<String>,
+    output: Option<String>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
@@ -87,6 +87,11 @@ pub(super) struct Prepared<T> {
 }
 
 impl RunArgs {
+    /// A new run with the settings of a file, in the folder `output`.
+    pub fn new(config: PathBuf, output: String) -> RunArgs {
+        RunArgs { config: Some(config), output: Some(output), ..RunArgs::default() }
+    }
+
     /// Reads the config: `--config`, else that of the run to resume; `flags` are the command's own.
     pub fn prepare<T: Default + Serialize + DeserializeOwned + HasOutput>(
         &self,

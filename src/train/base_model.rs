@@ -22,9 +22,10 @@ pub struct BaseModel {
 /// Those of reading either; [`Error::Text`] if the tokenizer is not the model's.
 pub fn load(path: &Path, dtype: DType) -> Result<BaseModel> {
     let checkpoint = Checkpoint::open(path)?;
-    let tokenizer = tokenizer(&checkpoint, path)?;
+    let mut tokenizer = tokenizer(&checkpoint, path)?;
     let config = checkpoint.config()?;
     tokenizer.check_vocab(config.vocab_size)?;
+    tokenizer.add_eos_ids(&config.eos);
     Ok(BaseModel { model: Decoder::load(&checkpoint, &config, dtype)?, tokenizer })
 }
 

@@ -17,6 +17,9 @@ fn the_embedded_examples_fit_the_embedded_model() {
     let BaseModel { model, tokenizer } = base_model::load(&assets.join("base"), DType::F32).unwrap();
     let (template, note) = tokenizer.chat_template(false).unwrap();
     assert_eq!(note, None, "the embedded model has a chat template");
+    // Its config.json names two tokens that end a text, its tokenizer files one.
+    let end_of_turn = tokenizer.token_to_id("<|im_end|>").unwrap();
+    assert!(tokenizer.eos_ids().contains(&end_of_turn), "a turn's end ends an answer");
     let options = SftOptions { max_tokens: model.config().max_positions, ..SftOptions::default() };
     let set = load_sft(&assets.join("couplets.jsonl"), &tokenizer, &template, &options).unwrap();
     assert_eq!(set.format.to_string(), "messages");

@@ -118,9 +118,11 @@ fn scores_are_those_of_transformers() {
             repetition_penalty: setting("repetition_penalty", 1.0),
         };
         let mut sampler = Sampler::new(sampling.clone()).unwrap();
-        let rows = tensors["logits"].values.chunks(vocab).zip(tensors[&format!("{i}.scores")].values.chunks(vocab));
+        let rows =
+            tensors["logits"].values.chunks(vocab).zip(tensors[&format!("{i}.scores")].values.chunks(vocab));
         for ((logits, scores), seen) in rows.zip(json["seen"].as_array().unwrap()) {
-            let seen: Vec<u32> = seen.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let seen: Vec<u32> =
+                seen.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
             let expected = softmax(&scores.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
             let allowed = allowed(logits, &sampling);
             let mut ours = vec![0.0; vocab];
