@@ -93,6 +93,13 @@ struct Problem {
     detail: String,
 }
 
+impl Problem {
+    /// The problem at `key`, unless it already says where it is.
+    fn at(self, key: &str) -> Problem {
+        if self.key.is_empty() { Problem { key: key.to_string(), ..self } } else { self }
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.key, self.detail)
@@ -135,12 +142,6 @@ impl At {
 
     fn visit<'de, V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Problem> {
         let key = self.key;
-        let place = |mut problem: Problem| {
-            if problem.key.is_empty() {
-                problem.key.clone_from(&key);
-            }
-            problem
-        };
         let result = match self.value {
             Value::String(s) => visitor.visit_string(s),
             Value::Integer(i) => visitor.visit_i64(i),
@@ -152,7 +153,7 @@ impl At {
                 visitor.visit_map(Entries { key: &key, entries: table.into_iter(), value: None })
             }
         };
-        result.map_err(place)
+        result.map_err(|problem: Problem| problem.at(&key))
     }
 }
 
@@ -230,7 +231,10 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: V,
     ) -> std::result::Result<V::Value, Problem> {
         match self.value.take() {
-            Some((key, value)) => seed.deserialize(At { key, value }),
+            Some((key, value)) => {
+                // Untagged enums make their error after the value is read, without knowing where it stood.
+                seed.deserialize(At { key: key.clone(), value }).map_err(|problem| problem.at(&key))
+            }
             None => Err(serde::de::Error::custom("a value was asked for before its key")),
         }
     }

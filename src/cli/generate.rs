@@ -24,9 +24,10 @@ pub(super) struct GenerateArgs {
     /// File of prompts, one a line
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Put each prompt through the chat template, as a user's message
+    /// Continue the prompts as they are. Otherwise they go through the chat template, as a user's message, if the model
+    /// has a template or an adapter
     #[arg(long)]
-    chat: bool,
+    raw: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print tokens a second at the end
@@ -98,7 +99,7 @@ impl GenerateArgs {
     }
 
     fn encode(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>> {
-        if !self.chat {
+        if self.raw || !(tokenizer.has_chat_template() || self.source.has_adapter()) {
             return tokenizer.encode(text, true);
         }
         let (template, _) = tokenizer.chat_template(false)?;

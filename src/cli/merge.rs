@@ -1,8 +1,9 @@
-//! `warptune merge`: an adapter into the weights of its model.
+//! `warptune merge`: an adapter into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
 
 use std::path::PathBuf;
 
 use crate::autograd::Tape;
+use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::device::philox::Philox;
 use crate::models::Decoder;
@@ -14,16 +15,16 @@ use crate::train::say;
 use crate::{Error, Result};
 
 /// Sample sequences that --verify compares logits on, and their length.
-const SEQUENCES: usize = 4;
+const SEQUENCES: u64 = 4;
 const LENGTH: usize = 64;
 
-/// Merge an adapter into its model and write a plain Hugging Face folder.
+/// Merge an adapter into its model and write a plain Hugging Face folder (without an adapter: convert the model)
 #[derive(clap::Args)]
 pub(super) struct MergeArgs {
     #[command(flatten)]
     source: ModelArgs,
     /// Folder for the merged model
-    #[arg(long, short, value_name = "FOLDER")]
+    #[arg(long = "out", short, value_name = "FOLDER")]
     output: PathBuf,
     /// Load the result and compare its logits with those of model + adapter
     #[arg(long)]
@@ -34,15 +35,22 @@ impl MergeArgs {
     pub(super) fn run(&self) -> Result<()> {
         if self.output.join("config.json").exists() {
             let detail = format!("{} already holds a model; choose another folder", self.output.display());
-            return Err(Error::config("output", detail));
+            return Err(Error::config("out", detail));
         }
-        let BaseModel { mut model, tokenizer } = self.source.load()?;
+        let BaseModel { mut model, mut tokenizer } = self.source.load()?;
         let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
         let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
-        lora::merge(&mut model)?;
+        if self.source.has_adapter() {
+            lora::merge(&mut model)?;
+            // What the adapter was trained with, where the model itself has none.
+            if !tokenizer.has_chat_template() {
+                let (template, _) = tokenizer.chat_template(false)?;
+                tokenizer.set_chat_template(template.source());
+            }
+        }
         model.save(&self.output)?;
         tokenizer.save(&self.output)?;
-        say(format!("merged model in {}", self.output.display()));
+        say(format!("model in {}", self.output.display()));
         if let Some(before) = before {
             // From the disk: what others will load.
             let saved = base_model::load(&self.output, model.dtype())?.model;
@@ -55,10 +63,8 @@ impl MergeArgs {
 /// The same tokens on every call.
 fn sample_tokens(vocab: usize, max_positions: usize) -> Result<TokenBatch> {
     let length = LENGTH.min(max_positions);
-    let random = Philox { seed: 0, stream: 0 };
-    let id = |i: usize| (u64::from(random.word(i as u64)) * vocab as u64 >> 32) as u32;
     let sequences: Vec<Vec<u32>> =
-        (0..SEQUENCES).map(|s| (s * length..(s + 1) * length).map(id).collect()).collect();
+        (0..SEQUENCES).map(|s| random_ids(Philox { seed: 0, stream: s }, length, vocab)).collect();
     TokenBatch::packed(&sequences)
 }
 

@@ -1,6 +1,6 @@
 //! The command line: flags and config files in, calls of the library out.
 
-mod bench_step;
+mod bench;
 mod chat;
 mod config;
 mod doctor;
@@ -9,6 +9,7 @@ mod interrupt;
 mod merge;
 mod pretrain;
 mod preview;
+mod quickstart;
 mod sampling;
 mod settings;
 mod sft;
@@ -21,18 +22,23 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::device::philox::Philox;
 use crate::{Error, Result};
 
 /// Fine-tune language models in one binary.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
+    /// Threads to compute with (default: all cores; results do not depend on it)
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Sft(Box<sft::SftArgs>),
     Pretrain(Box<pretrain::PretrainArgs>),
     Generate(Box<generate::GenerateArgs>),
@@ -42,7 +48,9 @@ enum Command {
     /// Report what this machine offers and what the binary makes of it
     Doctor,
     #[command(hide = true)]
-    BenchStep(bench_step::BenchStepArgs),
+    BenchStep(bench::BenchStepArgs),
+    #[command(hide = true)]
+    BenchGenerate(bench::BenchGenerateArgs),
 }
 
 /// Exit code of a run that the user stopped, as shells count it for SIGINT.
@@ -61,7 +69,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(e.exit_code().clamp(0, 255) as u8);
         }
     };
-    match run(cli.command) {
+    match set_threads(cli.threads).and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let code = match &e {
@@ -76,8 +84,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    if threads == 0 {
+        return Err(Error::config("threads", "is 0; it must be at least 1"));
+    }
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    built.map_err(|e| Error::config("threads", format!("cannot be set: {e}")))
+}
+
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Quickstart(args) => args.run(),
         Command::Sft(args) => args.run(),
         Command::Pretrain(args) => args.run(),
         Command::Generate(args) => args.run(),
@@ -86,5 +104,11 @@ fn run(command: Command) -> Result<()> {
         Command::Preview(args) => args.run(),
         Command::Doctor => doctor::run(),
         Command::BenchStep(args) => args.run(),
+        Command::BenchGenerate(args) => args.run(),
     }
+}
+
+/// Random token ids, the same for the same generator.
+fn random_ids(random: Philox, count: usize, vocab: usize) -> Vec<u32> {
+    (0..count as u64).map(|i| ((u64::from(random.word(i)) * vocab as u64) >> 32) as u32).collect()
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::Result;
 use crate::data::{OverLong, SftOptions, load_sft, preview};
+use crate::formats::hub;
 use crate::train::base_model;
 
 /// Print examples with the tokens that carry loss coloured.
@@ -25,7 +26,7 @@ pub(super) struct PreviewArgs {
 
 impl PreviewArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let tokenizer = base_model::load_tokenizer(&base_model::locate(&self.model)?)?;
+        let tokenizer = base_model::load_tokenizer(&hub::resolve(&self.model, None)?)?;
         let (template, note) = tokenizer.chat_template(false)?;
         note.iter().for_each(|note| crate::train::say(format!("note: {note}")));
         let options =

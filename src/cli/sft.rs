@@ -16,7 +16,7 @@ const LORA_RATE: f64 = 2e-4;
 const FULL_RATE: f64 = 2e-5;
 
 /// Fine-tune a model on examples, with LoRA or in all its weights.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct SftArgs {
     /// Model: a Hugging Face folder, a GGUF file, or a Hub id
     #[arg(long, value_name = "PATH_OR_ID")]
@@ -203,6 +203,11 @@ impl RawLora {
 }
 
 impl SftArgs {
+    /// Fine-tunes `model` on `data`.
+    pub(super) fn new(model: String, data: String, run: RunArgs) -> SftArgs {
+        SftArgs { model: Some(model), data: Some(data), run, ..SftArgs::default() }
+    }
+
     pub(super) fn run(&self) -> Result<()> {
         let validation = self.validation.as_deref().map(|text| match text.parse::<f64>() {
             Ok(share) => toml::Value::Float(share),
@@ -244,7 +249,7 @@ impl Raw {
         check("data.max_tokens", self.data.max_tokens, self.data.max_tokens >= 2, "must be at least 2")?;
         let dtype = float_dtype("model.dtype", &self.model.dtype)?;
         let (method, rate) = match self.method {
-            RawMethod::Lora => (Method::Lora(self.lora.resolve(&model)?), LORA_RATE),
+            RawMethod::Lora => (Method::Lora(Box::new(self.lora.resolve(&model)?)), LORA_RATE),
             RawMethod::Full => (Method::Full, FULL_RATE),
         };
         let (validation, validation_fraction) = match &self.data.validation {

@@ -1,8 +1,9 @@
 //! The flags that name a model, and perhaps an adapter.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cli::settings::float_dtype;
+use crate::formats::hub;
 use crate::formats::peft::{CONFIG_FILE, LoraConfig};
 use crate::peft::lora;
 use crate::train::base_model::{self, BaseModel};
@@ -14,25 +15,31 @@ pub(super) struct ModelArgs {
     /// Model: a Hugging Face folder, a GGUF file, or a Hub id (default: the one that the adapter names)
     #[arg(long, value_name = "PATH_OR_ID", required_unless_present = "adapter")]
     model: Option<String>,
-    /// Adapter folder (PEFT layout)
-    #[arg(long, value_name = "FOLDER")]
-    adapter: Option<PathBuf>,
+    /// Adapter: a folder in PEFT's layout, or a Hub id
+    #[arg(long, value_name = "PATH_OR_ID")]
+    adapter: Option<String>,
     /// Type of weights and computation
     #[arg(long, value_name = "f32|bf16", default_value = "f32")]
     dtype: String,
 }
 
 impl ModelArgs {
+    /// Whether an adapter was named.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// The model with its adapter attached.
     pub fn load(&self) -> Result<BaseModel> {
         let dtype = float_dtype("dtype", &self.dtype)?;
-        let source = match (&self.model, &self.adapter) {
+        let adapter = self.adapter.as_deref().map(|adapter| hub::resolve(adapter, None)).transpose()?;
+        let source = match (&self.model, &adapter) {
             (Some(model), _) => model.clone(),
             (None, Some(folder)) => base_of(folder)?,
             (None, None) => return Err(Error::config("model", "is missing: give --model PATH_OR_ID")),
         };
-        let mut base = base_model::load(&base_model::locate(&source)?, dtype)?;
-        if let Some(folder) = &self.adapter {
+        let mut base = base_model::load(&hub::resolve(&source, None)?, dtype)?;
+        if let Some(folder) = &adapter {
             lora::load(&mut base.model, folder)?;
         }
         Ok(base)

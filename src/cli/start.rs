@@ -30,7 +30,7 @@ const FREE: [&str; 8] = [
 ];
 
 /// Flags of every training command.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct RunArgs {
     /// Settings as a TOML file; flags and --set win over it
     #[arg(long, value_name = "FILE")]
@@ -39,7 +39,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's folder (default: the next free one under runs/)
-    #[arg(long, short, value_name = "FOLDER")]
+    #[arg(long = "out", short, value_name = "FOLDER")]
     output: Option<String>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
@@ -87,6 +87,11 @@ pub(super) struct Prepared<T> {
 }
 
 impl RunArgs {
+    /// A new run with the settings of a file, in the folder `output`.
+    pub fn new(config: PathBuf, output: String) -> RunArgs {
+        RunArgs { config: Some(config), output: Some(output), ..RunArgs::default() }
+    }
+
     /// Reads the config: `--config`, else that of the run to resume; `flags` are the command's own.
     pub fn prepare<T: Default + Serialize + DeserializeOwned + HasOutput>(
         &self,

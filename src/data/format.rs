@@ -146,7 +146,7 @@ pub enum Example {
     /// A conversation.
     Chat {
         /// The turns.
-        conversation: Conversation,
+        conversation: Box<Conversation>,
         /// The first message that may be trained: those before it are the prompt.
         first_trained: usize,
     },
@@ -154,7 +154,10 @@ pub enum Example {
 
 impl Example {
     fn chat(messages: Vec<Value>) -> Example {
-        Example::Chat { conversation: Conversation { messages, ..Conversation::default() }, first_trained: 0 }
+        Example::Chat {
+            conversation: Box::new(Conversation { messages, ..Conversation::default() }),
+            first_trained: 0,
+        }
     }
 
     /// Adds what a record says beside the messages.

@@ -1,9 +1,14 @@
 //! Parquet files, row by row.
+//!
+//! The `parquet` crate's row reader asserts what a damaged file can violate. Column ranges are checked against the file before
+//! it sees them; a panic on anything else (an impossible schema, say) ends in an error here, as for every other format.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
@@ -12,19 +17,24 @@ use super::Record;
 use crate::{Error, Result};
 
 /// The rows of a Parquet file as records. Nulls are left out: a column that a row does not use (`tool_calls` of a message
-/// without any) looks as if it were not there, as in JSON lines.
+/// without any) looks as if it were not there, as in JSON lines. After an error the iterator ends.
 pub(super) struct ParquetRows {
     rows: RowIter<'static>,
     path: PathBuf,
     row: usize,
+    done: bool,
 }
 
 impl ParquetRows {
     pub(super) fn open(path: &Path) -> Result<ParquetRows> {
         let file = File::open(path).map_err(Error::io(path, "cannot open"))?;
-        let reader = SerializedFileReader::new(file)
-            .map_err(|e| Error::format(path, format!("not a Parquet file: {e}")))?;
-        Ok(ParquetRows { rows: reader.into_iter(), path: path.to_path_buf(), row: 0 })
+        let size = file.metadata().map_err(Error::io(path, "cannot read"))?.len();
+        let bad = |detail: String| Error::format(path, format!("not a sound Parquet file: {detail}"));
+        let reader =
+            guarded(|| SerializedFileReader::new(file)).map_err(bad)?.map_err(|e| bad(e.to_string()))?;
+        check_ranges(reader.metadata(), size).map_err(bad)?;
+        let rows = guarded(|| reader.into_iter()).map_err(bad)?;
+        Ok(ParquetRows { rows, path: path.to_path_buf(), row: 0, done: false })
     }
 }
 
@@ -32,13 +42,46 @@ impl Iterator for ParquetRows {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.rows.next()?;
+        if self.done {
+            return None;
+        }
         self.row += 1;
-        Some(match row {
-            Ok(row) => Ok(Record { line: self.row, fields: object(&row) }),
-            Err(e) => Err(Error::data(&self.path, self.row, format!("cannot read this row: {e}"))),
-        })
+        let row = match guarded(|| self.rows.next()) {
+            Ok(Some(Ok(row))) => Ok(Record { line: self.row, fields: object(&row) }),
+            Ok(None) => {
+                self.done = true;
+                return None;
+            }
+            Ok(Some(Err(e))) => Err(e.to_string()),
+            Err(detail) => Err(detail),
+        };
+        self.done = row.is_err();
+        Some(row.map_err(|e| Error::data(&self.path, self.row, format!("cannot read this row: {e}"))))
     }
+}
+
+/// Runs `read`; a panic becomes its message. What `read` was working on must not be used again after that.
+fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its reader gave up").to_owned()
+    })
+}
+
+/// Every column chunk must lie inside the file.
+fn check_ranges(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
+    for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let end = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+        if end.and_then(|(start, length)| start.checked_add(length)).is_none_or(|end| end > size) {
+            return Err(format!(
+                "column '{}' claims {} bytes from {start} on, the file has {size}",
+                column.column_path(),
+                column.compressed_size()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn object(row: &Row) -> Map<String, Value> {

@@ -155,6 +155,17 @@ impl TextTokenizer {
         self.bos_id
     }
 
+    /// Adds ids that end a text, as the model's config.json names them. Ids that are not special tokens are passed over: a
+    /// config without the key means a default that may be any token.
+    pub fn add_eos_ids(&mut self, ids: &[u32]) {
+        let new: Vec<u32> = ids.iter().copied().filter(|&id| self.is_special(id)).collect();
+        for id in new {
+            if !self.eos_ids.contains(&id) {
+                self.eos_ids.push(id);
+            }
+        }
+    }
+
     /// The id that ends a text: the first of [`TextTokenizer::eos_ids`].
     pub fn eos_id(&self) -> Option<u32> {
         self.eos_ids.first().copied()
@@ -218,6 +229,11 @@ impl TextTokenizer {
             "it has ids up to {}, but the model embeds {model_vocab} tokens, {detail}: tokenizer and model are not of one kind",
             self.vocab_size - 1
         )))
+    }
+
+    /// Whether the model came with a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        !self.special.chat_templates.is_empty()
     }
 
     /// The chat template, compiled. With `tools`, the one named "tool_use" is preferred where there is one. If the model has

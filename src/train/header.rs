@@ -89,7 +89,7 @@ pub fn results(folder: &RunFolder, result: &Path, recorder: &Recorder, state: &T
     let losses = |of: fn(&Record) -> Option<f64>| {
         let mut all = recorder.records().iter().filter_map(of);
         let first = all.next()?;
-        Some((first, all.last().unwrap_or(first)))
+        Some((first, all.next_back().unwrap_or(first)))
     };
     if let Some((first, last)) = losses(|r| r.loss) {
         say(format!("training loss    {first:.4} -> {last:.4}"));

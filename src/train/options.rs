@@ -63,7 +63,7 @@ impl TrainOptions {
 
     /// Whether something done every `every` steps (0: at the end alone) is due after step `step` of `total`.
     pub fn is_due(every: u64, step: u64, total: u64) -> bool {
-        step == total || (every > 0 && step % every == 0)
+        step == total || (every > 0 && step.is_multiple_of(every))
     }
 
     /// The schedule of a run of `total_steps` steps.

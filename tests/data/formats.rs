@@ -92,7 +92,7 @@ fn tools_and_template_variables_are_kept() {
         let record =
             json!({"messages": messages, "tools": tools, "chat_template_kwargs": {"enable_thinking": false}});
         let Example::Chat { conversation, .. } = example(record).unwrap() else { panic!("not a chat") };
-        assert_eq!(conversation, expected(json!({"enable_thinking": false})));
+        assert_eq!(*conversation, expected(json!({"enable_thinking": false})));
     }
 }
 

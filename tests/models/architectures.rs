@@ -167,3 +167,57 @@ fn ids_and_positions_outside_the_model_are_errors() {
     let limit = model.config().max_positions;
     assert!(run(&[1, 2], limit - 1).contains(&format!("position {limit}")));
 }
+
+#[test]
+fn a_value_that_is_not_finite_is_traced_to_its_module() {
+    for (name, weight) in
+        [("llama", "model.layers.1.mlp.up_proj.weight"), ("gpt2", "transformer.h.0.ln_2.weight")]
+    {
+        let golden = Golden::open(name);
+        let mut model = golden.model();
+        let param = model.parameters().into_iter().find(|p| p.name() == weight).unwrap();
+        param.update(|value| Ok(value.make_mut_f32()?[3] = f32::INFINITY)).unwrap();
+        for checkpointing in [false, true] {
+            model.set_checkpointing(checkpointing);
+            let tape = Tape::recording().checking_finite();
+            let error = model.loss(&tape, &golden.batch(), &golden.labels(), 1.0).unwrap_err().to_string();
+            assert!(error.contains(weight.trim_end_matches(".weight")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn caches_that_do_not_fit_are_refused_and_left_as_they_were() {
+    let model = Golden::open("llama").model();
+    let mut cache = model.new_cache();
+    let batch = |ids: &[u32], start| TokenBatch::continued(&[ids], &[start]).unwrap();
+    model.forward_cached(&batch(&[1, 2, 3], 0), &mut [&mut cache]).unwrap();
+    let vocab = model.config().vocab_size as u32;
+    for (new, what) in
+        [(batch(&[4], 0), "go on"), (batch(&[4], 4), "go on"), (batch(&[4, vocab], 3), "token id")]
+    {
+        let error = model.forward_cached(&new, &mut [&mut cache]).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert_eq!(cache.len(), 3);
+    }
+    assert!(model.forward_cached(&batch(&[4], 3), &mut []).is_err());
+    let mut foreign = KvCache::new(1, 5);
+    assert!(model.forward_cached(&batch(&[4], 0), &mut [&mut foreign]).is_err());
+    model.forward_cached(&batch(&[4], 3), &mut [&mut cache]).unwrap();
+    assert_eq!(cache.len(), 4);
+}
+
+#[test]
+fn batches_whose_parts_do_not_fit_are_errors() {
+    let tensor = |n: usize| Tensor::from_u32(vec![0; n], &[n]);
+    assert!(TokenBatch::new(tensor(4), tensor(4), vec![0, 1, 1, 4]).is_ok());
+    assert!(TokenBatch::new(tensor(0), tensor(0), vec![0]).is_ok());
+    assert!(TokenBatch::new(tensor(4), tensor(3), vec![0, 4]).is_err());
+    assert!(TokenBatch::new(Tensor::zeros(&[4], DType::F32), tensor(4), vec![0, 4]).is_err());
+    assert!(TokenBatch::new(Tensor::zeros(&[2, 2], DType::U32), tensor(4), vec![0, 4]).is_err());
+    for ends in [vec![], vec![0], vec![1, 4], vec![0, 3], vec![0, 5], vec![0, 3, 2, 4]] {
+        let refused = TokenBatch::new(tensor(4), tensor(4), ends.clone());
+        assert!(refused.is_err(), "{ends:?}");
+    }
+    assert!(TokenBatch::continued(&[[1, 2]], &[u32::MAX as usize]).is_err());
+}

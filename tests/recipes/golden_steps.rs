@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use warptune::autograd::Param;
+use warptune::formats::Architecture;
 use warptune::models::Decoder;
 use warptune::peft::lora;
 use warptune::tensor::DType;
@@ -9,7 +10,7 @@ use warptune::train::options::TrainOptions;
 use warptune::train::step::{Stepper, Window};
 
 use super::options;
-use crate::support::golden::{Golden, MODELS};
+use crate::support::golden::{Golden, MODELS, assert_near};
 
 /// Runs the golden file's ten steps on all parameters `params` and compares the loss of each, and what they end as.
 fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
@@ -48,12 +49,29 @@ fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
             golden.assert_scalar("grad_norm", report.grad_norm);
         }
     }
-    for name in golden.names("final.") {
+    // AdamW divides small gradients by their own size, so it blows up the rounding errors of single elements: which ones is
+    // chance. PyTorch's worst over all parameters is what one may expect in any.
+    let finals = golden.names("final.");
+    let error = |name: &&str| number(&results["f32_error"][format!("final.{name}")]);
+    let worst = finals.iter().map(error).fold(0.0, f64::max);
+    for name in finals {
         let param = params.iter().find(|p| p.name() == name).unwrap();
-        if param.value().shape().len() < 2 || !name.starts_with("transformer.h.") {
-            golden.assert_close(&format!("final.{name}"), param.value().as_f32().unwrap());
+        let ours = param.value().to_vec_f32().unwrap();
+        let expected = &golden.tensor(&format!("final.{name}")).values;
+        match model.config().architecture == Architecture::Gpt2
+            && name.starts_with("transformer.h.")
+            && name.ends_with(".weight")
+        {
+            // Conv1D: stored transposed.
+            true => assert_near(name, &transposed(&ours, param.value().shape()), expected, 3.0 * worst),
+            false => assert_near(name, &ours, expected, 3.0 * worst),
         }
     }
+}
+
+fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    let &[rows, columns] = shape else { panic!("a matrix expected") };
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
 
 #[test]

@@ -57,6 +57,6 @@ fn a_new_model_learns_a_text_and_resumes() {
     let model = |name: &str| std::fs::read(options(name).output.join("model/model.safetensors")).unwrap();
     let before = model("whole");
     run(&whole, &launch(Start::Checkpoint(whole.output.join("checkpoints/checkpoint-11")))).unwrap();
-    assert_eq!(records, computed(&whole.output));
+    assert!(records == computed(&whole.output));
     assert!(before == model("whole"), "the resumed run ends with other weights");
 }

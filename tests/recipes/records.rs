@@ -17,10 +17,10 @@ fn metrics_come_back_bit_for_bit() {
     let path = folder.path().join("metrics.jsonl");
     let (mut file, before) = MetricsFile::open(&path, None).unwrap();
     assert!(before.is_empty());
+    // serde_json reads numbers back exactly only with its feature float_roundtrip.
     let written: Vec<Record> = (1..=100).map(record).collect();
     written.iter().for_each(|r| file.append(r).unwrap());
-    let back = metrics::read(&path).unwrap();
-    assert_eq!(written, back);
+    assert!(metrics::read(&path).unwrap() == written);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::support::tiny::Tiny;
 fn lora() -> Method {
     let mut config = LoraConfig::new(4, 8.0, Targets::AllLinear);
     config.lora_dropout = 0.1;
-    Method::Lora(config)
+    Method::Lora(Box::new(config))
 }
 
 fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {
@@ -104,7 +104,7 @@ fn variants_learn_too() {
         assert!(train[19] < 0.8 * train[0], "{name}: {train:?}");
     }
     // Recomputing the layers changes no bit, dropout included.
-    assert_eq!(computed(&tiny.path("base")), computed(&tiny.path("checkpointing")));
+    assert!(computed(&tiny.path("base")) == computed(&tiny.path("checkpointing")));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn two_runs_give_the_same_bits() {
     for name in ["a", "b"] {
         run(&sft(&tiny, lora(), name), &launch(Start::New)).unwrap();
     }
-    assert_eq!(computed(&tiny.path("a")), computed(&tiny.path("b")));
+    assert!(computed(&tiny.path("a")) == computed(&tiny.path("b")));
     let adapter =
         |name: &str| std::fs::read(tiny.path(name).join("adapter/adapter_model.safetensors")).unwrap();
     assert!(adapter("a") == adapter("b"));
@@ -143,7 +143,7 @@ fn a_resumed_run_is_the_uninterrupted_run() {
         );
         std::fs::copy(whole.output.join("metrics.jsonl"), resumed.output.join("metrics.jsonl")).unwrap();
         run(&resumed, &launch(Start::Latest)).unwrap();
-        assert_eq!(computed(&whole.output), computed(&resumed.output), "{kind}");
+        assert!(computed(&whole.output) == computed(&resumed.output), "{kind}");
         let weights = |options: &Options| std::fs::read(options.output.join(result)).unwrap();
         assert!(weights(&whole) == weights(&resumed), "{kind}: the resumed run ends with other weights");
         // A checkpoint by name, in its own folder.
@@ -165,7 +165,7 @@ fn an_interrupted_run_saves_and_says_how_to_go_on() {
     run(&options, &launch(Start::Latest)).unwrap();
     let whole = sft(&tiny, lora(), "whole");
     run(&whole, &launch(Start::New)).unwrap();
-    assert_eq!(computed(&whole.output), computed(&options.output));
+    assert!(computed(&whole.output) == computed(&options.output));
 }
 
 #[test]

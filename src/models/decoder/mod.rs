@@ -6,6 +6,7 @@ mod init;
 mod layer;
 mod load;
 mod save;
+mod untrained;
 
 use std::sync::Arc;
 

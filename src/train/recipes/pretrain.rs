@@ -104,6 +104,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
 
     // The data.
     let set = load_pretrain(&options.files, &tokenizer, options.block)?;
+    let untrained = UntrainedSpecials::of(&set.samples, &tokenizer);
     let (train_samples, validation_samples) = split(set.samples, options.validation_fraction, train.seed)?;
     let data = fingerprint(&train_samples);
     header::data("training", &Stats::of(&train_samples));
@@ -198,11 +199,29 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
     recorder.progress().finish();
 
+    model.average_rows(&untrained.ids, &untrained.seen)?;
     let result = folder.join("model");
     model.save(&result)?;
     tokenizer.save(&result)?;
     header::results(&folder, &result, &recorder, &state);
     Ok(())
+}
+
+/// Special tokens that the texts do not hold (those of the chat template, say): fine-tuning will want to use them.
+struct UntrainedSpecials {
+    ids: Vec<u32>,
+    /// By token: whether the texts hold it.
+    seen: Vec<bool>,
+}
+
+impl UntrainedSpecials {
+    fn of(samples: &[Sample], tokenizer: &TextTokenizer) -> UntrainedSpecials {
+        let mut seen = vec![false; tokenizer.vocab_size()];
+        samples.iter().flat_map(|s| &s.ids).for_each(|&id| seen[id as usize] = true);
+        let ids =
+            (0..seen.len() as u32).filter(|&id| tokenizer.is_special(id) && !seen[id as usize]).collect();
+        UntrainedSpecials { ids, seen }
+    }
 }
 
 fn tokenizer(options: &Options) -> Result<TextTokenizer> {

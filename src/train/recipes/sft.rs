@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::autograd::Param;
 use crate::data::{Loader, LoaderOptions, Sample, Stats, load_sft, split};
 use crate::device::Device;
+use crate::formats::hub;
 use crate::formats::peft::LoraConfig;
 use crate::models::Decoder;
 use crate::peft::lora;
@@ -28,7 +29,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub enum Method {
     /// Adapters; the model's own weights are frozen.
-    Lora(LoraConfig),
+    Lora(Box<LoraConfig>),
     /// Every weight.
     Full,
 }
@@ -79,8 +80,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
 
     // The model. What is trained comes from the checkpoint, where there is one.
     let BaseModel { mut model, tokenizer } = match (&options.method, &resume) {
-        (Method::Lora(_), _) => base_model::load(&base_model::locate(&options.model)?, options.dtype)?,
-        (Method::Full, None) => base_model::load(&base_model::locate(&options.model)?, DType::F32)?,
+        (Method::Lora(_), _) => base_model::load(&hub::resolve(&options.model, None)?, options.dtype)?,
+        (Method::Full, None) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
         (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
     };
     model.set_dtype(options.dtype)?;

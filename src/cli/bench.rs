@@ -1,12 +1,18 @@
-//! `warptune bench-step`: the time of whole LoRA steps, for comparisons with other engines.
+//! `warptune bench-step` and `bench-generate`: whole training steps and answers on random tokens, timed, for comparisons with
+//! other engines (tools/bench). Both print one JSON object.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::Result;
+use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::data::{Batch, Sample};
 use crate::device::philox::Philox;
 use crate::formats::peft::{LoraConfig, Targets};
+use crate::generate::{GenerateOptions, generate};
 use crate::optim::schedule::ScheduleKind;
 use crate::peft::lora;
 use crate::train::batch::batch_loss;
@@ -15,7 +21,7 @@ use crate::train::options::{TrainOptions, Warmup};
 use crate::train::say;
 use crate::train::step::{Stepper, Window, decay_matrices};
 
-/// Time LoRA steps (r 16, alpha 32, all linear modules) on random tokens and print JSON.
+/// Time LoRA steps (all linear modules) on random tokens and print JSON.
 #[derive(clap::Args)]
 pub(super) struct BenchStepArgs {
     #[command(flatten)]
@@ -32,6 +38,12 @@ pub(super) struct BenchStepArgs {
     /// Steps before them
     #[arg(long, default_value_t = 2)]
     warmup: u64,
+    /// Rank of the adapters
+    #[arg(long, default_value_t = 16)]
+    lora_r: usize,
+    /// Numerator of the adapters' scale
+    #[arg(long, default_value_t = 32.0)]
+    lora_alpha: f64,
     /// Recompute layers in the backward
     #[arg(long)]
     gradient_checkpointing: bool,
@@ -41,7 +53,7 @@ impl BenchStepArgs {
     pub(super) fn run(&self) -> Result<()> {
         let mut model = self.source.load()?.model;
         model.set_checkpointing(self.gradient_checkpointing);
-        lora::attach(&mut model, &LoraConfig::new(16, 32.0, Targets::AllLinear), 0)?;
+        lora::attach(&mut model, &LoraConfig::new(self.lora_r, self.lora_alpha, Targets::AllLinear), 0)?;
         let options = TrainOptions {
             learning_rate: 1e-4,
             schedule: ScheduleKind::Constant,
@@ -79,27 +91,67 @@ impl BenchStepArgs {
                 times.push(started.elapsed().as_secs_f64() * 1e3);
             }
         }
-        let mut sorted = times.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(sorted.len() / 2);
-        say(serde_json::json!({
-            "step_ms": times,
-            "median_ms": median,
-            "peak_rss_mib": peak_rss_mib(),
-        }));
+        say(json!({ "step_ms": times, "median_ms": median(&times), "peak_rss_mib": peak_rss_mib() }));
         Ok(())
     }
 
     /// Other tokens each step.
     fn random_batch(&self, vocab: usize, step: u64) -> Batch {
-        let random = Philox { seed: 1, stream: step };
-        let id = |i: usize| ((u64::from(random.word(i as u64)) * vocab as u64) >> 32) as u32;
         let sample = |s: usize| Sample {
-            ids: (s * self.length..(s + 1) * self.length).map(id).collect(),
+            ids: random_ids(Philox { seed: s as u64, stream: step }, self.length, vocab),
             trained: vec![true; self.length],
             line: s + 1,
         };
         let samples: Vec<Sample> = (0..self.batch).map(sample).collect();
         Batch::new(&samples)
     }
+}
+
+/// Time greedy answers to random tokens, the prompt included, and print JSON.
+#[derive(clap::Args)]
+pub(super) struct BenchGenerateArgs {
+    #[command(flatten)]
+    source: ModelArgs,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 16)]
+    prompt: usize,
+    /// Tokens of the answer
+    #[arg(long = "new", default_value_t = 64)]
+    new_tokens: usize,
+    /// Answers that are timed, after one that is not
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+}
+
+impl BenchGenerateArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let model = self.source.load()?.model;
+        let prompt = random_ids(Philox { seed: 0, stream: 0 }, self.prompt, model.config().vocab_size);
+        // No token ends the answer.
+        let options = GenerateOptions { max_new_tokens: self.new_tokens, ..GenerateOptions::default() };
+        let mut rates = Vec::new();
+        for run in 0..=self.runs {
+            let started = Instant::now();
+            let answers = generate(&model, std::slice::from_ref(&prompt), &options, &mut |_, _| {
+                ControlFlow::Continue(())
+            })?;
+            let new: usize = answers.iter().map(|a| a.ids.len()).sum();
+            if run > 0 {
+                rates.push(new as f64 / started.elapsed().as_secs_f64());
+            }
+        }
+        say(json!({
+            "tokens_per_s": rates,
+            "median_tokens_per_s": median(&rates),
+            "peak_rss_mib": peak_rss_mib(),
+        }));
+        Ok(())
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len() % 2 == 0 { (sorted[sorted.len() / 2 - 1] + middle) / 2.0 } else { *middle })
 }
