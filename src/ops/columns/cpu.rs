@@ -10,7 +10,7 @@ pub(super) fn cut(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     let (rows, cols) = x.dims2(OP)?;
     dispatch_float!(OP, x.dtype(), T => {
         let source = T::slice(x)?;
-        let mut out = vec![T::from_f32(0.0); rows * len];
+        let mut out = bytemuck::zeroed_vec::<T>(rows * len);
         parallel::rows_mut(&mut out, len, |first, piece| {
             for (i, row) in piece.chunks_exact_mut(len).enumerate() {
                 row.copy_from_slice(&source[(first + i) * cols + start..][..len]);
@@ -25,7 +25,7 @@ pub(super) fn padded(x: &Tensor, start: usize, cols: usize) -> Result<Tensor> {
     let (rows, len) = x.dims2(OP)?;
     dispatch_float!(OP, x.dtype(), T => {
         let source = T::slice(x)?;
-        let mut out = vec![T::from_f32(0.0); rows * cols];
+        let mut out = bytemuck::zeroed_vec::<T>(rows * cols);
         parallel::rows_mut(&mut out, cols, |first, piece| {
             for (i, row) in piece.chunks_exact_mut(cols).enumerate() {
                 row[start..start + len].copy_from_slice(&source[(first + i) * len..][..len]);

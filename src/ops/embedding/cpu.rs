@@ -12,7 +12,7 @@ pub(super) fn forward(ids: &Tensor, table: &Tensor, dtype: DType) -> Result<Tens
     dispatch_float!(OP, table.dtype(), T => {
         let table = T::slice(table)?;
         dispatch_float!(OP, dtype, U => {
-            let mut out = vec![U::from_f32(0.0); ids.len() * dim];
+            let mut out = bytemuck::zeroed_vec::<U>(ids.len() * dim);
             parallel::rows_mut(&mut out, dim, |first, piece| {
                 for (row, &id) in piece.chunks_exact_mut(dim).zip(&ids[first..]) {
                     let source = &table[id as usize * dim..][..dim];

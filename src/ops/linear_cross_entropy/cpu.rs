@@ -54,7 +54,7 @@ fn forward_typed<T: Element>(
     let labelled: Vec<usize> = (0..labels.len()).filter(|&t| labels[t] != IGNORE_LABEL).collect();
     let chunk = chunk_rows(vocab, LOGITS_BYTES).min(labelled.len());
 
-    let mut dx = wanted.x.then(|| vec![T::from_f32(0.0); values.len()]);
+    let mut dx = wanted.x.then(|| bytemuck::zeroed_vec::<T>(values.len()));
     let mut dw = wanted.w.then(|| vec![0.0f32; vocab * dim]);
     let mut inputs = vec![0.0f32; chunk * dim];
     let mut logits = vec![0.0f32; chunk * vocab];

@@ -24,7 +24,7 @@ pub(in crate::ops) fn product(
     let bias = bias.map(Tensor::to_vec_f32).transpose()?;
     let init = bias.as_deref().map_or(Init::Zero, Init::Bias);
     dispatch_float!(OP, like.dtype(), T => {
-        let mut out = vec![T::from_f32(0.0); m * n];
+        let mut out = bytemuck::zeroed_vec::<T>(m * n);
         gemm(&mut out, (m, n), init, products);
         Ok(T::tensor(out, &[m, n]))
     })
