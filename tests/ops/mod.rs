@@ -16,6 +16,7 @@ mod lora_matmul;
 mod matmul;
 mod rms_norm;
 mod rope;
+mod simd;
 mod swiglu;
 
 use proptest::prelude::*;

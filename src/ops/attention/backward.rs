@@ -16,12 +16,13 @@ pub(super) struct Saved<'a, T> {
     pub dout: &'a [T],
 }
 
-/// Gradients of q, k and v.
+/// Gradients of q, k and v; zeros where not wanted.
 pub(super) fn backward<T: Lane>(
     geometry: Geometry,
     sequences: &[Sequence<'_, T, T>],
     saved: Saved<'_, T>,
-) -> (Vec<T>, Vec<T>, Vec<T>) {
+    wanted: [bool; 3],
+) -> [Vec<T>; 3] {
     let tokens = saved.out.len() / geometry.q_cols();
     let mut dq = vec![T::zeroed(); tokens * geometry.q_cols()];
     let mut dk = vec![T::zeroed(); tokens * geometry.kv_cols()];
@@ -52,8 +53,8 @@ pub(super) fn backward<T: Lane>(
         }
         start += len;
     }
-    groups.into_par_iter().for_each(|group| group.run(geometry));
-    (dq, dk, dv)
+    groups.into_par_iter().for_each(|group| group.run(geometry, wanted));
+    [dq, dk, dv]
 }
 
 /// A key/value head of one sequence with the query heads that use it.
@@ -68,7 +69,7 @@ struct Group<'a, 'b, T> {
 }
 
 impl<T: Lane> Group<'_, '_, T> {
-    fn run(self, geometry: Geometry) {
+    fn run(self, geometry: Geometry, wanted: [bool; 3]) {
         let Group { sequence, kv_head, saved, dq, dk, dv } = self;
         let len = sequence.queries(geometry);
         let padded = geometry.padded();
@@ -81,6 +82,7 @@ impl<T: Lane> Group<'_, '_, T> {
                 let q = sequence.q_head(geometry, head);
                 let kernel = HeadBackward {
                     geometry,
+                    wanted,
                     mask: sequence.mask(geometry),
                     q,
                     out: Head { data: saved.out, ..q },
@@ -115,6 +117,8 @@ fn write_rows<T: Lane>(packed: &[f32], padded: usize, rows: Vec<&mut [T]>) {
 /// One query head of one sequence.
 struct HeadBackward<'a, 'b, T> {
     geometry: Geometry,
+    /// Which of the gradients of q, k and v.
+    wanted: [bool; 3],
     mask: Mask,
     q: Head<'a, T>,
     out: Head<'a, T>,
@@ -220,27 +224,28 @@ impl<T: Lane> HeadBackward<'_, '_, T> {
                     x[visible.end..].fill(0.0);
                 }
             }
-            let ds = Matrix { data: &ds[corner..], row: KEY_TILE, col: 1 };
-            let keys = &self.keys[(tile + span.start) * padded..];
-            let dq = &mut sums.dq[start * padded..];
-            add_product(s, [end - start, padded, span.len()], ds, (keys, padded), (dq, padded));
+            if self.wanted[0] {
+                let ds = Matrix { data: &ds[corner..], row: KEY_TILE, col: 1 };
+                let keys = &self.keys[(tile + span.start) * padded..];
+                let dq = &mut sums.dq[start * padded..];
+                add_product(s, [end - start, padded, span.len()], ds, (keys, padded), (dq, padded));
+            }
         }
-        for (strip, (first, last)) in
-            viewers.into_iter().enumerate().filter(|(_, (first, last))| first < last)
-        {
+        let viewed = viewers.into_iter().enumerate().filter(|(_, (first, last))| first < last);
+        for (strip, (first, last)) in viewed {
             let corner = first * KEY_TILE + strip * STRIP;
             let shape = [STRIP, padded, last - first];
             let sum = (tile + strip * STRIP) * padded;
-            let p = Matrix { data: &p[corner..], row: 1, col: KEY_TILE };
-            add_product(
-                s,
-                shape,
-                p,
-                (&queries.dout[first * padded..], padded),
-                (&mut sums.dv[sum..], padded),
-            );
-            let ds = Matrix { data: &ds[corner..], row: 1, col: KEY_TILE };
-            add_product(s, shape, ds, (&queries.q[first * padded..], padded), (&mut sums.dk[sum..], padded));
+            if self.wanted[1] {
+                let ds = Matrix { data: &ds[corner..], row: 1, col: KEY_TILE };
+                let q = &queries.q[first * padded..];
+                add_product(s, shape, ds, (q, padded), (&mut sums.dk[sum..], padded));
+            }
+            if self.wanted[2] {
+                let p = Matrix { data: &p[corner..], row: 1, col: KEY_TILE };
+                let dout = &queries.dout[first * padded..];
+                add_product(s, shape, p, (dout, padded), (&mut sums.dv[sum..], padded));
+            }
         }
     }
 

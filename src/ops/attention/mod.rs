@@ -85,10 +85,14 @@ pub fn attention(tape: &Tape, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -
             let operands = (T::slice(&q_saved)?, T::slice(&k_saved)?, T::slice(&v_saved)?);
             let saved = backward::Saved { out: T::slice(&out_saved)?, lse: &lse, dout: T::slice(&dout)? };
             let sequences = sequences(geometry, &ends, operands);
-            let (dq, dk, dv) = backward::backward(geometry, &sequences, saved);
-            context.give(0, T::tensor(dq, &q_shape))?;
-            context.give(1, T::tensor(dk, &kv_shape))?;
-            context.give(2, T::tensor(dv, &kv_shape))
+            let wanted = [0, 1, 2].map(|i| context.needs(i));
+            let grads = backward::backward(geometry, &sequences, saved, wanted);
+            for (i, (grad, shape)) in grads.into_iter().zip([&q_shape, &kv_shape, &kv_shape]).enumerate() {
+                if wanted[i] {
+                    context.give(i, T::tensor(grad, shape))?;
+                }
+            }
+            Ok(())
         })
     })
 }
