@@ -15,7 +15,8 @@ use crate::train::{Interrupt, next_free, say};
 use crate::{Error, Result};
 
 /// What the model is asked before and after.
-const PROMPTS: [&str; 3] = ["Speak of the night.", "Give me two lines of verse about love.", "What say you of the sea?"];
+const PROMPTS: [&str; 3] =
+    ["Speak of the night.", "Give me two lines of verse about love.", "What say you of the sea?"];
 
 /// The sampling of the answers: some variety, the same on every run.
 const SAMPLING: Sampling =
@@ -64,7 +65,9 @@ impl QuickstartArgs {
         }
         let (base, run) = (out.join("base"), out.join("run"));
 
-        say("A small Llama, pretrained on Shakespeare's works by this engine, is to learn to answer with two lines of verse.\n");
+        say(
+            "A small Llama, pretrained on Shakespeare's works by this engine, is to learn to answer with two lines of verse.\n",
+        );
         say("BEFORE");
         let model = base_model::load(&base, crate::tensor::DType::F32)?;
         answer(&model)?;
@@ -72,7 +75,8 @@ impl QuickstartArgs {
 
         say("\nFINE-TUNING");
         let text = |path: &Path| Some(path.display().to_string());
-        let args = RunArgs { config: Some(out.join("quickstart.toml")), output: text(&run), ..RunArgs::default() };
+        let args =
+            RunArgs { config: Some(out.join("quickstart.toml")), output: text(&run), ..RunArgs::default() };
         let data = text(&out.join("couplets.jsonl"));
         SftArgs { model: text(&base), data, run: args, ..SftArgs::default() }.run()?;
 
@@ -84,11 +88,15 @@ impl QuickstartArgs {
         answer(&model)?;
 
         let (out, base) = (out.display(), base.display());
-        say(format!("\nEverything is in {out}: base/ (the model), couplets.jsonl (the examples), run/ (adapter, metrics,"));
+        say(format!(
+            "\nEverything is in {out}: base/ (the model), couplets.jsonl (the examples), run/ (adapter, metrics,"
+        ));
         say("loss.svg, TensorBoard events, checkpoints). To go on from here:\n");
         say(format!("  warptune chat --model {base} --adapter {out}/run/adapter"));
         say(format!("  warptune preview --model {base} --data {out}/couplets.jsonl"));
-        say(format!("  warptune merge --model {base} --adapter {out}/run/adapter --out {out}/merged --verify"));
+        say(format!(
+            "  warptune merge --model {base} --adapter {out}/run/adapter --out {out}/merged --verify"
+        ));
         Ok(())
     }
 }

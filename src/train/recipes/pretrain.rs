@@ -189,19 +189,18 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
             })?;
         }
         if stop && state.step < total {
-            recorder.progress().finish();
             return Err(Error::Interrupted(format!(
                 "stopped after step {}, everything is saved; go on with:\n  {}",
                 state.step, launch.resume_command
             )));
         }
     }
-    recorder.progress().finish();
+    let records = recorder.finish();
 
     let result = folder.join("model");
     model.save(&result)?;
     tokenizer.save(&result)?;
-    header::results(&folder, &result, &recorder, &state);
+    header::results(&folder, &result, &records, &state);
     Ok(())
 }
 
