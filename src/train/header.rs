@@ -11,7 +11,7 @@ use crate::train::memory_plan::MemoryPlan;
 use crate::train::metrics::Record;
 use crate::train::options::TrainOptions;
 use crate::train::state::TrainerState;
-use crate::train::{Recorder, RunFolder, say};
+use crate::train::{RunFolder, say};
 
 /// The device that the run computes on.
 pub fn device(device: Device) {
@@ -85,9 +85,9 @@ pub fn count(n: usize) -> String {
 }
 
 /// What a finished run leaves.
-pub fn results(folder: &RunFolder, result: &Path, recorder: &Recorder, state: &TrainerState) {
+pub fn results(folder: &RunFolder, result: &Path, records: &[Record], state: &TrainerState) {
     let losses = |of: fn(&Record) -> Option<f64>| {
-        let mut all = recorder.records().iter().filter_map(of);
+        let mut all = records.iter().filter_map(of);
         let first = all.next()?;
         Some((first, all.next_back().unwrap_or(first)))
     };

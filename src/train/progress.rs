@@ -57,21 +57,16 @@ impl Progress {
         }
     }
 
-    /// Shows a message beside the progress.
-    pub fn note(&self, message: &str) {
-        self.bar.suspend(|| {
-            let _ = writeln!(std::io::stderr(), "{message}");
-        });
-    }
-
-    /// Takes the bar away.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-
     fn time_left(&self, step: u64) -> Duration {
         let done = step.saturating_sub(self.started_at).max(1);
         self.start.elapsed().mul_f64(self.total.saturating_sub(step) as f64 / done as f64)
+    }
+}
+
+impl Drop for Progress {
+    /// Takes the bar away, so that what is said next (an error, the results) begins on a clean line.
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
@@ -88,7 +83,7 @@ fn describe(record: &Record) -> String {
 }
 
 /// A duration as "1h 02m", "3m 20s" or "12s".
-pub fn human_time(duration: Duration) -> String {
+fn human_time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s}s"),

@@ -31,11 +31,6 @@ impl Recorder {
         })
     }
 
-    /// Whether the evaluation before any training is written down.
-    pub fn has_baseline(&self) -> bool {
-        self.records.first().is_some_and(|r| r.step == 0)
-    }
-
     /// Writes down a step, and draws the curve anew if it holds an evaluation.
     pub fn record(&mut self, mut record: Record) -> Result<()> {
         record.peak_rss_mib = peak_rss_mib().map(f64::round);
@@ -62,14 +57,9 @@ impl Recorder {
         self.draw()
     }
 
-    /// The records so far, earlier parts of a resumed run included.
-    pub fn records(&self) -> &[Record] {
-        &self.records
-    }
-
-    /// The progress display.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    /// Ends the progress display and returns the records, earlier parts of a resumed run included.
+    pub fn finish(self) -> Vec<Record> {
+        self.records
     }
 
     fn draw(&self) -> Result<()> {

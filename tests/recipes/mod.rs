@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod golden_steps;
+mod memory_plan;
 mod pretrain;
 mod records;
 mod schedules;

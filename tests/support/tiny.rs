@@ -16,13 +16,18 @@ pub struct Tiny {
 impl Tiny {
     /// A Llama of one layer with random weights in `model/`, and 24 questions and answers in `data.jsonl`.
     pub fn new() -> Tiny {
+        Tiny::sized(16, 1)
+    }
+
+    /// As [`Tiny::new`], with a model of this width and depth.
+    pub fn sized(hidden: usize, layers: usize) -> Tiny {
         let tiny = Tiny { folder: tempfile::tempdir().unwrap() };
         let examples: Vec<(String, String)> = (0..24).map(example).collect();
         let texts = examples.iter().map(|(q, a)| format!("user assistant {q} {a}"));
         let tokenizer = train_byte_level_bpe(texts, 320).unwrap();
         let config = json!({
-            "model_type": "llama", "vocab_size": tokenizer.vocab_size(), "hidden_size": 16, "intermediate_size": 32,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
+            "model_type": "llama", "vocab_size": tokenizer.vocab_size(), "hidden_size": hidden, "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
             "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": true, "initializer_range": 0.2,
             "eos_token_id": tokenizer.eos_ids(),
         });

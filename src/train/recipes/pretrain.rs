@@ -190,20 +190,19 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
             })?;
         }
         if stop && state.step < total {
-            recorder.progress().finish();
             return Err(Error::Interrupted(format!(
                 "stopped after step {}, everything is saved; go on with:\n  {}",
                 state.step, launch.resume_command
             )));
         }
     }
-    recorder.progress().finish();
+    let records = recorder.finish();
 
     model.average_rows(&untrained.ids, &untrained.seen)?;
     let result = folder.join("model");
     model.save(&result)?;
     tokenizer.save(&result)?;
-    header::results(&folder, &result, &recorder, &state);
+    header::results(&folder, &result, &records, &state);
     Ok(())
 }
 

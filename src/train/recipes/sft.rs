@@ -191,14 +191,13 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
             })?;
         }
         if stop && state.step < total {
-            recorder.progress().finish();
             return Err(Error::Interrupted(format!(
                 "stopped after step {}, everything is saved; go on with:\n  {}",
                 state.step, launch.resume_command
             )));
         }
     }
-    recorder.progress().finish();
+    let records = recorder.finish();
 
     let result = folder.join(match options.method {
         Method::Lora(_) => "adapter",
@@ -207,7 +206,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     save_result(options, &model, &tokenizer, &result)?;
     // The tokenizer goes with the adapter too: whoever gets it should not have to guess the chat template.
     tokenizer.save(&result)?;
-    header::results(&folder, &result, &recorder, &state);
+    header::results(&folder, &result, &records, &state);
     Ok(())
 }
 

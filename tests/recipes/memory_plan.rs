@@ -1,0 +1,81 @@
+//! The memory plan against what is really held.
+
+use std::process::Command;
+
+use warptune::autograd::Param;
+use warptune::formats::peft::{LoraConfig, Targets};
+use warptune::models::Decoder;
+use warptune::peft::lora;
+use warptune::tensor::DType;
+use warptune::train::memory_plan::MemoryPlan;
+use warptune::train::step::decay_matrices;
+
+use crate::support::golden::Golden;
+use crate::support::tiny::Tiny;
+
+fn params(model: &Decoder) -> Vec<Param> {
+    model.parameters().into_iter().chain(lora::adapter_parameters(model)).collect()
+}
+
+fn bytes<'a>(params: impl IntoIterator<Item = &'a Param>) -> usize {
+    params.into_iter().map(|p| p.value().numel() * p.value().dtype().size()).sum()
+}
+
+#[test]
+fn weights_gradients_and_optimizer_are_exact() {
+    let mut model = Golden::open("qwen3").model();
+    let plan = |model: &Decoder, checkpointing| {
+        MemoryPlan::new(model.config(), &params(model), DType::F32, 64, checkpointing)
+    };
+    model.set_trainable(true);
+    let full = plan(&model, false);
+    assert_eq!(full.weights, bytes(&model.parameters()));
+    assert_eq!(full.gradients, full.weights);
+    let optimizer =
+        warptune::optim::AdamW::new(Default::default(), decay_matrices(model.parameters())).unwrap();
+    let state: usize = optimizer.state_tensors().iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
+    assert_eq!(full.optimizer, state);
+
+    lora::attach(&mut model, &LoraConfig::new(4, 8.0, Targets::AllLinear), 0).unwrap();
+    let adapted = plan(&model, false);
+    assert_eq!(adapted.gradients, bytes(&lora::adapter_parameters(&model)));
+    assert_eq!(adapted.weights, full.weights + adapted.gradients);
+    assert!(plan(&model, true).activations < adapted.activations);
+}
+
+#[test]
+fn the_total_is_near_what_a_step_takes() {
+    let tiny = Tiny::sized(256, 8);
+    for checkpointing in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warptune"));
+        command.args([
+            "bench-step",
+            "--steps",
+            "1",
+            "--warmup",
+            "0",
+            "--length",
+            "128",
+            "--batch",
+            "8",
+            "--model",
+        ]);
+        command.arg(tiny.model());
+        if checkpointing {
+            command.arg("--gradient-checkpointing");
+        }
+        let output = command.output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        // The peak is known on Linux alone.
+        let Some(peak) = report["peak_rss_mib"].as_f64() else { return };
+
+        let checkpoint = warptune::formats::Checkpoint::open(&tiny.model()).unwrap();
+        let mut model = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
+        lora::attach(&mut model, &LoraConfig::new(16, 32.0, Targets::AllLinear), 0).unwrap();
+        let plan = MemoryPlan::new(model.config(), &params(&model), DType::F32, 1024, checkpointing);
+        let planned = plan.total() as f64 / f64::from(1 << 20);
+        // The program itself takes some 20 MiB.
+        let ratio = (peak - 20.0) / planned;
+        assert!((0.6..1.5).contains(&ratio), "checkpointing {checkpointing}: {peak} MiB, planned {plan}");
+    }
+}
