@@ -4,6 +4,8 @@
 //! [`ops`] (forward, saved state and backward of each op), [`nn`] and [`models`], [`peft`], [`optim`], [`text`]
 //! and [`data`], [`formats`], [`train`], [`generate`] and [`cli`]. ARCHITECTURE.md says who may import whom.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod autograd;
 pub mod cli;
 pub mod data;

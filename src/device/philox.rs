@@ -26,11 +26,10 @@ impl Philox {
         const M1: u64 = 0xCD9E_8D57;
         const LOW: u64 = 0xffff_ffff;
         // Words are kept in lanes of 64 bits, which is what the products need.
-        let mut c: [[u64; N]; 4] = [[0; N], [0; N], [self.stream & LOW; N], [self.stream >> 32; N]];
-        for i in 0..N {
-            let counter = index.wrapping_add(i as u64);
-            (c[0][i], c[1][i]) = (counter & LOW, counter >> 32);
-        }
+        let counters: [u64; N] = std::array::from_fn(|i| index.wrapping_add(i as u64));
+        let low = counters.map(|counter| counter & LOW);
+        let high = counters.map(|counter| counter >> 32);
+        let mut c: [[u64; N]; 4] = [low, high, [self.stream & LOW; N], [self.stream >> 32; N]];
         let (mut k0, mut k1) = (self.seed as u32, (self.seed >> 32) as u32);
         for _ in 0..10 {
             let mut next = [[0; N]; 4];

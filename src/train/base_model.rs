@@ -19,7 +19,7 @@ pub struct BaseModel {
 /// Loads the model and tokenizer at `path`, a Hugging Face folder or a GGUF file, with weights of type `dtype`.
 ///
 /// # Errors
-/// Those of reading either; [`Error::Text`] if the tokenizer is not the model's.
+/// Those of reading either; [`Error::Text`](crate::Error::Text) if the tokenizer is not the model's.
 pub fn load(path: &Path, dtype: DType) -> Result<BaseModel> {
     let checkpoint = Checkpoint::open(path)?;
     let mut tokenizer = tokenizer(&checkpoint, path)?;

@@ -21,7 +21,7 @@ fn the_embedded_examples_fit_the_embedded_model() {
     let end_of_turn = tokenizer.token_to_id("<|im_end|>").unwrap();
     assert!(tokenizer.eos_ids().contains(&end_of_turn), "a turn's end ends an answer");
     let options = SftOptions { max_tokens: model.config().max_positions, ..SftOptions::default() };
-    let set = load_sft(&assets.join("couplets.jsonl"), &tokenizer, &template, &options).unwrap();
+    let set = load_sft(assets.join("couplets.jsonl"), &tokenizer, &template, &options).unwrap();
     assert_eq!(set.format.to_string(), "messages");
     assert!(set.samples.len() >= 500, "{} examples", set.samples.len());
     let size = std::fs::metadata(assets.join("base/model.safetensors")).unwrap().len();

@@ -9,7 +9,7 @@ pub fn element(dtype: RawDType, block: &[u8], i: usize) -> f64 {
     // Nibble n of the bytes that begin at `at`, counted so that the first `stride` are the low ones.
     let nibble = |at: usize, stride: usize, n: usize| {
         let byte = block[at + n / (2 * stride) * stride + n % stride];
-        f64::from(if n / stride % 2 == 0 { byte % 16 } else { byte / 16 })
+        f64::from(if (n / stride).is_multiple_of(2) { byte % 16 } else { byte / 16 })
     };
     let bit = |at: usize, n: usize| f64::from(block[at + n / 8] >> (n % 8) & 1);
     match dtype {

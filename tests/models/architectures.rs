@@ -176,7 +176,12 @@ fn a_value_that_is_not_finite_is_traced_to_its_module() {
         let golden = Golden::open(name);
         let mut model = golden.model();
         let param = model.parameters().into_iter().find(|p| p.name() == weight).unwrap();
-        param.update(|value| Ok(value.make_mut_f32()?[3] = f32::INFINITY)).unwrap();
+        param
+            .update(|value| {
+                value.make_mut_f32()?[3] = f32::INFINITY;
+                Ok(())
+            })
+            .unwrap();
         for checkpointing in [false, true] {
             model.set_checkpointing(checkpointing);
             let tape = Tape::recording().checking_finite();

@@ -34,7 +34,6 @@ pub trait Real:
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;
-    fn tanh(self) -> Self;
     fn sin(self) -> Self;
     fn cos(self) -> Self;
 }
@@ -56,9 +55,6 @@ macro_rules! real {
             }
             fn sqrt(self) -> $t {
                 $t::sqrt(self)
-            }
-            fn tanh(self) -> $t {
-                $t::tanh(self)
             }
             fn sin(self) -> $t {
                 $t::sin(self)

@@ -11,7 +11,7 @@ use crate::device::cpu::matrix::{Elements, Mat, MatMut};
 use crate::device::cpu::{gemv, parallel, slices};
 use crate::tensor::{DType, Element};
 
-/// One term of a [`gemm`]: `alpha a b`.
+/// One term of a [`gemm()`]: `alpha a b`.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     /// A factor.

@@ -17,7 +17,7 @@ const OP: &str = "linear_cross_entropy";
 /// The label of a position that carries no loss.
 pub const IGNORE_LABEL: u32 = u32::MAX;
 
-/// sum over labelled t of -log softmax(x_t W^T)[labels_t], divided by `denominator`. x: `[T, D]`, w: `[V, D]`, labels: u32 `[T]`
+/// sum over labelled t of -log softmax(x_t W^T) at its label, divided by `denominator`. x: `[T, D]`, w: `[V, D]`, labels: u32 `[T]`
 /// ([`IGNORE_LABEL`]: no loss). The result is a scalar f32.
 ///
 /// With P = softmax(x W^T) and Y the labels one-hot: `dx = (P - Y) W / denominator` of x's type, `dW = (P - Y)^T x / denominator`
