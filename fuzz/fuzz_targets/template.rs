@@ -5,9 +5,11 @@ use libfuzzer_sys::fuzz_target;
 use warptune::text::{ChatTemplate, Conversation, SpecialTokens};
 
 fuzz_target!(|source: &str| {
-    let special = SpecialTokens { bos: Some("<s>".into()), eos: Some("</s>".into()), ..SpecialTokens::default() };
+    let special =
+        SpecialTokens { bos: Some("<s>".into()), eos: Some("</s>".into()), ..SpecialTokens::default() };
     let Ok(template) = ChatTemplate::new(source, &special) else { return };
-    let conversation = Conversation::from_turns([("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")]);
+    let conversation =
+        Conversation::from_turns([("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")]);
     let _ = template.render(&conversation, true);
     if let Ok(rendered) = template.render_with_spans(&conversation) {
         for span in rendered.spans {
