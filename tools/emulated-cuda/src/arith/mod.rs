@@ -1,0 +1,1 @@
+//! The arithmetic of single instructions, as plain functions of their operands.
