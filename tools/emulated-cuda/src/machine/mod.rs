@@ -1,10 +1,17 @@
 //! The machine: memory, programs, warps, blocks and launches.
 
+mod allocate;
+pub mod counters;
+mod decode;
 pub mod fault;
+pub mod lanes;
 pub mod memory;
+pub mod op;
 pub mod options;
 pub mod program;
+mod windows;
 
+pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
 pub use memory::DeviceMemory;
 pub use options::{Checks, Options};
@@ -31,6 +38,8 @@ pub struct LaunchConfig {
     pub dynamic_shared: u32,
     /// Whether all blocks must be resident at once (a cooperative launch).
     pub cooperative: bool,
+    /// Runs only so many blocks, spread evenly over the grid: for counting large problems.
+    pub sample: Option<u32>,
 }
 
 impl Device {
@@ -39,13 +48,14 @@ impl Device {
         Arc::new(Self { memory: DeviceMemory::new(options.memory_bytes), options })
     }
 
-    /// Runs a kernel to its end. `params` holds the parameters as [`Kernel::parameters`] lays them out.
+    /// Runs a kernel to its end. `params` holds the parameters as [`Kernel::parameters`] lays them out. Returns what it
+    /// did, which is all zeros where [`Options::counters`] is off.
     ///
     /// The limits of the launch (grid, block, shared memory) are the caller's to check first.
     ///
     /// # Errors
     /// The first fault that a thread ran into.
-    pub fn launch(&self, kernel: &Arc<Kernel>, config: LaunchConfig, params: &[u8]) -> Result<(), Fault> {
+    pub fn launch(&self, kernel: &Arc<Kernel>, config: LaunchConfig, params: &[u8]) -> Result<Counters, Box<Fault>> {
         let _ = (kernel, config, params);
         unimplemented!("the machine is being written")
     }

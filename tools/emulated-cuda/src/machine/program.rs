@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::Device;
-use crate::ptx::ParseError;
+use super::{Device, decode, lanes::Line, memory::AllocationKind, op::Inst};
+use crate::ptx::{ParseError, ast::Location};
 
 /// A module could not be loaded.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -36,6 +36,44 @@ pub struct Parameter {
     pub size: u32,
 }
 
+/// Registers of an instruction that may be undefined when it runs.
+#[derive(Clone, Debug, Default)]
+pub struct Tracked {
+    /// Registers that it reads, by their index among the tracked: a fault where one is undefined.
+    pub reads: Vec<u16>,
+    /// Registers that it copies from: the destination is as undefined as these.
+    pub copies: Vec<u16>,
+    /// Registers that it writes.
+    pub writes: Vec<u16>,
+}
+
+/// The instructions of a kernel with every call inlined.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// The instructions.
+    pub code: Vec<Inst>,
+    /// Where each was written.
+    pub places: Vec<Location>,
+    /// Constants that the instructions use as operands.
+    pub constants: Arc<[Line]>,
+    /// Rows of registers that a warp needs.
+    pub rows: usize,
+    /// Predicates that a warp needs.
+    pub preds: usize,
+    /// Names of the registers that may be read before they are written.
+    pub tracked_names: Vec<String>,
+    /// What the tracked instructions do to them, by index of the instruction.
+    pub tracked: HashMap<u32, Tracked>,
+    /// Targets of indexed branches.
+    pub branch_lists: Vec<Vec<u32>>,
+    /// Local offsets of the parameters of assertions.
+    pub assertions: Vec<[u32; 4]>,
+    /// The text of the module, by lines.
+    pub text: Arc<[String]>,
+    /// Source files by index.
+    pub files: Arc<HashMap<u32, String>>,
+}
+
 /// A kernel that can be launched.
 #[derive(Debug)]
 pub struct Kernel {
@@ -57,10 +95,12 @@ pub struct Kernel {
     pub max_threads: u32,
     /// `.reqntid`
     pub required_threads: Option<[u32; 3]>,
-    /// `.version` as ten times major plus minor, and the number of `.target`.
+    /// `.version` as ten times major plus minor.
     pub ptx_version: u32,
     /// The number of `.target`: 80 for sm_80.
     pub target: u32,
+    /// Its instructions.
+    pub program: Program,
 }
 
 /// A loaded module.
@@ -70,6 +110,8 @@ pub struct Module {
     pub kernels: HashMap<String, Arc<Kernel>>,
     /// Global and constant variables by name: device address and size.
     pub globals: HashMap<String, (u64, u64)>,
+    /// Every allocation of the module.
+    allocations: Vec<u64>,
 }
 
 impl Module {
@@ -78,12 +120,35 @@ impl Module {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(device: &Device, text: &str) -> Result<Self, LoadError> {
-        let _ = (device, crate::ptx::parse(text)?);
-        unimplemented!("the decoder is being written")
+        let module = crate::ptx::parse(text)?;
+        let lines: Arc<[String]> = text.lines().map(str::to_owned).collect();
+        let placed = decode::place_variables(device, &module, &lines)?;
+        let mut loaded = Self { kernels: HashMap::new(), globals: placed.named, allocations: placed.allocations };
+        match decode::kernels(&module, &placed.addresses, &lines) {
+            Ok(kernels) => {
+                loaded.kernels = kernels.into_iter().map(|k| (k.name.clone(), Arc::new(k))).collect();
+                Ok(loaded)
+            }
+            Err(error) => {
+                loaded.unload(device);
+                Err(error)
+            }
+        }
     }
 
     /// Frees its variables.
     pub fn unload(self, device: &Device) {
-        let _ = device;
+        for address in self.allocations {
+            // They were allocated by `load`, and nothing but this frees them.
+            let _ = device.memory.free(address);
+        }
+    }
+}
+
+/// What becomes of a variable in memory.
+pub(super) fn allocation_kind(space: crate::ptx::ast::Space) -> AllocationKind {
+    match space {
+        crate::ptx::ast::Space::Const => AllocationKind::Constant,
+        _ => AllocationKind::Global,
     }
 }

@@ -1,0 +1,462 @@
+//! From the syntax tree to programs: calls inlined, operands resolved, every opcode and modifier accounted for.
+
+mod arithmetic;
+mod compare;
+mod control;
+mod memory;
+mod operands;
+mod sync;
+mod warp;
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Device, allocate,
+    lanes::Line,
+    op::{CONSTANT, MAX_OPERANDS, Op, Slot, Width},
+    program::{Kernel, LoadError, Parameter, allocation_kind},
+};
+use crate::ptx::ast::{
+    self, Formal, Function, FunctionId, Linkage, Location, Module, Operand, Space, Symbol, VariableId,
+};
+
+/// Instructions of a kernel at most, with its calls inlined.
+const MAX_INSTRUCTIONS: usize = 1 << 20;
+/// Depth of nested calls at most.
+const MAX_DEPTH: usize = 64;
+/// Local memory of a thread at most, as on hardware.
+const MAX_LOCAL: u32 = 512 << 10;
+
+/// Index of a register of the kernel, every inlined call having its own.
+pub type Virtual = u32;
+
+/// Index of a jump target.
+pub type Label = u32;
+
+/// An operand before registers are allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// Not there, or not wanted.
+    None,
+    /// A register.
+    Reg(Virtual),
+    /// A row of constants.
+    Const(u16),
+    /// A predicate that is always false.
+    False,
+}
+
+/// An instruction before registers are allocated; branch targets are labels.
+#[derive(Clone, Debug)]
+pub struct Proto {
+    /// What it does.
+    pub op: Op,
+    /// Its guard and whether that is negated.
+    pub guard: Option<(Virtual, bool)>,
+    /// How many of `args` it writes.
+    pub writes: u8,
+    /// Destinations, then sources.
+    pub args: [Arg; MAX_OPERANDS],
+    /// Where it was written.
+    pub location: Location,
+}
+
+/// Where a variable lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// Offset in the thread's local memory.
+    Local(u32),
+    /// Offset in the kernel's parameters.
+    Param(u32),
+}
+
+/// A function being decoded: the kernel, or a call inlined into it.
+struct Frame<'a> {
+    function: &'a Function,
+    body: &'a ast::Body,
+    /// First of its registers.
+    registers: Virtual,
+    /// First of its labels.
+    labels: Label,
+    /// Its parameters and local variables.
+    homes: HashMap<VariableId, Home>,
+    /// Where `ret` goes; none in a kernel.
+    end: Option<Label>,
+}
+
+/// The state of one kernel's decoding.
+struct Decoder<'a> {
+    module: &'a Module,
+    /// Device addresses of global and constant variables.
+    addresses: &'a HashMap<VariableId, u64>,
+    /// Offsets of the shared variables that the kernel reaches.
+    shared: HashMap<VariableId, u32>,
+    protos: Vec<Proto>,
+    widths: Vec<Width>,
+    names: Vec<String>,
+    labels: Vec<u32>,
+    constants: Vec<Line>,
+    known: HashMap<(Width, u64), u16>,
+    branch_lists: Vec<Vec<Label>>,
+    assertions: Vec<[u32; 4]>,
+    local: u32,
+    /// Functions being inlined, to find recursion.
+    stack: Vec<FunctionId>,
+    location: Location,
+    guard: Option<(Virtual, bool)>,
+}
+
+/// What [`place_variables`] did.
+pub(super) struct Placed {
+    pub addresses: HashMap<VariableId, u64>,
+    pub named: HashMap<String, (u64, u64)>,
+    pub allocations: Vec<u64>,
+}
+
+fn unsupported(line: u32, message: impl Into<String>, lines: &[String]) -> LoadError {
+    let text = lines.get(line.saturating_sub(1) as usize).cloned().unwrap_or_default();
+    LoadError::Unsupported { line, message: message.into(), text: text.trim().to_owned() }
+}
+
+/// Allocates and initialises the global and constant variables of a module.
+pub(super) fn place_variables(
+    device: &Device,
+    module: &Module,
+    lines: &[String],
+) -> Result<Placed, LoadError> {
+    let mut placed =
+        Placed { addresses: HashMap::new(), named: HashMap::new(), allocations: Vec::new() };
+    let result = fill_variables(device, module, lines, &mut placed);
+    if result.is_err() {
+        for &address in &placed.allocations {
+            // Allocated just above.
+            let _ = device.memory.free(address);
+        }
+    }
+    result.map(|()| placed)
+}
+
+fn fill_variables(
+    device: &Device,
+    module: &Module,
+    lines: &[String],
+    placed: &mut Placed,
+) -> Result<(), LoadError> {
+    let memory = |e: super::memory::MemoryError, name: &str| LoadError::Memory(format!("variable {name}: {e}"));
+    for (index, variable) in module.variables.iter().enumerate() {
+        if !matches!(variable.space, Space::Global | Space::Const) {
+            continue;
+        }
+        if variable.linkage == Linkage::Extern {
+            let message = format!("{} is declared here and defined in no module", variable.name);
+            return Err(unsupported(variable.line, message, lines));
+        }
+        if variable.align > 512 {
+            return Err(unsupported(variable.line, "alignment above 512 bytes", lines));
+        }
+        let address = device
+            .memory
+            .allocate(variable.size, allocation_kind(variable.space))
+            .map_err(|e| memory(e, &variable.name))?;
+        placed.allocations.push(address);
+        placed.addresses.insert(VariableId(index as u32), address);
+        placed.named.insert(variable.name.clone(), (address, variable.size));
+    }
+    for (index, variable) in module.variables.iter().enumerate() {
+        let Some(&address) = placed.addresses.get(&VariableId(index as u32)) else { continue };
+        let mut bytes = variable.init.clone();
+        for relocation in &variable.relocations {
+            let target = match relocation.symbol {
+                Symbol::Variable(id) => placed.addresses.get(&id).copied(),
+                Symbol::Function(_) => None,
+            };
+            let Some(target) = target else {
+                let message = "only global and constant variables can initialise an address";
+                return Err(unsupported(variable.line, message, lines));
+            };
+            let value = target.wrapping_add(relocation.addend as u64).to_le_bytes();
+            let at = relocation.offset as usize;
+            let size = relocation.size as usize;
+            let Some(room) = bytes.get_mut(at..at + size).filter(|_| size == 8) else {
+                return Err(unsupported(variable.line, "an address takes 8 bytes", lines));
+            };
+            room.copy_from_slice(&value[..size]);
+        }
+        if variable.size > 0 {
+            // Variables without initialiser are zero, as on hardware.
+            device.memory.fill(address, &[0], variable.size).map_err(|e| memory(e, &variable.name))?;
+            device.memory.write(address, &bytes).map_err(|e| memory(e, &variable.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Decodes every kernel of a module.
+pub(super) fn kernels(
+    module: &Module,
+    addresses: &HashMap<VariableId, u64>,
+    lines: &Arc<[String]>,
+) -> Result<Vec<Kernel>, LoadError> {
+    let files = Arc::new(module.files.iter().cloned().collect::<HashMap<_, _>>());
+    let target = module.target.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_alphabetic());
+    let target = target.parse().map_err(|_| {
+        unsupported(1, format!("target {:?} is not an architecture", module.target), lines)
+    })?;
+    let mut kernels = Vec::new();
+    for (index, function) in module.functions.iter().enumerate() {
+        let Some(body) = function.body.as_ref().filter(|_| function.is_entry) else { continue };
+        let mut decoder = Decoder {
+            module,
+            addresses,
+            shared: HashMap::new(),
+            protos: Vec::new(),
+            widths: Vec::new(),
+            names: Vec::new(),
+            labels: Vec::new(),
+            constants: Vec::new(),
+            known: HashMap::new(),
+            branch_lists: Vec::new(),
+            assertions: Vec::new(),
+            local: 0,
+            stack: vec![FunctionId(index as u32)],
+            location: Location { line: function.line, ..Location::default() },
+            guard: None,
+        };
+        let wrap = |line: u32, message: String| {
+            unsupported(line, format!("{message} (in kernel {})", function.name), lines)
+        };
+        let static_shared = decoder.place_shared(index).map_err(|m| wrap(function.line, m))?;
+        let (parameters, parameter_bytes, homes) = decoder.parameters(function);
+        let mut frame = decoder.frame(function, body, homes, None).map_err(|m| wrap(function.line, m))?;
+        decoder.body(&mut frame).map_err(|m| wrap(decoder.location.line, m))?;
+        let const_bytes = module.variables.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum::<u64>();
+        let local_bytes = decoder.local;
+        let mut program = allocate::finish(allocate::Input {
+            protos: decoder.protos,
+            widths: decoder.widths,
+            names: decoder.names,
+            labels: decoder.labels,
+            branch_lists: decoder.branch_lists,
+        })
+        .map_err(|(line, message)| wrap(line, message))?;
+        program.constants = decoder.constants.into();
+        program.assertions = decoder.assertions;
+        program.text = lines.clone();
+        program.files = files.clone();
+        let max = function.max_threads.map_or(1024, |[x, y, z]| x.saturating_mul(y).saturating_mul(z));
+        kernels.push(Kernel {
+            name: function.name.clone(),
+            parameters,
+            parameter_bytes,
+            static_shared,
+            local_bytes,
+            const_bytes: const_bytes.min(u64::from(u32::MAX)) as u32,
+            registers: (program.rows as u32).clamp(16, 255),
+            max_threads: max.min(1024),
+            required_threads: function.required_threads,
+            ptx_version: module.version.0 * 10 + module.version.1,
+            target,
+            program,
+        });
+    }
+    Ok(kernels)
+}
+
+impl<'a> Decoder<'a> {
+    /// Offsets of the shared variables that a kernel and what it calls name; the unsized ones come last.
+    fn place_shared(&mut self, kernel: usize) -> Result<u32, String> {
+        let mut reached = vec![kernel];
+        let mut seen = vec![false; self.module.functions.len()];
+        let mut variables = Vec::new();
+        while let Some(index) = reached.pop() {
+            if std::mem::replace(&mut seen[index], true) {
+                continue;
+            }
+            let Some(body) = &self.module.functions[index].body else { continue };
+            for operand in body.instructions.iter().flat_map(|i| &i.operands) {
+                symbols(operand, &mut |symbol| match symbol {
+                    Symbol::Variable(id) => variables.push(id),
+                    Symbol::Function(id) => reached.push(id.0 as usize),
+                });
+            }
+        }
+        variables.sort();
+        variables.dedup();
+        let shared = variables.into_iter().filter(|v| self.module.variables[v.0 as usize].space == Space::Shared);
+        let (sized, dynamic): (Vec<_>, Vec<_>) =
+            shared.partition(|v| self.module.variables[v.0 as usize].size > 0);
+        let mut next = 0u64;
+        for id in sized {
+            let variable = &self.module.variables[id.0 as usize];
+            next = next.next_multiple_of(u64::from(variable.align.max(1)));
+            self.shared.insert(id, next as u32);
+            next = next.saturating_add(variable.size);
+            if next > 1 << 20 {
+                return Err(format!("more than 1 MiB of shared memory, with {}", variable.name));
+            }
+        }
+        let mut end = next;
+        for id in dynamic {
+            let align = self.module.variables[id.0 as usize].align.max(1);
+            let start = next.next_multiple_of(u64::from(align));
+            end = end.max(start);
+            self.shared.insert(id, start as u32);
+        }
+        Ok(end as u32)
+    }
+
+    /// Lays the parameters of a kernel out.
+    fn parameters(&self, function: &Function) -> (Vec<Parameter>, u32, HashMap<VariableId, Home>) {
+        let mut offset = 0u32;
+        let mut homes = HashMap::new();
+        let mut parameters = Vec::new();
+        for formal in &function.params {
+            // The parser lets kernels have parameters in memory only.
+            let Formal::Variable(id) = *formal else { continue };
+            let variable = &self.module.variables[id.0 as usize];
+            let size = variable.size.min(1 << 20) as u32;
+            offset = offset.next_multiple_of(variable.align.clamp(1, 512));
+            parameters.push(Parameter { offset, size });
+            homes.insert(id, Home::Param(offset));
+            offset = offset.saturating_add(size);
+        }
+        (parameters, offset, homes)
+    }
+
+    /// Registers, labels and local variables for a function.
+    fn frame(
+        &mut self,
+        function: &'a Function,
+        body: &'a ast::Body,
+        mut homes: HashMap<VariableId, Home>,
+        end: Option<Label>,
+    ) -> Result<Frame<'a>, String> {
+        let registers = self.widths.len() as Virtual;
+        for register in &body.registers {
+            let width = match (register.ty, register.ty.size()) {
+                (ast::Type::Pred, _) => Width::Pred,
+                (_, 8) => Width::Wide,
+                (_, 16) => return Err(format!("register {} of 128 bits", register.name)),
+                _ => Width::Word,
+            };
+            self.widths.push(width);
+            self.names.push(register.name.clone());
+        }
+        let labels = self.labels.len() as Label;
+        self.labels.resize(self.labels.len() + body.labels.len(), u32::MAX);
+        for &id in &body.variables {
+            let variable = &self.module.variables[id.0 as usize];
+            if matches!(variable.space, Space::Local | Space::Param) && !homes.contains_key(&id) {
+                homes.insert(id, Home::Local(self.local_bytes(variable.size, variable.align)?));
+            }
+        }
+        Ok(Frame { function, body, registers, labels, homes, end })
+    }
+
+    /// Takes local memory.
+    fn local_bytes(&mut self, size: u64, align: u32) -> Result<u32, String> {
+        let start = self.local.next_multiple_of(align.clamp(1, 512));
+        let end = u64::from(start) + size;
+        if end > u64::from(MAX_LOCAL) {
+            return Err(format!("more than {MAX_LOCAL} bytes of local memory for a thread"));
+        }
+        self.local = end as u32;
+        Ok(start)
+    }
+
+    /// A label that stands nowhere yet.
+    fn new_label(&mut self) -> Label {
+        self.labels.push(u32::MAX);
+        (self.labels.len() - 1) as Label
+    }
+
+    fn bind(&mut self, label: Label) {
+        self.labels[label as usize] = self.protos.len() as u32;
+    }
+
+    /// Decodes all instructions of a function.
+    fn body(&mut self, frame: &mut Frame<'a>) -> Result<(), String> {
+        let mut order: Vec<(u32, Label)> =
+            frame.body.labels.iter().enumerate().map(|(i, (_, at))| (*at, frame.labels + i as u32)).collect();
+        order.sort_unstable();
+        let mut order = order.into_iter().peekable();
+        for (index, instruction) in frame.body.instructions.iter().enumerate() {
+            while let Some((_, label)) = order.next_if(|(at, _)| *at <= index as u32) {
+                self.bind(label);
+            }
+            self.location = instruction.location;
+            self.guard = match instruction.guard {
+                Some(guard) => {
+                    Some((self.register(frame, guard.register, Width::Pred)?, guard.negated))
+                }
+                None => None,
+            };
+            self.instruction(frame, instruction)?;
+            self.guard = None;
+            if self.protos.len() > MAX_INSTRUCTIONS {
+                return Err(format!("more than {MAX_INSTRUCTIONS} instructions, calls inlined"));
+            }
+        }
+        for (_, label) in order {
+            self.bind(label);
+        }
+        // Falling off the end is a return.
+        if frame.end.is_none() {
+            self.emit(Op::Exit, &[], &[]);
+        }
+        Ok(())
+    }
+
+    /// Adds an instruction under the current guard.
+    fn emit(&mut self, op: Op, writes: &[Arg], reads: &[Arg]) {
+        let mut args = [Arg::None; MAX_OPERANDS];
+        args[..writes.len()].copy_from_slice(writes);
+        args[writes.len()..writes.len() + reads.len()].copy_from_slice(reads);
+        self.protos.push(Proto { op, guard: self.guard, writes: writes.len() as u8, args, location: self.location });
+    }
+
+    /// A register of the decoder's own.
+    fn temporary(&mut self, width: Width) -> Arg {
+        self.widths.push(width);
+        self.names.push("(temporary)".into());
+        Arg::Reg((self.widths.len() - 1) as Virtual)
+    }
+
+    /// A constant: the same value in all lanes.
+    fn constant(&mut self, width: Width, value: u64) -> Result<Arg, String> {
+        let value = if width == Width::Word { value & 0xffff_ffff } else { value };
+        if let Some(&at) = self.known.get(&(width, value)) {
+            return Ok(Arg::Const(at));
+        }
+        let at = self.constants.len();
+        if at + 2 >= CONSTANT as usize {
+            return Err("too many constants".into());
+        }
+        match width {
+            Width::Wide => {
+                let mut pair = [Line([0; 32]); 2];
+                for (lane, line) in pair.iter_mut().flat_map(|l| &mut l.0).enumerate() {
+                    *line = (value >> (lane % 2 * 32)) as u32;
+                }
+                self.constants.extend(pair);
+            }
+            _ => self.constants.push(Line([value as u32; 32])),
+        }
+        self.known.insert((width, value), at as Slot);
+        Ok(Arg::Const(at as Slot))
+    }
+}
+
+/// Every symbol that an operand names.
+fn symbols(operand: &Operand, found: &mut impl FnMut(Symbol)) {
+    match operand {
+        Operand::Symbol(symbol, _) | Operand::Address(ast::Base::Symbol(symbol), _) => found(*symbol),
+        Operand::Function(id) => found(Symbol::Function(*id)),
+        Operand::Vector(list) | Operand::List(list) => list.iter().for_each(|o| symbols(o, found)),
+        Operand::Pair(a, b) => {
+            symbols(a, found);
+            symbols(b, found);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,241 @@
+//! Operands: registers, constants, addresses.
+
+use super::{Arg, Decoder, Frame, Home, Virtual};
+use crate::{
+    machine::{
+        op::{Address, Op, Special, Width, Window},
+        windows,
+    },
+    ptx::ast::{Base, Operand, RegisterId, Space, Symbol, Type, VariableId},
+};
+
+/// A type by its name.
+pub(super) fn type_named(name: &str) -> Option<Type> {
+    Some(match name {
+        "pred" => Type::Pred,
+        "b8" => Type::B8,
+        "b16" => Type::B16,
+        "b32" => Type::B32,
+        "b64" => Type::B64,
+        "b128" => Type::B128,
+        "u8" => Type::U8,
+        "u16" => Type::U16,
+        "u32" => Type::U32,
+        "u64" => Type::U64,
+        "s8" => Type::S8,
+        "s16" => Type::S16,
+        "s32" => Type::S32,
+        "s64" => Type::S64,
+        "f16" => Type::F16,
+        "f16x2" => Type::F16x2,
+        "bf16" => Type::Bf16,
+        "bf16x2" => Type::Bf16x2,
+        "f32" => Type::F32,
+        "f64" => Type::F64,
+        _ => return None,
+    })
+}
+
+/// The width of a register for a type.
+pub(super) fn width_of(ty: Type) -> Result<Width, String> {
+    match (ty, ty.size()) {
+        (Type::Pred, _) => Ok(Width::Pred),
+        (_, 16) => Err("operands of 128 bits are not supported".into()),
+        (_, 8) => Ok(Width::Wide),
+        _ => Ok(Width::Word),
+    }
+}
+
+impl<'a> Decoder<'a> {
+    /// A register of a function, which must have a width.
+    pub(super) fn register(&self, frame: &Frame, id: RegisterId, width: Width) -> Result<Virtual, String> {
+        let register = frame.registers + id.0;
+        let found = self.widths[register as usize];
+        if found != width {
+            let name = &self.names[register as usize];
+            return Err(format!("register {name} has the wrong size: {found:?} where {width:?} is needed"));
+        }
+        Ok(register)
+    }
+
+    /// The width of an operand that is a register.
+    pub(super) fn width(&self, frame: &Frame, operand: &Operand) -> Option<Width> {
+        match operand {
+            Operand::Register(id) => Some(self.widths[(frame.registers + id.0) as usize]),
+            _ => None,
+        }
+    }
+
+    /// A destination.
+    pub(super) fn target(&self, frame: &Frame, operand: &Operand, width: Width) -> Result<Arg, String> {
+        match operand {
+            Operand::Register(id) => Ok(Arg::Reg(self.register(frame, *id, width)?)),
+            Operand::Sink => Ok(Arg::None),
+            other => Err(format!("{other:?} cannot be written to")),
+        }
+    }
+
+    /// A source of `width`.
+    pub(super) fn source(&mut self, frame: &Frame, operand: &Operand, width: Width) -> Result<Arg, String> {
+        match operand {
+            Operand::Register(id) => Ok(Arg::Reg(self.register(frame, *id, width)?)),
+            Operand::Integer(value) => self.constant(width, *value as u64),
+            Operand::F32(bits) => match width {
+                Width::Wide => self.constant(width, f64::from(f32::from_bits(*bits)).to_bits()),
+                _ => self.constant(width, u64::from(*bits)),
+            },
+            Operand::F64(bits) => match width {
+                Width::Wide => self.constant(width, *bits),
+                _ => self.constant(width, u64::from((f64::from_bits(*bits) as f32).to_bits())),
+            },
+            Operand::Special(name, component) => {
+                let (special, wide) = special(name, *component)?;
+                if wide != (width == Width::Wide) {
+                    return Err(format!("special register {name} has another size"));
+                }
+                let to = self.temporary(width);
+                self.emit(Op::Special(special), &[to], &[]);
+                Ok(to)
+            }
+            Operand::Symbol(symbol, offset) => {
+                let address = self.address_of(frame, *symbol)?.wrapping_add(*offset as u64);
+                self.constant(width, address)
+            }
+            other => Err(format!("{other:?} is not a value")),
+        }
+    }
+
+    /// A predicate and whether it is inverted.
+    pub(super) fn predicate(&mut self, frame: &Frame, operand: &Operand) -> Result<(Arg, bool), String> {
+        match operand {
+            Operand::Register(id) => Ok((Arg::Reg(self.register(frame, *id, Width::Pred)?), false)),
+            Operand::NotRegister(id) => Ok((Arg::Reg(self.register(frame, *id, Width::Pred)?), true)),
+            Operand::Integer(0) => Ok((Arg::False, false)),
+            Operand::Integer(_) => Ok((Arg::False, true)),
+            other => Err(format!("{other:?} is not a predicate")),
+        }
+    }
+
+    /// The address of a symbol in its own state space.
+    fn address_of(&self, frame: &Frame, symbol: Symbol) -> Result<u64, String> {
+        match symbol {
+            Symbol::Variable(id) => match self.place(frame, id)? {
+                (Window::Global, address) => Ok(address),
+                (_, offset) => Ok(offset),
+            },
+            Symbol::Function(id) => {
+                let name = &self.module.functions[id.0 as usize].name;
+                Err(format!("the address of function {name}: indirect calls are not supported"))
+            }
+        }
+    }
+
+    /// The window of a variable and its address there.
+    pub(super) fn place(&self, frame: &Frame, id: VariableId) -> Result<(Window, u64), String> {
+        let variable = &self.module.variables[id.0 as usize];
+        let missing = || format!("variable {} is out of reach", variable.name);
+        match variable.space {
+            Space::Global | Space::Const => {
+                Ok((Window::Global, *self.addresses.get(&id).ok_or_else(missing)?))
+            }
+            Space::Shared => Ok((Window::Shared, u64::from(*self.shared.get(&id).ok_or_else(missing)?))),
+            Space::Local | Space::Param => match frame.homes.get(&id).ok_or_else(missing)? {
+                Home::Local(offset) => Ok((Window::Local, u64::from(*offset))),
+                Home::Param(offset) => Ok((Window::Param, u64::from(*offset))),
+            },
+        }
+    }
+
+    /// `[base + offset]` of an access to a window: the address and its register.
+    pub(super) fn address(
+        &mut self,
+        frame: &Frame,
+        operand: &Operand,
+        window: Window,
+    ) -> Result<(Address, Arg), String> {
+        let Operand::Address(base, offset) = operand else {
+            return Err(format!("{operand:?} is not an address"));
+        };
+        let short = i32::try_from(*offset).map_err(|_| format!("offset {offset} does not fit 32 bits"))?;
+        match base {
+            Base::Register(id) => {
+                let register = frame.registers + id.0;
+                let wide = match self.widths[register as usize] {
+                    Width::Word => false,
+                    Width::Wide => true,
+                    Width::Pred => return Err("a predicate is not an address".into()),
+                };
+                if !wide && matches!(window, Window::Generic | Window::Global) {
+                    return Err("a global or generic address has 64 bits".into());
+                }
+                Ok((Address { window, wide, offset: short }, Arg::Reg(register)))
+            }
+            Base::Symbol(Symbol::Variable(id)) => {
+                let (home, at) = self.place(frame, *id)?;
+                let at = at.wrapping_add(*offset as u64);
+                match (window, home) {
+                    (Window::Generic, _) => {
+                        let base = self.constant(Width::Wide, at.wrapping_add(windows::base(home)))?;
+                        Ok((Address { window, wide: true, offset: 0 }, base))
+                    }
+                    (Window::Global, Window::Global) => {
+                        let base = self.constant(Width::Wide, at)?;
+                        Ok((Address { window, wide: true, offset: 0 }, base))
+                    }
+                    // The parameters of a function lie in local memory.
+                    (Window::Param, Window::Local | Window::Param) | (Window::Shared, Window::Shared)
+                    | (Window::Local, Window::Local) => {
+                        let offset = i32::try_from(at as i64).map_err(|_| "the offset is too large".to_owned())?;
+                        Ok((Address { window: home, wide: false, offset }, Arg::None))
+                    }
+                    _ => Err("the variable lies in another state space".into()),
+                }
+            }
+            Base::Symbol(Symbol::Function(_)) => Err("a function cannot be read or written".into()),
+            Base::Absolute => {
+                let base = self.constant(Width::Wide, *offset as u64)?;
+                Ok((Address { window, wide: true, offset: 0 }, base))
+            }
+        }
+    }
+}
+
+/// A special register and whether it has 64 bits.
+fn special(name: &str, component: Option<char>) -> Result<(Special, bool), String> {
+    let axis = match component {
+        Some('x') => Some(0),
+        Some('y') => Some(1),
+        Some('z') => Some(2),
+        _ => None,
+    };
+    let narrow = match (name, axis) {
+        ("%tid", Some(axis)) => Special::Tid(axis),
+        ("%ntid", Some(axis)) => Special::Ntid(axis),
+        ("%ctaid", Some(axis)) => Special::Ctaid(axis),
+        ("%nctaid", Some(axis)) => Special::Nctaid(axis),
+        ("%laneid", None) => Special::LaneId,
+        ("%warpid", None) => Special::WarpId,
+        ("%nwarpid", None) => Special::NWarpId,
+        ("%smid", None) => Special::SmId,
+        ("%nsmid", None) => Special::NSmId,
+        ("%gridid", None) => return Ok((Special::GridId, true)),
+        ("%lanemask_eq", None) => Special::LaneMaskEq,
+        ("%lanemask_le", None) => Special::LaneMaskLe,
+        ("%lanemask_lt", None) => Special::LaneMaskLt,
+        ("%lanemask_ge", None) => Special::LaneMaskGe,
+        ("%lanemask_gt", None) => Special::LaneMaskGt,
+        ("%clock", None) => Special::Clock,
+        ("%clock_hi", None) => Special::ClockHi,
+        ("%clock64", None) => return Ok((Special::Clock64, true)),
+        ("%globaltimer", None) => return Ok((Special::GlobalTimer, true)),
+        ("%globaltimer_lo", None) => Special::GlobalTimerLo,
+        ("%globaltimer_hi", None) => Special::GlobalTimerHi,
+        ("%dynamic_smem_size", None) => Special::DynamicShared,
+        ("%total_smem_size", None) => Special::TotalShared,
+        _ if name.starts_with("%envreg") || name.starts_with("%pm") || name.starts_with("%reserved_smem") => {
+            Special::Zero
+        }
+        _ => return Err(format!("special register {name} with component {component:?} is not supported")),
+    };
+    Ok((narrow, false))
+}

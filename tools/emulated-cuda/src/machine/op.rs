@@ -1,0 +1,560 @@
+//! A decoded instruction.
+
+use super::lanes::{Float, Integer, Packed};
+use crate::arith::{convert::Conversion, mma::Mma, round::Rounding};
+
+/// Operands that an instruction may have at most: `mma` with 4 + 4 + 2 + 4 registers.
+pub const MAX_OPERANDS: usize = 14;
+
+/// Index of a register row, of a predicate, or (with [`CONSTANT`] set) of a row of constants.
+pub type Slot = u16;
+
+/// Marks a slot as a row of the program's constants.
+pub const CONSTANT: Slot = 0x8000;
+
+/// A destination that is not wanted (`_`), or an operand that is not there.
+pub const NONE: Slot = 0xffff;
+
+/// An instruction, ready to run: destinations first in `o`, then sources.
+#[derive(Clone, Copy, Debug)]
+pub struct Inst {
+    /// What to do.
+    pub op: Op,
+    /// Predicate of the guard, or [`NONE`].
+    pub guard: Slot,
+    /// Whether the guard asks for false.
+    pub negated: bool,
+    /// Whether [`super::program::Program::tracked`] says more about its registers.
+    pub tracked: bool,
+    /// Its operands.
+    pub o: [Slot; MAX_OPERANDS],
+}
+
+/// How many rows an operand takes, or that it is a predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// Up to 32 bits: one row.
+    Word,
+    /// 64 bits: two rows.
+    Wide,
+    /// A predicate.
+    Pred,
+}
+
+/// A place that an access goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The address says.
+    Generic,
+    /// Global memory, constants included.
+    Global,
+    /// Shared memory, from 0.
+    Shared,
+    /// Local memory, from 0.
+    Local,
+    /// Kernel parameters, from 0.
+    Param,
+}
+
+/// `[register + offset]`: the register is a source operand, [`NONE`] where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Where.
+    pub window: Window,
+    /// Whether the register has 64 bits.
+    pub wide: bool,
+    /// Added to it.
+    pub offset: i32,
+}
+
+/// Shape of a load or store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Elements: 1, 2 or 4.
+    pub count: u8,
+    /// Bytes of one.
+    pub bytes: u8,
+    /// Whether a loaded element is extended by its sign.
+    pub signed: bool,
+    /// Whether the registers have 64 bits.
+    pub wide: bool,
+    /// Whether other threads may change the bytes meanwhile (volatile, relaxed, acquire, release).
+    pub strong: bool,
+}
+
+/// What an atomic does with the old value and its operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum AtomicKind {
+    Add,
+    Min,
+    Max,
+    Inc,
+    Dec,
+    And,
+    Or,
+    Xor,
+    Exch,
+    Cas,
+}
+
+/// Type of an atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum AtomicType {
+    U16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F32,
+    F64,
+    F16,
+    Bf16,
+    F16x2,
+    Bf16x2,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Compare {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    /// Unordered or the comparison.
+    Equ,
+    Neu,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    /// Both are numbers.
+    Num,
+    /// One is not.
+    Nan,
+}
+
+/// What a comparison compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum CompareType {
+    U16,
+    S16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F16,
+    Bf16,
+    F32,
+    /// f32 with subnormals as zeros.
+    F32Ftz,
+    F64,
+}
+
+/// What combines the result of `setp` with its third predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum BoolOp {
+    And,
+    Or,
+    Xor,
+}
+
+/// Logic on predicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PredOp {
+    Mov,
+    Not,
+    And,
+    Or,
+    Xor,
+}
+
+/// Instructions with directed rounding, saturation or both, which run lane by lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum DirectedOp {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+    Div,
+    Sqrt,
+    Rcp,
+}
+
+/// `shfl` modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ShuffleMode {
+    Up,
+    Down,
+    Bfly,
+    Idx,
+}
+
+/// `vote` modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum VoteMode {
+    All,
+    Any,
+    Uni,
+    Ballot,
+}
+
+/// `redux` operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ReduxOp {
+    Add,
+    MinU,
+    MinS,
+    MaxU,
+    MaxS,
+    And,
+    Or,
+    Xor,
+}
+
+/// `bar.red` operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum BarRed {
+    Popc,
+    And,
+    Or,
+}
+
+/// What `bar` does beside arriving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarKind {
+    /// Waits.
+    Sync,
+    /// Does not wait.
+    Arrive,
+    /// Waits and reduces a predicate.
+    Red(BarRed),
+}
+
+/// `mbarrier` operations. `[address]` is the first source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MbarrierKind {
+    /// `init [a], count`
+    Init,
+    /// `inval [a]`
+    Inval,
+    /// `arrive state, [a]{, count}`, `.noComplete`, `arrive_drop`
+    Arrive {
+        /// Whether the count of the next phases shrinks too.
+        drop: bool,
+        /// Whether the phase must not complete by it.
+        no_complete: bool,
+    },
+    /// `test_wait p, [a], state` or with a parity; `try_wait` likewise.
+    Test {
+        /// Whether the operand is a parity.
+        parity: bool,
+        /// Whether the warp should let others run when it is not complete.
+        try_wait: bool,
+    },
+    /// `pending_count n, state`
+    PendingCount,
+}
+
+/// A special register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    LaneId,
+    WarpId,
+    NWarpId,
+    SmId,
+    NSmId,
+    GridId,
+    LaneMaskEq,
+    LaneMaskLe,
+    LaneMaskLt,
+    LaneMaskGe,
+    LaneMaskGt,
+    Clock,
+    ClockHi,
+    Clock64,
+    GlobalTimer,
+    GlobalTimerLo,
+    GlobalTimerHi,
+    DynamicShared,
+    TotalShared,
+    /// 0 for ever: `%envreg`, `%pm`, reserved shared memory.
+    Zero,
+}
+
+/// What an instruction does. Operands are named in the order in which they lie in [`Inst::o`].
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    /// A pure function of each lane, on integers and bits.
+    Integer(Integer),
+    /// The same on f32 and f64.
+    Float(Float),
+    /// The same on f16, bf16 and pairs of these.
+    Packed(Packed),
+    /// `d, a, (b, (c))` with rounding, flush and saturation.
+    Directed {
+        /// The operation.
+        op: DirectedOp,
+        /// f64 instead of f32.
+        double: bool,
+        /// Rounding.
+        round: Rounding,
+        /// Flush subnormals.
+        ftz: bool,
+        /// Clamp to [0, 1].
+        sat: bool,
+    },
+    /// `d, a(, b)`
+    Convert {
+        /// From what to what.
+        conversion: Conversion,
+        /// Whether the destination has 64 bits.
+        wide: bool,
+    },
+    /// `p, q, a, b, c`: comparison, the other predicate, operands, predicate to combine with.
+    Setp {
+        /// The comparison.
+        compare: Compare,
+        /// Of what.
+        ty: CompareType,
+        /// How to combine.
+        combine: Option<BoolOp>,
+        /// Whether the predicate is inverted first.
+        not: bool,
+    },
+    /// `p, q, a, b, c` on two halves: p from the low ones, q from the high ones.
+    SetpHalves {
+        /// The comparison.
+        compare: Compare,
+        /// bf16 instead of f16.
+        brain: bool,
+        /// How to combine.
+        combine: Option<BoolOp>,
+        /// Whether the predicate is inverted first.
+        not: bool,
+    },
+    /// `d, a, b, c`: all ones (or 1.0) where the comparison holds.
+    Set {
+        /// The comparison.
+        compare: Compare,
+        /// Of what.
+        ty: CompareType,
+        /// What true is, in 32 bits.
+        one: u32,
+        /// How to combine.
+        combine: Option<BoolOp>,
+        /// Whether the predicate is inverted first.
+        not: bool,
+    },
+    /// `d, a, b, c` on two halves: `one` in each half where the comparison holds.
+    SetHalves {
+        /// The comparison.
+        compare: Compare,
+        /// bf16 instead of f16.
+        brain: bool,
+        /// What true is.
+        one: u16,
+        /// How to combine.
+        combine: Option<BoolOp>,
+        /// Whether the predicate is inverted first.
+        not: bool,
+    },
+    /// `d, a, b, p`
+    Selp {
+        /// 64 bits.
+        wide: bool,
+    },
+    /// `p, a, b`
+    Pred(PredOp),
+    /// `d, a`: a move, through which an undefined value may pass.
+    Mov {
+        /// 64 bits.
+        wide: bool,
+    },
+    /// `d, a, b(, c, d)`: `mov` from a vector of `count` registers.
+    Pack {
+        /// 2 or 4 parts.
+        count: u8,
+        /// 64 bits.
+        wide: bool,
+    },
+    /// `d0, d1(, d2, d3), a`
+    Unpack {
+        /// 2 or 4 parts.
+        count: u8,
+        /// 64 bits.
+        wide: bool,
+    },
+    /// `d, a, b(, c)` with the carry flag: add, sub, mad.
+    Carry {
+        /// What.
+        op: CarryOp,
+        /// 64 bits.
+        wide: bool,
+        /// Whether the carry comes in.
+        reads: bool,
+        /// Whether it goes out.
+        writes: bool,
+        /// Signed, for `mad.hi`.
+        signed: bool,
+    },
+    /// `d`
+    Special(Special),
+    /// `d0.., a`
+    Load(Address, Shape),
+    /// `a, s0..`
+    Store(Address, Shape),
+    /// `d, a, b(, c)`; without `d` for `red`.
+    Atomic(Address, AtomicKind, AtomicType),
+    /// `d, a`: whether the address lies in the window.
+    IsSpace(Window),
+    /// `d, a`: adds or takes off the start of a window.
+    Cvta {
+        /// The window.
+        window: Window,
+        /// From generic to the window.
+        to: bool,
+    },
+    /// `d|p, a, b, c, mask`
+    Shuffle(ShuffleMode),
+    /// `p or d, a, mask`
+    Vote {
+        /// The mode.
+        mode: VoteMode,
+        /// Whether the predicate is inverted.
+        not: bool,
+    },
+    /// `d(|p), a, mask`
+    Match {
+        /// `.all` instead of `.any`
+        all: bool,
+        /// 64 bits.
+        wide: bool,
+    },
+    /// `d`
+    ActiveMask,
+    /// `d, a, mask`
+    Redux(ReduxOp),
+    /// `d0.., a`: matrices of 8 x 8 b16.
+    LdMatrix {
+        /// 1, 2 or 4.
+        count: u8,
+        /// `.trans`
+        trans: bool,
+        /// The address.
+        address: Address,
+    },
+    /// `a, s0..`
+    StMatrix {
+        /// 1, 2 or 4.
+        count: u8,
+        /// `.trans`
+        trans: bool,
+        /// The address.
+        address: Address,
+    },
+    /// `d, a`
+    MovMatrix,
+    /// `d.., a.., b.., c..`
+    Mma(Mma),
+    /// `to, from(, bytes)`: to shared memory.
+    CpAsync {
+        /// 4, 8 or 16.
+        bytes: u8,
+        /// Bytes added to the shared address.
+        to: i16,
+        /// The global address.
+        from: Address,
+        /// Whether a third operand says how many bytes to read.
+        sized: bool,
+        /// Whether a predicate says that none are read.
+        ignore: bool,
+    },
+    /// Closes a group of copies.
+    CpAsyncCommit,
+    /// Waits until at most so many groups are pending.
+    CpAsyncWait(u32),
+    /// Waits for every copy, committed or not.
+    CpAsyncWaitAll,
+    /// `a`
+    CpAsyncArrive {
+        /// The address of the mbarrier.
+        address: Address,
+        /// Whether the expected count stays as it is.
+        noinc: bool,
+    },
+    /// `(state or p,) a(, count or state or parity)`
+    Mbarrier(MbarrierKind, Address),
+    /// `(d or p,) id, count(, p)`; [`NONE`] for no count.
+    Barrier {
+        /// What it does.
+        kind: BarKind,
+        /// Whether all lanes of the warp must come together.
+        aligned: bool,
+        /// Whether the predicate is inverted.
+        not: bool,
+    },
+    /// `mask`
+    WarpSync,
+    /// `membar`, `fence`: orders the thread's accesses.
+    Fence,
+    /// To an instruction.
+    Branch {
+        /// Its index.
+        target: u32,
+        /// Whether the text promises that no lane differs.
+        uniform: bool,
+    },
+    /// `index`: to the entry of a list of targets.
+    BranchIndexed {
+        /// Index of the list.
+        list: u32,
+    },
+    /// The thread is done.
+    Exit,
+    /// `trap`
+    Trap,
+    /// A call of `vprintf`: local offsets of the format, the arguments and the result.
+    Printf {
+        /// Parameter that holds the address of the format.
+        format: u32,
+        /// Parameter that holds the address of the arguments.
+        arguments: u32,
+    },
+    /// A call of `__assertfail`: local offset of the parameters message, file, line, function.
+    AssertFail {
+        /// Index of the offsets in the program.
+        at: u32,
+    },
+    /// Lets other warps run.
+    Sleep,
+    /// Does nothing here: hints and prefetches.
+    Nop,
+}
+
+/// Arithmetic with the carry flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHi,
+}
