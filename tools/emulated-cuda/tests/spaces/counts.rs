@@ -119,7 +119,9 @@ proptest! {
     fn footprints(accesses in proptest::collection::vec((any::<bool>(), places(), masks()), 1..10), far in 0..4u64) {
         let machine = machine(WRITTEN, 4);
         let footprint = Footprint::new(&machine.device.memory);
-        (0..far).for_each(|_| drop(machine.allocate(200_000, AllocationKind::Device)));
+        for _ in 0..far {
+            machine.allocate(200_000, AllocationKind::Device);
+        }
         let at = machine.allocate(4096, AllocationKind::Global);
         let (mut read, mut written) = (HashSet::new(), HashSet::new());
         // Two blocks, at once.

@@ -173,6 +173,11 @@ impl Order {
         &self.groups[warp as usize]
     }
 
+    /// The time up to which every thread knows everything.
+    pub fn floor(&self) -> u32 {
+        self.groups.iter().flatten().map(|g| g.horizon).min().unwrap_or(0)
+    }
+
     /// A warp touches shared memory.
     #[inline(always)]
     pub fn touch(&mut self, warp: u32) {

@@ -112,8 +112,11 @@ struct Table {
     warp_read_time: Vec<u32>,
     warp_read_who: Vec<u32>,
     read_lanes: Vec<u32>,
-    /// Accesses that later ones replaced in the table without being ordered after them.
+    /// Accesses that later ones replaced in the table without being ordered after them, or that were weak where those
+    /// are strong.
     more: HashMap<u32, Vec<Access>>,
+    /// What happened up to this time, every thread knows; as of the last strong access.
+    floor: u32,
 }
 
 /// The smallest access to what may be shared memory, as a power of two; at most 4 bytes.
@@ -153,6 +156,7 @@ impl Races {
             warp_read_who: by_warp(),
             read_lanes: by_warp(),
             more: HashMap::new(),
+            floor: 0,
         };
         Self { order: Order::new(threads), table }
     }
@@ -177,6 +181,9 @@ impl Races {
         let Self { order, table } = self;
         order.touch(touch.site.warp);
         let (now, mask) = (order.now, touch.mask());
+        if touch.strong {
+            table.floor = order.floor();
+        }
         for group in order.groups(touch.site.warp) {
             match group.lanes & mask {
                 0 => {}
@@ -194,6 +201,9 @@ impl Races {
         let Self { order, table } = self;
         order.touch(touch.site.warp);
         let (now, mask) = (order.now, touch.mask());
+        if touch.strong {
+            table.floor = order.floor();
+        }
         for group in order.groups(touch.site.warp) {
             match group.lanes & mask {
                 0 => {}
@@ -254,9 +264,11 @@ impl Table {
         let base = warp as usize * self.granules;
         let own = base + range.start..base + range.end;
         let who = touch.who() & !(0x3f << WARP_SHIFT);
-        if sweep::later(&self.warp_read_time[own.clone()], group.clock.warp(warp))
-            && sweep::differs(&self.warp_read_who[own.clone()], who, LANE_SHIFT, each, THREAD)
-        {
+        let unordered = || {
+            sweep::later(&self.warp_read_time[own.clone()], group.clock.warp(warp))
+                && sweep::differs(&self.warp_read_who[own.clone()], who, LANE_SHIFT, each, THREAD)
+        };
+        if touch.strong || unordered() {
             for (index, granule) in range.clone().enumerate() {
                 let lane = touch.lane + (index as u32 >> each);
                 self.note_read(group, touch, 1 << lane, granule, now);
@@ -383,7 +395,8 @@ impl Table {
     #[inline(always)]
     fn write(&mut self, group: &Group, touch: &Touch, values: Values, now: u32) -> Result<(), Conflict> {
         let (range, each) = self.granules(touch);
-        if sweep::later(&self.write_time[range.clone()], group.horizon)
+        if touch.strong
+            || sweep::later(&self.write_time[range.clone()], group.horizon)
             || sweep::later(&self.read_time[range.clone()], group.horizon)
         {
             for (index, granule) in range.clone().enumerate() {
@@ -421,9 +434,11 @@ impl Table {
                 return Err(self.conflict(granule, lane, true, before));
             }
         }
-        // A write that this one is not ordered after stays: later accesses have to be ordered after both.
+        // A write that this one is not ordered after stays, as later accesses have to be ordered after both; and a weak
+        // one after which this one is strong.
         let me = (touch.site.warp, lane);
-        if !ordered(&group.clock, me, (last.warp, last.lanes.trailing_zeros()), last.time) {
+        let stricter = touch.strong && !last.strong && last.time > self.floor;
+        if stricter || !ordered(&group.clock, me, (last.warp, last.lanes.trailing_zeros()), last.time) {
             self.keep(group, touch, lane, granule, last);
         }
         Ok(())
