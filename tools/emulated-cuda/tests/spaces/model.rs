@@ -8,7 +8,7 @@ use super::*;
 const WARPS: u32 = 3;
 const THREADS: usize = 96;
 /// Few bytes, so that accesses meet.
-const BYTES: u64 = 256;
+const BYTES: u64 = 32;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -46,7 +46,7 @@ fn steps() -> impl Strategy<Value = Step> {
     let all = Just((0..WARPS).map(|w| (w, FULL)).collect::<Vec<_>>());
     let write = prop_oneof![2 => Just(None), 2 => (0..3u8).prop_map(Some)];
     prop_oneof![
-        6 => (who(), prop_oneof![Just(1u8), Just(2), Just(4)], 0..8u64, 0..3u64, write, prop::bool::weighted(0.3))
+        6 => (who(), prop_oneof![Just(1u8), Just(2), Just(4)], 0..8u64, 0..3u64, write, any::<bool>())
             .prop_map(|((warp, mask), size, place, step, write, strong)| {
                 Step::Access { warp, mask, size, place, step, write, strong }
             }),
@@ -107,7 +107,7 @@ proptest! {
     #[test]
     fn no_race_is_missed_and_none_invented(
         // Most accesses that race are left out, so that long histories come about.
-        steps in proptest::collection::vec((steps(), prop::bool::weighted(0.05)), 1..60),
+        steps in proptest::collection::vec((steps(), prop::bool::weighted(0.05)), 1..100),
     ) {
         let machine = machine(RACES, 1);
         let mut spaces = machine.spaces(THREADS as u32);
