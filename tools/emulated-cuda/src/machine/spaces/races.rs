@@ -112,15 +112,12 @@ impl Races {
     pub fn read(&mut self, touch: Touch) -> Result<(), Conflict> {
         let Self { order, table } = self;
         let (now, mask) = (order.touch(touch.site.warp), touch.mask());
-        if touch.strong {
-            table.floor = order.floor();
-        }
         for group in order.groups(touch.site.warp) {
             match group.lanes & mask {
                 0 => {}
-                all if all == mask && touch.same => return table.read_same(group, &touch, now),
-                all if all == mask => return table.read(group, &touch, now),
-                some => touch.split(some).try_for_each(|t| table.read(group, &t, now))?,
+                all if all == mask && touch.same => return table.read_same(order, group, &touch, now),
+                all if all == mask => return table.read(order, group, &touch, now),
+                some => touch.split(some).try_for_each(|t| table.read(order, group, &t, now))?,
             }
         }
         Ok(())
@@ -131,17 +128,14 @@ impl Races {
     pub fn write(&mut self, touch: Touch, values: Values) -> Result<(), Conflict> {
         let Self { order, table } = self;
         let (now, mask) = (order.touch(touch.site.warp), touch.mask());
-        if touch.strong {
-            table.floor = order.floor();
-        }
         for group in order.groups(touch.site.warp) {
             match group.lanes & mask {
                 0 => {}
-                all if all == mask => return table.write(group, &touch, values, now),
+                all if all == mask => return table.write(order, group, &touch, values, now),
                 some => touch.split(some).try_for_each(|t| {
                     let at = t.address - touch.address;
                     let values = values.map(|(old, new)| (&old[at..at + t.size], &new[at..at + t.size]));
-                    table.write(group, &t, values, now)
+                    table.write(order, group, &t, values, now)
                 })?,
             }
         }

@@ -4,8 +4,10 @@
 //! warp one of the warp's last read; what these few stamps cannot hold goes to a list on the side. An access whose
 //! granules all carry stamps from before its horizon is fine at one glance; otherwise each granule is looked at.
 
+use std::ops::Range;
+
 use super::{
-    clocks::{Clock, Group},
+    clocks::{Clock, Group, Order},
     races::{Access, Conflict, Touch, Values},
     runs::lanes_of,
     sweep,
@@ -40,8 +42,6 @@ pub(super) struct Table {
     /// Accesses that later ones replaced in the table without being ordered after them, or that were weak where those
     /// are strong; with their granule.
     more: Vec<(usize, Vec<Access>)>,
-    /// What happened up to this time, every thread knows; as of the last strong access.
-    pub floor: u32,
 }
 
 /// Whether what lane `me` does is ordered after what another one did at `time`.
@@ -72,7 +72,6 @@ impl Table {
             read_lanes: by_warp(),
             listed: by_granule(),
             more: Vec::new(),
-            floor: 0,
         }
     }
 
@@ -86,32 +85,45 @@ impl Table {
             self.read_time.fill(0);
             self.warp_read_time.fill(0);
         }
-        self.floor = 0;
     }
 
-    /// The granules of a touch, and how many a lane has, as a power of two.
+    /// The granules of a touch: the first, how many, and how many a lane has, as a power of two.
     #[inline(always)]
-    fn granules(&self, touch: &Touch) -> (std::ops::Range<usize>, u32) {
+    fn granules(&self, touch: &Touch) -> (usize, usize, u32) {
         let first = touch.address >> self.shift;
         let each = (touch.size >> self.shift).max(1);
         let lanes = if touch.same { 1 } else { touch.lanes as usize };
-        (first..(first + each * lanes).min(self.granules), each.ilog2())
+        (first, (each * lanes).min(self.granules - first), each.ilog2())
     }
 
     /// Checks and notes a read by lanes of a group, of bytes of their own.
     #[inline(always)]
-    pub fn read(&mut self, group: &Group, touch: &Touch, now: u32) -> Result<(), Conflict> {
-        let (range, each) = self.granules(touch);
+    pub fn read(&mut self, order: &Order, group: &Group, touch: &Touch, now: u32) -> Result<(), Conflict> {
+        let (first, count, each) = self.granules(touch);
+        // Where the compiler knows the count, a few instructions do the work of a loop.
+        match count {
+            1 => self.read_granules(order, group, touch, now, first..first + 1, each),
+            2 => self.read_granules(order, group, touch, now, first..first + 2, each),
+            4 => self.read_granules(order, group, touch, now, first..first + 4, each),
+            _ => self.read_granules(order, group, touch, now, first..first + count, each),
+        }
+    }
+
+    #[inline(always)]
+    fn read_granules(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        now: u32,
+        range: Range<usize>,
+        each: u32,
+    ) -> Result<(), Conflict> {
         let warp = touch.site.warp;
         if sweep::later(&self.write_time[range.clone()], group.horizon)
             && !self.wrote_it_all(touch, range.clone(), each)
         {
-            for (index, granule) in range.clone().enumerate() {
-                let lane = touch.lane + (index as u32 >> each);
-                if self.write_time[granule] > group.horizon {
-                    self.after_write(group, touch, lane, granule)?;
-                }
-            }
+            self.after_writes(group, touch, range.clone(), each)?;
         }
         let base = warp as usize * self.granules;
         let own = base + range.start..base + range.end;
@@ -121,9 +133,7 @@ impl Table {
                 && sweep::differs(&self.warp_read_who[own.clone()], who, LANE_SHIFT, each, !PC)
         };
         if touch.strong || unordered() {
-            for (index, granule) in range.clone().enumerate() {
-                self.note_read(group, touch, 1 << (touch.lane + (index as u32 >> each)), granule, now);
-            }
+            self.note_reads(order, group, touch, now, range.clone(), each);
         } else {
             self.warp_read_time[own.clone()].fill(now);
             sweep::stamp(&mut self.warp_read_who[own], who, LANE_SHIFT, each);
@@ -134,15 +144,21 @@ impl Table {
     }
 
     /// Checks and notes a read by lanes of a group, of the same bytes.
-    pub fn read_same(&mut self, group: &Group, touch: &Touch, now: u32) -> Result<(), Conflict> {
-        let (range, _) = self.granules(touch);
-        for granule in range {
+    pub fn read_same(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        now: u32,
+    ) -> Result<(), Conflict> {
+        let (first, count, _) = self.granules(touch);
+        for granule in first..first + count {
             if self.write_time[granule] > group.horizon {
                 for lane in lanes_of(touch.mask()) {
                     self.after_write(group, touch, lane as u32, granule)?;
                 }
             }
-            self.note_read(group, touch, touch.mask(), granule, now);
+            self.note_read(order, group, touch, touch.mask(), granule, now);
             self.read_time[granule] = now;
             self.readers[granule] |= 1 << touch.site.warp;
         }
@@ -151,7 +167,7 @@ impl Table {
 
     /// Whether each granule was last written by the very lane that accesses it now.
     #[inline(always)]
-    fn wrote_it_all(&self, touch: &Touch, range: std::ops::Range<usize>, each: u32) -> bool {
+    fn wrote_it_all(&self, touch: &Touch, range: Range<usize>, each: u32) -> bool {
         let mine = !sweep::differs(&self.write_who[range], who(touch), LANE_SHIFT, each, WARP | LANE);
         mine && self.more.is_empty()
     }
@@ -193,7 +209,23 @@ impl Table {
         Some(Access { lanes: 1 << other, ..before })
     }
 
-    /// A read after the writes that were noted.
+    /// Reads after the writes that were noted.
+    #[inline(never)]
+    fn after_writes(
+        &self,
+        group: &Group,
+        touch: &Touch,
+        range: Range<usize>,
+        each: u32,
+    ) -> Result<(), Conflict> {
+        for (index, granule) in range.enumerate() {
+            if self.write_time[granule] > group.horizon {
+                self.after_write(group, touch, touch.lane + (index as u32 >> each), granule)?;
+            }
+        }
+        Ok(())
+    }
+
     fn after_write(&self, group: &Group, touch: &Touch, lane: u32, granule: usize) -> Result<(), Conflict> {
         let listed = self.list(granule).iter().filter(|a| a.write);
         for before in listed.copied().chain([self.last_write(granule)]) {
@@ -204,12 +236,36 @@ impl Table {
         Ok(())
     }
 
+    /// Notes reads granule by granule.
+    #[inline(never)]
+    fn note_reads(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        now: u32,
+        range: Range<usize>,
+        each: u32,
+    ) {
+        for (index, granule) in range.enumerate() {
+            self.note_read(order, group, touch, 1 << (touch.lane + (index as u32 >> each)), granule, now);
+        }
+    }
+
     /// Notes that the lanes of `lanes` read a granule.
     ///
     /// An earlier read may be forgotten where a lane that reads now is ordered after it: who is ordered after this read
     /// is ordered after that one too.
     #[inline(always)]
-    fn note_read(&mut self, group: &Group, touch: &Touch, mut lanes: u32, granule: usize, now: u32) {
+    fn note_read(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        mut lanes: u32,
+        granule: usize,
+        now: u32,
+    ) {
         let at = touch.site.warp as usize * self.granules + granule;
         let strong = if touch.strong { STRONG } else { 0 };
         let (time, who) = (self.warp_read_time[at], self.warp_read_who[at]);
@@ -217,7 +273,7 @@ impl Table {
             // Since then no lane of the warp has released anything: to all others both reads are one.
             lanes |= if who & MANY != 0 { self.read_lanes[at] } else { 1 << ((who & LANE) >> LANE_SHIFT) };
         } else if time > group.clock.warp(touch.site.warp) || touch.strong {
-            self.replace_read(group, touch, lanes, granule);
+            self.replace_read(order, group, touch, lanes, granule);
         }
         let many = if lanes.is_power_of_two() { 0 } else { MANY };
         self.warp_read_time[at] = now;
@@ -226,13 +282,13 @@ impl Table {
     }
 
     /// Keeps what cannot be forgotten of a warp's last read when lanes of it read again.
-    fn replace_read(&mut self, group: &Group, touch: &Touch, lanes: u32, granule: usize) {
+    fn replace_read(&mut self, order: &Order, group: &Group, touch: &Touch, lanes: u32, granule: usize) {
         let old = self.last_read(touch.site.warp, granule);
         let known =
             |lane: &usize| group.clock.lane(old.warp, *lane as u32) >= old.time || lanes >> lane & 1 != 0;
         let kept = if touch.strong && !old.strong {
             // The new read says nothing to strong writes.
-            if old.time > self.floor { old.lanes } else { 0 }
+            if old.time > order.floor() { old.lanes } else { 0 }
         } else {
             old.lanes & !lanes_of(old.lanes).filter(known).fold(0, |all, lane| all | 1 << lane)
         };
@@ -265,28 +321,66 @@ impl Table {
 
     /// Checks and notes a write by lanes of a group, to bytes of their own.
     #[inline(always)]
-    pub fn write(&mut self, group: &Group, touch: &Touch, values: Values, now: u32) -> Result<(), Conflict> {
-        let (range, each) = self.granules(touch);
-        let clear = !touch.strong
-            && !sweep::later(&self.read_time[range.clone()], group.horizon)
-            && (!sweep::later(&self.write_time[range.clone()], group.horizon)
-                || self.wrote_it_all(touch, range.clone(), each));
-        if !clear {
-            let total = touch.lanes as usize * touch.size;
-            for (index, granule) in range.enumerate() {
-                let lane = touch.lane + (index as u32 >> each);
-                let bytes = index << self.shift..((index + 1) << self.shift).min(total);
-                let same = || values.is_some_and(|(old, new)| old[bytes.clone()] == new[bytes.clone()]);
-                self.write_granule(group, touch, lane, granule, same)?;
-            }
+    pub fn write(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        values: Values,
+        now: u32,
+    ) -> Result<(), Conflict> {
+        let (first, count, each) = self.granules(touch);
+        match count {
+            1 => self.check_writes(order, group, touch, values, first..first + 1, each)?,
+            2 => self.check_writes(order, group, touch, values, first..first + 2, each)?,
+            4 => self.check_writes(order, group, touch, values, first..first + 4, each)?,
+            _ => self.check_writes(order, group, touch, values, first..first + count, each)?,
         }
         self.stamp(touch, now);
         Ok(())
     }
 
-    /// A write after the accesses that were noted.
+    #[inline(always)]
+    fn check_writes(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        values: Values,
+        range: Range<usize>,
+        each: u32,
+    ) -> Result<(), Conflict> {
+        let clear = !touch.strong
+            && !sweep::later(&self.read_time[range.clone()], group.horizon)
+            && (!sweep::later(&self.write_time[range.clone()], group.horizon)
+                || self.wrote_it_all(touch, range.clone(), each));
+        if clear { Ok(()) } else { self.after_accesses(order, group, touch, values, range, each) }
+    }
+
+    /// Writes after the accesses that were noted.
+    #[inline(never)]
+    fn after_accesses(
+        &mut self,
+        order: &Order,
+        group: &Group,
+        touch: &Touch,
+        values: Values,
+        range: Range<usize>,
+        each: u32,
+    ) -> Result<(), Conflict> {
+        let total = touch.lanes as usize * touch.size;
+        for (index, granule) in range.enumerate() {
+            let lane = touch.lane + (index as u32 >> each);
+            let bytes = index << self.shift..((index + 1) << self.shift).min(total);
+            let same = || values.is_some_and(|(old, new)| old[bytes.clone()] == new[bytes.clone()]);
+            self.write_granule(order, group, touch, lane, granule, same)?;
+        }
+        Ok(())
+    }
+
     fn write_granule(
         &mut self,
+        order: &Order,
         group: &Group,
         touch: &Touch,
         lane: u32,
@@ -313,7 +407,7 @@ impl Table {
         // A write that this one is not ordered after stays, as later accesses have to be ordered after both; and a weak
         // one after which this one is strong.
         let me = (touch.site.warp, lane);
-        let stricter = touch.strong && !last.strong && last.time > self.floor;
+        let stricter = touch.strong && !last.strong && last.time > order.floor();
         if stricter || !ordered(&group.clock, me, (last.warp, last.lanes.trailing_zeros()), last.time) {
             self.keep(group, touch, lane, granule, last);
         }
@@ -323,8 +417,8 @@ impl Table {
     /// Notes a write.
     #[inline(always)]
     pub fn stamp(&mut self, touch: &Touch, now: u32) {
-        let (range, each) = self.granules(touch);
-        self.write_time[range.clone()].fill(now);
-        sweep::stamp(&mut self.write_who[range], who(touch), LANE_SHIFT, each);
+        let (first, count, each) = self.granules(touch);
+        self.write_time[first..first + count].fill(now);
+        sweep::stamp(&mut self.write_who[first..first + count], who(touch), LANE_SHIFT, each);
     }
 }
