@@ -17,7 +17,7 @@ use crate::machine::{FaultKind, op::Window, windows};
 const MOST: usize = 16;
 
 /// The copies of a warp instruction.
-struct Copy {
+struct Batch {
     pc: u32,
     /// Bytes of a lane.
     size: usize,
@@ -35,7 +35,7 @@ struct Copy {
 
 /// What a warp has under way.
 pub(super) struct Copies {
-    queue: VecDeque<Copy>,
+    queue: VecDeque<Batch>,
     /// The number of each lane's open group: that of the groups it has closed.
     open: [u32; 32],
     /// Whether these are all the same.
@@ -62,7 +62,8 @@ impl Copies {
 
     /// The instruction whose copy is to write a byte of shared memory.
     fn writer(&self, byte: u64) -> Option<u32> {
-        let inside = |c: &&Copy| lanes_of(c.left).any(|l| (c.to[l]..c.to[l] + c.size as u64).contains(&byte));
+        let inside =
+            |c: &&Batch| lanes_of(c.left).any(|l| (c.to[l]..c.to[l] + c.size as u64).contains(&byte));
         self.queue.iter().find(inside).map(|c| c.pc)
     }
 }
@@ -89,7 +90,7 @@ impl Spaces<'_> {
         sizes: &[u32; 32],
     ) -> Result<(), Box<Trouble>> {
         let Copies { open, even, issued, .. } = self.copies[site.warp as usize];
-        let mut copy = Copy {
+        let mut copy = Batch {
             pc: site.pc,
             size,
             left: mask,
@@ -210,7 +211,7 @@ impl Spaces<'_> {
         self.land(warp, Some(slot), |copy| if copy.number < issued { 1 << lane } else { 0 });
     }
 
-    fn land(&mut self, warp: u32, slot: Option<u32>, due: impl Fn(&Copy) -> u32) {
+    fn land(&mut self, warp: u32, slot: Option<u32>, due: impl Fn(&Batch) -> u32) {
         let mut queue = std::mem::take(&mut self.copies[warp as usize].queue);
         for copy in &mut queue {
             let lanes = due(copy) & copy.left;
