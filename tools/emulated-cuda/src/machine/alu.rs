@@ -1,10 +1,12 @@
 //! What a lane computes from its own registers and no table holds: comparisons, selections, conversions, moves.
 
+use std::num::FpCategory;
+
 use half::{bf16, f16};
 
 use super::{
     lanes::{File, Lane},
-    op::{BoolOp, CarryOp, Compare, CompareType, DirectedOp, NONE, PredOp, Slot},
+    op::{BoolOp, CarryOp, Compare, CompareType, DirectedOp, FloatProperty, NONE, PredOp, Slot},
 };
 use crate::arith::{
     Row,
@@ -132,6 +134,22 @@ pub fn compare_halves(compare: Compare, brain: bool, file: &File, a: Slot, b: Sl
     let (a, b) = (file.lanes::<u32>(a), file.lanes::<u32>(b));
     let half = |shift: u32| compared(compare, &a.map(|v| widen(v >> shift)), &b.map(|v| widen(v >> shift)));
     (half(0), half(16))
+}
+
+/// The lanes whose number has a property.
+pub fn test(file: &File, a: Slot, property: FloatProperty, double: bool) -> u32 {
+    let holds = |class: FpCategory| match property {
+        FloatProperty::Finite => !matches!(class, FpCategory::Nan | FpCategory::Infinite),
+        FloatProperty::Infinite => class == FpCategory::Infinite,
+        FloatProperty::Number => class != FpCategory::Nan,
+        FloatProperty::NotANumber => class == FpCategory::Nan,
+        // A zero counts as normal.
+        FloatProperty::Normal => matches!(class, FpCategory::Normal | FpCategory::Zero),
+        FloatProperty::Subnormal => class == FpCategory::Subnormal,
+    };
+    let values = read(file, a, double);
+    let class = |v: u64| if double { f64::from_bits(v).classify() } else { f32::from_bits(v as u32).classify() };
+    values.iter().enumerate().fold(0, |all, (lane, &v)| all | u32::from(holds(class(v))) << lane)
 }
 
 /// Combines a comparison with the third predicate of `setp` and `set`.

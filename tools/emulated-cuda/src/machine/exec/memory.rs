@@ -5,7 +5,7 @@ use crate::machine::{
     FaultKind,
     alu::{self, lanes_of},
     lanes::File,
-    op::{Address, Inst, MbarrierKind, NONE, Op, Shape, Slot},
+    op::{Address, Inst, MbarrierKind, NONE, Op, Order, Shape, Slot},
     printf,
     spaces::{Site, Trouble},
     warp::Warp,
@@ -94,25 +94,31 @@ impl Env<'_> {
         let o = &inst.o;
         let file = &mut warp.file;
         match inst.op {
-            Op::Load(address, shape) => {
+            Op::Load(address, shape, order) => {
                 let at = addresses(file, address, o[shape.count as usize]);
                 let mut data = [0; BYTES];
+                self.before(order, site, active);
                 self.spaces.load(site, address.window, &at, active, shape, &mut data)?;
+                self.after(order, site, active);
                 scatter(file, o, shape, &data, active);
             }
-            Op::Store(address, shape) => {
+            Op::Store(address, shape, order) => {
                 let at = addresses(file, address, o[0]);
                 let mut data = [0; BYTES];
                 gather(file, &o[1..], shape, &mut data);
+                self.before(order, site, active);
                 self.spaces.store(site, address.window, &at, active, shape, &data)?;
+                self.after(order, site, active);
             }
-            Op::Atomic(address, kind, ty) => {
+            Op::Atomic(address, kind, ty, order) => {
                 let at = addresses(file, address, o[1]);
                 let wide = ty.wide();
                 let a = alu::read(file, o[2], wide);
                 let b = if o[3] == NONE { [0; 32] } else { alu::read(file, o[3], wide) };
                 let mut old = [0; 32];
+                self.before(order, site, active);
                 self.spaces.atomic(site, address.window, &at, active, kind, ty, &a, &b, &mut old)?;
+                self.after(order, site, active);
                 alu::write(file, o[0], wide, &old, active);
             }
             Op::IsSpace(window) => {
@@ -153,6 +159,22 @@ impl Env<'_> {
             _ => unreachable!("`step` sends only these here"),
         }
         Ok(Flow::Next)
+    }
+
+    /// A release is a fence before the access.
+    #[inline(always)]
+    fn before(&mut self, order: Order, site: Site, active: u32) {
+        if matches!(order, Order::Release | Order::AcqRel) {
+            self.spaces.fence(site.warp, active);
+        }
+    }
+
+    /// An acquire is a fence after the access.
+    #[inline(always)]
+    fn after(&mut self, order: Order, site: Site, active: u32) {
+        if matches!(order, Order::Acquire | Order::AcqRel) {
+            self.spaces.fence(site.warp, active);
+        }
     }
 
     fn mbarrier(

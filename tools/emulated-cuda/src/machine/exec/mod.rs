@@ -235,6 +235,10 @@ impl<'a> Env<'a> {
                 let out: [u32; 32] = std::array::from_fn(|lane| low[lane] | high[lane]);
                 file.store::<u32>(o[0], &out, active);
             }
+            Op::Testp { property, double } => {
+                let bits = alu::test(file, o[1], property, double);
+                file.set_pred(o[0], bits, active);
+            }
             Op::Selp { wide } => alu::select(file, o, wide, active),
             Op::Pred(op) => {
                 let (a, b) = (file.pred(o[1]), file.pred(o[2]));
