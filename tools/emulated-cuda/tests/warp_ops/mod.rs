@@ -29,7 +29,7 @@ impl Random {
     }
 
     pub fn below(&mut self, end: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(end) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(end)) >> 32) as u32
     }
 
     pub fn row(&mut self) -> Row {

@@ -227,11 +227,11 @@ fn accumulate<const P: usize>(
     b: &[&Row],
     sums: &mut Sums,
 ) {
-    let none = [0; 32];
     let mut a_numbers = [[Lanes::ZERO; 2]; P];
     let mut b_numbers = [Lanes::ZERO; P];
     for (i, b) in b.iter().enumerate() {
-        let (low, high) = if a.len() == 1 { (a[0], &none) } else { (a[2 * i], a[2 * i + 1]) };
+        // Where there are no rows g + 8, nobody looks at their sums.
+        let (low, high) = (a[2 * i], a.get(2 * i + 1).unwrap_or(&a[0]));
         for part in 0..P {
             expand(left, low, part, &mut a_numbers[part][0].0);
             expand(left, high, part, &mut a_numbers[part][1].0);

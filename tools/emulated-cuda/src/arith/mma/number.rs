@@ -77,8 +77,8 @@ pub(super) fn f32_to_f16(x: f32) -> u32 {
     // The last place of a subnormal is that of 0.5 in f32, so that the addition rounds to it.
     let subnormal = (f32::from_bits(size) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let near = if size < (127 - 14) << 23 { subnormal } else { normal };
-    // From 65520 on, which is half way to 65536.
-    let bounded = if size >= 65520f32.to_bits() { 0x7c00 } else { near };
+    // The carry has already made an infinity of what is nearer to 65536 than to 65504.
+    let bounded = if size >= 65536f32.to_bits() { 0x7c00 } else { near };
     if size > 0x7f80_0000 { 0x7fff } else { bounded | bits >> 16 & 0x8000 }
 }
 
