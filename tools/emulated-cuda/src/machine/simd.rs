@@ -9,7 +9,7 @@ use super::{
     lanes::{File, Float, Integer, Packed},
     op::{CompareType, Compare, MAX_OPERANDS, Slot},
 };
-use crate::arith::{Row, convert::Conversion, mma::Mma};
+use crate::arith::convert::Conversion;
 
 type Operands = [Slot; MAX_OPERANDS];
 
@@ -20,7 +20,6 @@ pub struct Simd {
     packed: unsafe fn(Packed, &mut File, &Operands, u32),
     convert: unsafe fn(Conversion, bool, &mut File, &Operands, u32),
     compare: unsafe fn(Compare, CompareType, &File, Slot, Slot) -> u32,
-    mma: unsafe fn(Mma, &[&Row], &[&Row], &[&Row], &mut [Row]),
 }
 
 /// The versions for this processor.
@@ -62,13 +61,6 @@ impl Simd {
         unsafe { (self.compare)(compare, ty, file, a, b) }
     }
 
-    /// Runs a tensor core operation.
-    #[inline(always)]
-    pub fn mma(&self, op: Mma, a: &[&Row], b: &[&Row], c: &[&Row], d: &mut [Row]) {
-        // SAFETY: as above.
-        unsafe { (self.mma)(op, a, b, c, d) }
-    }
-
     fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -100,7 +92,7 @@ macro_rules! version {
         mod $name {
             use super::*;
 
-            pub const SIMD: Simd = Simd { integer, float, packed, convert, compare, mma };
+            pub const SIMD: Simd = Simd { integer, float, packed, convert, compare };
 
             $(#[target_feature(enable = $feature)])?
             fn integer(op: Integer, file: &mut File, o: &Operands, mask: u32) {
@@ -121,10 +113,6 @@ macro_rules! version {
             $(#[target_feature(enable = $feature)])?
             fn compare(compare: Compare, ty: CompareType, file: &File, a: Slot, b: Slot) -> u32 {
                 alu::compare(compare, ty, file, a, b)
-            }
-            $(#[target_feature(enable = $feature)])?
-            fn mma(op: Mma, a: &[&Row], b: &[&Row], c: &[&Row], d: &mut [Row]) {
-                op.run(a, b, c, d);
             }
         }
     };
