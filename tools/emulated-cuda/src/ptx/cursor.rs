@@ -103,9 +103,13 @@ impl<'a> Parser<'a> {
         found
     }
 
-    /// Takes an operator or bracket that must be next.
+    /// Takes an operator or bracket that must be next. Where it is missing, the line is that of the token before.
     pub fn expect(&mut self, symbol: &str) -> Parsed<()> {
-        if self.eat(symbol) { Ok(()) } else { Err(self.unexpected(&format!("{symbol:?}"))) }
+        if self.eat(symbol) {
+            return Ok(());
+        }
+        let line = self.tokens[self.at.saturating_sub(1)].line;
+        Err(Fail { line, ..self.unexpected(&format!("{symbol:?}")) })
     }
 
     /// Takes a token of a kind that must be next.

@@ -214,7 +214,7 @@ impl<'a> Parser<'a> {
         // Only where the first size is open can these overflow; what does not fit then is refused below.
         let mut strides = vec![u64::from(shape.ty.size()); extents.len()];
         for at in (1..extents.len()).rev() {
-            strides[at - 1] = strides[at].checked_mul(extents[at].unwrap_or(1)).unwrap_or(u64::MAX);
+            strides[at - 1] = strides[at].saturating_mul(extents[at].unwrap_or(1));
         }
         let (extents, strides) = (&extents[..], &strides[..]);
         let (bytes, relocations) = (Vec::new(), Vec::new());
