@@ -1,6 +1,7 @@
 //! The machine: memory, programs, warps, blocks and launches.
 
 mod allocate;
+mod class;
 pub mod counters;
 mod decode;
 pub mod fault;
