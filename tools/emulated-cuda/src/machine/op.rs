@@ -30,6 +30,9 @@ pub struct Inst {
     pub o: [Slot; MAX_OPERANDS],
 }
 
+// The machine reads one for every warp instruction: it stays within a cache line.
+const _: () = assert!(size_of::<Inst>() <= 64);
+
 /// How many rows an operand takes, or that it is a predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Width {

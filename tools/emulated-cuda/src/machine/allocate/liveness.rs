@@ -70,10 +70,12 @@ impl Liveness {
                 }
             }
             let mut changed = false;
-            for at in base..base + words {
-                let start = this.at_start[at] | this.at_end[at] & kept[at];
-                changed |= start != this.at_start[at];
-                this.at_start[at] = start;
+            let ends = &this.at_end[base..base + words];
+            let starts = &mut this.at_start[base..base + words];
+            for ((start, end), kept) in starts.iter_mut().zip(ends).zip(&kept[base..]) {
+                let more = end & kept & !*start;
+                changed |= more != 0;
+                *start |= more;
             }
             if changed {
                 for &previous in &flow.previous[block] {

@@ -30,6 +30,10 @@ fn lane_literal(i: &Instruction, op: Op, operand: &Operand) -> Result<(), String
     match (op, integers()) {
         // A selection's last type is that of its last operand alone.
         _ if i.opcode == "slct" => Ok(()),
+        _ if i.opcode == "lop3" && i.operands.last() == Some(operand) => match operand {
+            Operand::Integer(0..=255) => Ok(()),
+            other => Err(format!("{other:?} is no table of lop3")),
+        },
         (Op::Float(_) | Op::Integer(_), Some(ty)) => literal(operand, ty),
         _ => Ok(()),
     }

@@ -109,15 +109,6 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The target and the literals of a comparison.
-    fn compares(&self, i: &Instruction, ty: Type) -> Result<(), String> {
-        if matches!(ty, Type::Bf16 | Type::Bf16x2) {
-            self.needs(90, "a comparison of bf16")?;
-        }
-        literal(&i.operands[1], ty)?;
-        literal(&i.operands[2], ty)
-    }
-
     /// `setp`
     pub(super) fn setp(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         let Comparison { name, combine, ftz, types } = comparison(i)?;
@@ -130,7 +121,8 @@ impl<'a> Decoder<'a> {
             }
             one => (self.target_or_sink(frame, one, Width::Pred)?, Arg::None),
         };
-        self.compares(i, ty)?;
+        literal(&i.operands[1], ty)?;
+        literal(&i.operands[2], ty)?;
         let width = width_of(ty)?;
         let a = self.source(frame, &i.operands[1], width)?;
         let b = self.source(frame, &i.operands[2], width)?;
@@ -149,7 +141,8 @@ impl<'a> Decoder<'a> {
         let [to, from] = types[..] else { return Err("set takes two types".into()) };
         let compare = compare(name, from)?;
         let (third, not) = self.combined(frame, i, combine)?;
-        self.compares(i, from)?;
+        literal(&i.operands[1], from)?;
+        literal(&i.operands[2], from)?;
         let d = self.target(frame, &i.operands[0], Width::Word)?;
         let width = width_of(from)?;
         let a = self.source(frame, &i.operands[1], width)?;

@@ -9,26 +9,7 @@ use crate::{
 impl<'a> Decoder<'a> {
     /// Decodes an instruction.
     pub(super) fn instruction(&mut self, frame: &mut Frame<'a>, i: &'a Instruction) -> Result<(), String> {
-        if self.lane_op(frame, i)? || self.pred_op(frame, i)? {
-            return Ok(());
-        }
-        let known = match i.opcode.as_str() {
-            "mov" => self.mov(frame, i).map(|()| true),
-            "cvt" => self.cvt(frame, i).map(|()| true),
-            "setp" => self.setp(frame, i).map(|()| true),
-            "set" => self.set(frame, i).map(|()| true),
-            "selp" => self.selp(frame, i).map(|()| true),
-            "bra" => self.bra(frame, i).map(|()| true),
-            "brx" => self.brx(frame, i).map(|()| true),
-            "call" => self.call(frame, i).map(|()| true),
-            "ret" | "exit" => self.leave(frame, i).map(|()| true),
-            _ => Ok(self.directed(frame, i)?
-                || self.carry(frame, i)?
-                || self.memory_op(frame, i)?
-                || self.warp_op(frame, i)?
-                || self.sync_op(frame, i)?
-                || self.simple(frame, i)?),
-        };
+        let known = self.available(i).and_then(|()| self.decode(frame, i));
         let full = || {
             let mut name = i.opcode.clone();
             i.modifiers.iter().for_each(|m| {
@@ -45,6 +26,31 @@ impl<'a> Decoder<'a> {
             },
             Err(message) => Err(format!("{}: {message}", full())),
         }
+    }
+
+    /// Decodes an instruction; false if it is not known.
+    fn decode(&mut self, frame: &mut Frame<'a>, i: &'a Instruction) -> Result<bool, String> {
+        match i.opcode.as_str() {
+            _ if self.lane_op(frame, i)? || self.pred_op(frame, i)? => {}
+            "mov" => self.mov(frame, i)?,
+            "cvt" => self.cvt(frame, i)?,
+            "setp" => self.setp(frame, i)?,
+            "set" => self.set(frame, i)?,
+            "selp" => self.selp(frame, i)?,
+            "bra" => self.bra(frame, i)?,
+            "brx" => self.brx(frame, i)?,
+            "call" => self.call(frame, i)?,
+            "ret" | "exit" => self.leave(frame, i)?,
+            _ => {
+                return Ok(self.directed(frame, i)?
+                    || self.carry(frame, i)?
+                    || self.memory_op(frame, i)?
+                    || self.warp_op(frame, i)?
+                    || self.sync_op(frame, i)?
+                    || self.simple(frame, i)?);
+            }
+        }
+        Ok(true)
     }
 
     /// What fits nowhere else; false if it is none.
@@ -77,7 +83,6 @@ impl<'a> Decoder<'a> {
 
     /// A cache policy: nothing looks at it, so it is 0.
     fn create_policy(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
-        self.needs(80, "createpolicy")?;
         let mut m = Modifiers::new(i);
         let second = &["L2::evict_first", "L2::evict_unchanged"];
         let first = &["L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged"];

@@ -9,7 +9,6 @@ use crate::{
 impl<'a> Decoder<'a> {
     /// `cp.async` in all its forms.
     pub(super) fn copy(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
-        self.needs(80, "cp.async")?;
         let mut m = Modifiers::new(i);
         if i.modifiers.iter().any(|m| m == "bulk") {
             return Err("bulk copies (sm_90) are not supported".into());

@@ -3,7 +3,7 @@
 use super::{Arg, Decoder, Frame, arithmetic::count, modifiers::Modifiers};
 use crate::{
     machine::op::{Address, Op, Order, Shape, Width, Window},
-    ptx::ast::{Base, Instruction, Operand, Space, Type},
+    ptx::ast::{Base, Instruction, Operand, Space, Symbol, Type},
 };
 
 /// What the modifiers of a load or store say. Like ptxas, this takes them in any order, each kind once.
@@ -340,10 +340,10 @@ impl<'a> Decoder<'a> {
             other => self.source(frame, other, Width::Wide)?,
         };
         let target = self.target(frame, &i.operands[0], Width::Wide)?;
-        // In a function, parameters lie in local memory; see `Decoder::address`.
         let window = match &i.operands[1] {
-            Operand::Symbol(crate::ptx::ast::Symbol::Variable(id), _) => self.place(frame, *id)?.0,
-            _ => super::operands::window(Some(space)),
+            // The home of a function's parameter may be the kernel's parameters.
+            Operand::Symbol(Symbol::Variable(id), _) => self.place(frame, *id)?.0,
+            _ => frame.window(Some(space)),
         };
         self.emit(Op::Cvta { window, to }, &[target], &[source]);
         Ok(())

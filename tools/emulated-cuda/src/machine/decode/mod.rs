@@ -10,6 +10,7 @@ mod modifiers;
 mod operands;
 mod refused;
 mod sync;
+mod target;
 mod variables;
 mod warp;
 
@@ -20,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     allocate,
     lanes::Line,
-    op::{CONSTANT, MAX_OPERANDS, Op, Slot, Width},
+    op::{CONSTANT, MAX_OPERANDS, Op, Slot, Width, Window},
     program::{Kernel, LoadError, Parameter},
 };
 use crate::ptx::ast::{
@@ -93,6 +94,14 @@ struct Frame<'a> {
 }
 
 impl Frame<'_> {
+    /// The window of a state space, none for generic addresses: the parameters of a function lie in local memory.
+    fn window(&self, space: Option<Space>) -> Window {
+        match space {
+            Some(Space::Param) if self.end.is_some() => Window::Local,
+            space => operands::window(space),
+        }
+    }
+
     /// The size of an operand that is a register.
     fn bytes(&self, operand: &Operand) -> Option<u32> {
         match operand {
@@ -250,14 +259,6 @@ impl<'a> Decoder<'a> {
             location: Location { line: module.functions[function].line, ..Location::default() },
             guard: None,
         }
-    }
-
-    /// What the module's target must have for an instruction to exist.
-    fn needs(&self, target: u32, what: &str) -> Result<(), String> {
-        if self.target >= target {
-            return Ok(());
-        }
-        Err(format!("{what} needs sm_{target}, the module is for sm_{}", self.target))
     }
 
     /// Offsets of the shared variables that a kernel and what it calls name; the unsized ones come last.

@@ -195,11 +195,7 @@ impl<'a> Decoder<'a> {
             self.in_space(operand, space)?;
         }
         let short = i32::try_from(*offset).map_err(|_| format!("offset {offset} does not fit 32 bits"))?;
-        let window = match window(space) {
-            // The parameters of a function lie in local memory.
-            Window::Param if frame.end.is_some() => Window::Local,
-            window => window,
-        };
+        let window = frame.window(space);
         match base {
             Base::Register(id) => {
                 let register = frame.registers + id.0;

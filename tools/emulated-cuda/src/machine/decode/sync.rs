@@ -136,7 +136,6 @@ impl<'a> Decoder<'a> {
 
     /// `mbarrier`
     fn mbarrier(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
-        self.needs(80, "mbarrier")?;
         let mut m = Modifiers::new(i);
         let name = m.next().ok_or("an operation is missing")?;
         let (operands, order) = match name {
@@ -162,7 +161,7 @@ impl<'a> Decoder<'a> {
             "expect_tx" | "complete_tx" => return Err("bulk copies (sm_90) are not supported".into()),
             _ => return Err(format!("modifier .{name} is not known here")),
         };
-        let given = self.mbarrier_modifiers(m, name, order)?;
+        let given = Self::mbarrier_modifiers(m, name, order)?;
         count(i, operands)?;
         let at = usize::from(!matches!(name, "init" | "inval"));
         let (address, base) = self.address(frame, &i.operands[at], given.space)?;
@@ -206,7 +205,6 @@ impl<'a> Decoder<'a> {
 
     /// `{.noComplete}{.parity}{.order}{.scope}{.shared}.b64`
     fn mbarrier_modifiers(
-        &self,
         mut m: Modifiers,
         name: &str,
         order: Option<&str>,
@@ -222,9 +220,7 @@ impl<'a> Decoder<'a> {
                 return Err("relaxed mbarrier operations (sm_90) are not supported".into());
             }
             m.take(order);
-            if m.scope()? {
-                self.needs(80, "a scope")?;
-            }
+            m.scope()?;
         }
         let space = m.space()?;
         no_complete |= arrives && m.take("noComplete");

@@ -123,7 +123,6 @@ impl<'a> Decoder<'a> {
     }
 
     fn redux(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
-        self.needs(80, "redux")?;
         let mut m = Modifiers::new(i);
         m.expect("sync")?;
         let op = match (m.next(), m.peek()) {
