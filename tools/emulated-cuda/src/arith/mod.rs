@@ -11,6 +11,7 @@ pub mod matrix;
 pub mod mma;
 pub mod round;
 pub mod special;
+pub mod warp;
 
 /// A value of 32 bits for each lane of a warp.
 pub type Row = [u32; 32];

@@ -4,6 +4,7 @@ mod allocate;
 mod alu;
 mod barrier;
 mod block;
+mod class;
 pub mod counters;
 mod decode;
 mod exec;
