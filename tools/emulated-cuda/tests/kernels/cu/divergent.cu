@@ -55,8 +55,32 @@ extern "C" __global__ void __launch_bounds__(THREADS) interpret(const u64* progr
   }
 }
 
-// out[i]: for the i-th kept element its place, else all ones; kept are those with x[i] % 3 == 0. One atomic a warp, by the
-// first of the lanes that are there. `counter` starts as zero.
+// out[i] = x[i] + 1, x[i] * x[i], x[i] >> 3 or ~x[i], as ops[i] % 4 says, through a table of branch targets. Neither compiler makes
+// `brx.idx` of a switch, but other PTX has it.
+extern "C" __global__ void __launch_bounds__(THREADS) branch_table(const u32* ops, const u32* x, u32* out, int n) {
+  const int i = blockIdx.x * THREADS + threadIdx.x;
+  if (i >= n) return;
+  u32 d;
+  asm volatile(
+      "{\n"
+      "targets: .branchtargets increment, square, shift, invert;\n"
+      "  brx.idx %2, targets;\n"
+      "increment: add.u32 %0, %1, 1;\n"
+      "  bra done;\n"
+      "square: mul.lo.u32 %0, %1, %1;\n"
+      "  bra done;\n"
+      "shift: shr.u32 %0, %1, 3;\n"
+      "  bra done;\n"
+      "invert: not.b32 %0, %1;\n"
+      "done:\n"
+      "}"
+      : "=&r"(d)
+      : "r"(x[i]), "r"(ops[i] % 4));
+  out[i] = d;
+}
+
+// kept: the elements with x[i] % 3 == 0, in an order that keeps those of a warp together and sorted by i. One atomic a warp,
+// by the first of the lanes that are there. `counter` starts as zero.
 extern "C" __global__ void __launch_bounds__(THREADS)
     compact(const u32* x, u32* kept, u32* counter, int n) {
   const int i = blockIdx.x * THREADS + threadIdx.x;

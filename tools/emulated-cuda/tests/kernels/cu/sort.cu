@@ -9,7 +9,7 @@ constexpr int KEYS = 256, THREADS = KEYS / 2;
 extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int n) {
   __shared__ u32 tile[KEYS];
   const int start = blockIdx.x * KEYS;
-#pragma unroll
+#pragma unroll 1
   for (int i = threadIdx.x; i < KEYS; i += THREADS) tile[i] = start + i < n ? keys[start + i] : 0xffffffff;
   // The keys are in the tile.
   __syncthreads();
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int
     }
   // The keys are in order.
   __syncthreads();
-#pragma unroll
+#pragma unroll 1
   for (int i = threadIdx.x; i < KEYS; i += THREADS)
     if (start + i < n) keys[start + i] = tile[i];
 }
