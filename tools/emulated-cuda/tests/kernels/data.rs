@@ -6,8 +6,8 @@ use super::gpu::Failure;
 
 /// 2^-24: half a unit in the last place of an f32 next to 1.
 pub const EPS: f64 = 1.0 / 16_777_216.0;
-/// 2^-9: the same of a bf16.
-pub const EPS_BF16: f64 = 1.0 / 512.0;
+/// 2^-8: the same of a bf16.
+pub const EPS_BF16: f64 = 1.0 / 256.0;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(u64);

@@ -30,7 +30,9 @@ fn the_committed_ptx_is_not_stale() {
     let manifest = fs::read_to_string(folder.join("ptx/MANIFEST")).expect("a manifest");
     let mut listed = Vec::new();
     for line in manifest.lines() {
-        let [sum, len, name] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("not a checksum: {line}") };
+        let [sum, len, name] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("not a checksum: {line}")
+        };
         let bytes = fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let now = (cksum(&bytes).to_string(), bytes.len().to_string());
         assert!(now == (sum.into(), len.into()), "{name} has changed: run tests/kernels/build");

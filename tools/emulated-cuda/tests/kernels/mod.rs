@@ -49,7 +49,8 @@ fn check(name: &str) {
         let first = run(case, &mut driver, &format!("the driver, from {compiler}"));
         for seed in [1, 2] {
             let options = Options { seed, ..Options::default() };
-            let mut machine = Machine::new(&text, options).unwrap_or_else(|e| panic!("{name} of {compiler}: {e:?}"));
+            let mut machine =
+                Machine::new(&text, options).unwrap_or_else(|e| panic!("{name} of {compiler}: {e:?}"));
             let again = run(case, &mut machine, &format!("seed {seed}, from {compiler}"));
             assert!(first == again, "{name} of {compiler}: seed {seed} gives other bits");
         }

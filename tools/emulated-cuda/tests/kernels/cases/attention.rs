@@ -31,8 +31,7 @@ fn forward_reference(q: &[f64], k: &[f64], v: &[f64], tokens: usize) -> Referenc
     let mut r = Reference { o: Vec::new(), lse: Vec::new(), p: vec![0.0; HEADS * tokens * tokens] };
     for i in 0..HEADS * tokens {
         let (first, keys) = (i / tokens * tokens, i % tokens + 1);
-        let exp: Vec<f64> =
-            (0..keys).map(|j| (SCALE * dot(row(q, i), row(k, first + j))).exp()).collect();
+        let exp: Vec<f64> = (0..keys).map(|j| (SCALE * dot(row(q, i), row(k, first + j))).exp()).collect();
         let sum: f64 = exp.iter().sum();
         r.lse.push(sum.ln());
         r.p[i * tokens..][..keys].iter_mut().zip(&exp).for_each(|(p, e)| *p = e / sum);
@@ -86,12 +85,11 @@ pub fn backward(s: &mut Session<'_>) -> Result<(), Failure> {
     let [q, k, v, d_o] = [q, k, v, d_o].map(|x| s.upload(&x));
     let delta = s.output::<f32>(rows);
     let [dq, dk, dv] = [(); 3].map(|()| s.output::<f32>(rows * DIM));
-    s.launch("attention_bwd_delta", line(rows.div_ceil(4), 128), &[
-        o.into(),
-        d_o.into(),
-        delta.into(),
-        (rows as i32).into(),
-    ])?;
+    s.launch(
+        "attention_bwd_delta",
+        line(rows.div_ceil(4), 128),
+        &[o.into(), d_o.into(), delta.into(), (rows as i32).into()],
+    )?;
     let shape = plane(tokens.div_ceil(16), HEADS, 128);
     let inputs = [q, k, v, d_o, lse, delta].map(Into::into);
     let sizes = [(tokens as i32).into(), (SCALE as f32).into()];

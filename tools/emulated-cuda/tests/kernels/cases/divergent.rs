@@ -14,8 +14,10 @@ pub fn collatz(s: &mut Session<'_>) -> Result<(), Failure> {
     s.launch("collatz", line(2, 64), &[dx.into(), steps.into(), (n as i32).into(), limit.into()])?;
 
     let next = |&v: &u32| (v != 1).then(|| if v.is_multiple_of(2) { v / 2 } else { 3 * v + 1 });
-    let want: Vec<u32> =
-        x.iter().map(|&v| std::iter::successors(Some(v), next).skip(1).take(limit as usize).count() as u32).collect();
+    let want: Vec<u32> = x
+        .iter()
+        .map(|&v| std::iter::successors(Some(v), next).skip(1).take(limit as usize).count() as u32)
+        .collect();
     equal("steps", &s.download::<u32>(steps), &want)
 }
 
@@ -83,7 +85,11 @@ pub fn compact(s: &mut Session<'_>) -> Result<(), Failure> {
     let keep = |x: &u32| x.is_multiple_of(3);
     let count = x.iter().copied().filter(keep).count();
     let (dx, kept, counter) = (s.upload(&x), s.output::<u32>(count), s.upload(&[0u32]));
-    s.launch("compact", line(n.div_ceil(64), 64), &[dx.into(), kept.into(), counter.into(), (n as i32).into()])?;
+    s.launch(
+        "compact",
+        line(n.div_ceil(64), 64),
+        &[dx.into(), kept.into(), counter.into(), (n as i32).into()],
+    )?;
 
     // Warps come in any order: a run of each warp's elements, by its first.
     let kept = s.download_unordered::<u32>(kept);
@@ -93,7 +99,8 @@ pub fn compact(s: &mut Session<'_>) -> Result<(), Failure> {
     let mut rest = &kept[..];
     while let Some(first) = rest.first() {
         let run = runs.get(first).filter(|run| rest.starts_with(run));
-        let run = run.ok_or_else(|| Failure::Wrong(format!("kept: no warp has a run that starts with {first}")))?;
+        let run =
+            run.ok_or_else(|| Failure::Wrong(format!("kept: no warp has a run that starts with {first}")))?;
         rest = &rest[run.len()..];
     }
     let mut sorted = kept;
@@ -109,7 +116,8 @@ pub fn group_sums(s: &mut Session<'_>) -> Result<(), Failure> {
     let (mut keys, mut x) = (vec![6u32; n], random.words(n));
     keys[..64].iter_mut().for_each(|k| *k = random.below(5));
     x[70] = 0;
-    let (dkeys, dx, sums, flags) = (s.upload(&keys), s.upload(&x), s.output::<u32>(n), s.output::<u32>(n / 32));
+    let (dkeys, dx, sums, flags) =
+        (s.upload(&keys), s.upload(&x), s.output::<u32>(n), s.output::<u32>(n / 32));
     let buffers = [dkeys, dx, sums, flags].map(Into::into);
     s.launch("group_sums", line(2, 64), &[&buffers[..], &[(n as i32).into()]].concat())?;
 

@@ -15,7 +15,9 @@ pub fn s8(s: &mut Session<'_>) -> Result<(), Failure> {
     let (da, db, dc, dd) = (s.upload(&a), s.upload(&b), s.upload(&c), s.output::<i32>(c.len()));
     s.launch("mma_s8", line(1, 32), &[da.into(), db.into(), dc.into(), dd.into()])?;
 
-    let dot = |i: usize, j: usize| (0..32).map(|k| i32::from(a[i * 32 + k]) * i32::from(b[j * 32 + k])).sum::<i32>();
+    let dot = |i: usize, j: usize| {
+        (0..32).map(|k| i32::from(a[i * 32 + k]) * i32::from(b[j * 32 + k])).sum::<i32>()
+    };
     let want: Vec<i32> = (0..16 * 8).map(|at| c[at] + dot(at / 8, at % 8)).collect();
     equal("d", &s.download::<i32>(dd), &want)
 }

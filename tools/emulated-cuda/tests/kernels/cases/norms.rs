@@ -30,7 +30,8 @@ pub fn softmax(s: &mut Session<'_>) -> Result<(), Failure> {
         let dy = wide(&dy[range.clone()]);
         let dot: f64 = want.iter().zip(&dy).map(|(y, dy)| y * dy).sum();
         let size: f64 = want.iter().zip(&dy).map(|(y, dy)| y * dy.abs()).sum();
-        let bound: Vec<f64> = want.iter().zip(&dy).map(|(y, dy)| 2.0 * factor * y * (dy.abs() + size)).collect();
+        let bound: Vec<f64> =
+            want.iter().zip(&dy).map(|(y, dy)| 2.0 * factor * y * (dy.abs() + size)).collect();
         let want: Vec<f64> = want.iter().zip(&dy).map(|(y, dy)| y * (dy - dot)).collect();
         close("dx", &dx[range], &want, &bound)?;
     }
@@ -53,7 +54,11 @@ pub fn rms_norm(s: &mut Session<'_>) -> Result<(), Failure> {
     let args = [&[b, buffer_dy.into(), r.into(), partial.into()][..], &sizes].concat();
     s.launch("rmsnorm_bwd_dw", plane((cols / 2).div_ceil(64), chunks, 64), &args)?;
     let sizes = [(chunks as i32).into(), (cols as i32).into()];
-    s.launch("rmsnorm_bwd_dw_sum", line(cols.div_ceil(64), 64), &[partial.into(), dw.into(), sizes[0], sizes[1]])?;
+    s.launch(
+        "rmsnorm_bwd_dw_sum",
+        line(cols.div_ceil(64), 64),
+        &[partial.into(), dw.into(), sizes[0], sizes[1]],
+    )?;
 
     let (y, dx, r) = (s.download::<bf16>(y), s.download::<bf16>(dx), s.download::<f32>(r));
     let w = wide(&weight);

@@ -72,8 +72,11 @@ pub fn transpose(s: &mut Session<'_>) -> Result<(), Failure> {
     let (rows, cols) = (45, 70);
     let x = Random::new(8).words(rows * cols);
     let (dx, dy) = (s.upload(&x), s.output::<u32>(rows * cols));
-    let shape =
-        Shape { grid: [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32, 1], block: [32, 8, 1], cooperative: false };
+    let shape = Shape {
+        grid: [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32, 1],
+        block: [32, 8, 1],
+        cooperative: false,
+    };
     s.launch("transpose", shape, &[dx.into(), dy.into(), (rows as i32).into(), (cols as i32).into()])?;
 
     let want: Vec<u32> = (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect();

@@ -18,7 +18,11 @@ pub fn adamw(s: &mut Session<'_>) -> Result<(), Failure> {
     let (rounded, dg) = (s.output::<bf16>(n), s.upload(&g));
     let step = [lr, beta1, beta2, eps, decay, correction1, correction2];
     let buffers = [dw, rounded, dm, dv, dg].map(Into::into);
-    s.launch("adamw", line(n.div_ceil(512), 128), &[&buffers[..], &[(n as i64).into(), step.into()]].concat())?;
+    s.launch(
+        "adamw",
+        line(n.div_ceil(512), 128),
+        &[&buffers[..], &[(n as i64).into(), step.into()]].concat(),
+    )?;
 
     let [lr, beta1, beta2, eps, decay, correction1, correction2] = step.map(f64::from);
     let (w, m, v, g) = (wide(&w), wide(&m), wide(&v), wide(&g));
@@ -26,8 +30,7 @@ pub fn adamw(s: &mut Session<'_>) -> Result<(), Failure> {
     let want_v: Vec<f64> = (0..n).map(|i| beta2 * v[i] + (1.0 - beta2) * g[i] * g[i]).collect();
     let size_m: Vec<f64> = (0..n).map(|i| beta1 * m[i].abs() + (1.0 - beta1) * g[i].abs()).collect();
     let ratio = |m: f64, v: f64| m / correction1 / ((v / correction2).sqrt() + eps);
-    let want_w: Vec<f64> =
-        (0..n).map(|i| w[i] - lr * (ratio(want_m[i], want_v[i]) + decay * w[i])).collect();
+    let want_w: Vec<f64> = (0..n).map(|i| w[i] - lr * (ratio(want_m[i], want_v[i]) + decay * w[i])).collect();
     // 1 - beta is exact only up to the rounding of beta, which it magnifies by 1 / (1 - beta).
     close("m", &s.download::<f32>(dm), &want_m, &size_m.iter().map(|x| 16.0 * EPS * x).collect::<Vec<_>>())?;
     close("v", &s.download::<f32>(dv), &want_v, &want_v.iter().map(|x| 32.0 * EPS * x).collect::<Vec<_>>())?;
@@ -65,10 +68,15 @@ pub fn nf4(s: &mut Session<'_>) -> Result<(), Failure> {
     let mut random = Random::new(14);
     let (packed, scales) = (random.words(words), random.f32s(words.div_ceil(8), 2.0));
     let (dp, ds, out) = (s.upload(&packed), s.upload(&scales), s.output::<bf16>(words * 8));
-    s.launch("nf4_dequant", line(words.div_ceil(64), 64), &[dp.into(), ds.into(), out.into(), (words as i32).into()])?;
+    s.launch(
+        "nf4_dequant",
+        line(words.div_ceil(64), 64),
+        &[dp.into(), ds.into(), out.into(), (words as i32).into()],
+    )?;
 
     let bytes: Vec<u8> = packed.iter().flat_map(|w| w.to_le_bytes()).collect();
     let levels = bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|code| LEVELS[usize::from(code)]);
-    let want: Vec<bf16> = levels.enumerate().map(|(i, level)| bf16::from_f32(level * scales[i / 64])).collect();
+    let want: Vec<bf16> =
+        levels.enumerate().map(|(i, level)| bf16::from_f32(level * scales[i / 64])).collect();
     equal("out", &s.download::<bf16>(out), &want)
 }
