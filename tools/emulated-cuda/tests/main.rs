@@ -1,3 +1,4 @@
 //! Tests of the emulator as its users see it, a folder for each part.
 
 mod kernels;
+mod mutants;

@@ -1,5 +1,7 @@
 //! What a case needs of a GPU, so that one case runs through the driver API as well as on the machine alone.
 
+use std::fmt;
+
 use bytemuck::Pod;
 
 /// Why a case did not pass.
@@ -11,6 +13,16 @@ pub enum Failure {
     Report(String, String),
     /// A result is not what it should be.
     Wrong(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(text) => write!(f, "the module does not load: {text}"),
+            Self::Report(kind, text) => write!(f, "a report, {kind}: {text}"),
+            Self::Wrong(text) => write!(f, "a wrong result: {text}"),
+        }
+    }
 }
 
 /// Device memory, by number.

@@ -1,6 +1,6 @@
 //! A GPU that is the machine alone, without the driver API: a device of its own, with its own options, for each run.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cuda::machine::{Device, LaunchConfig, Module, Options, memory::AllocationKind};
 
@@ -16,6 +16,8 @@ pub struct Machine {
     buffers: Vec<(u64, usize)>,
     /// Warp instructions of the largest launch so far; zero where the options ask for no counters.
     pub largest_launch: u64,
+    /// Names of the kernels that were launched.
+    pub launched: BTreeSet<String>,
 }
 
 impl Machine {
@@ -23,7 +25,7 @@ impl Machine {
     pub fn new(ptx: &str, options: Options) -> Result<Self, Failure> {
         let device = Device::new(Options { memory_bytes: MEMORY, ..options });
         let module = Module::load(&device, ptx).map_err(|e| Failure::Load(e.to_string()))?;
-        Ok(Self { device, module, buffers: Vec::new(), largest_launch: 0 })
+        Ok(Self { device, module, buffers: Vec::new(), largest_launch: 0, launched: BTreeSet::new() })
     }
 }
 
@@ -48,6 +50,7 @@ impl Gpu for Machine {
     fn launch(&mut self, kernel: &str, shape: Shape, args: &[Arg]) -> Result<(), Failure> {
         let kernel = self.module.kernels.get(kernel).expect("the module has the kernel");
         assert_eq!(kernel.parameters.len(), args.len(), "arguments of {}", kernel.name);
+        self.launched.insert(kernel.name.clone());
         let mut params = vec![0; kernel.parameter_bytes as usize];
         for (parameter, arg) in kernel.parameters.iter().zip(args) {
             let address;

@@ -33,7 +33,7 @@ pub fn ptx(compiler: &str, file: &str) -> Option<String> {
 fn run(case: &Case, gpu: &mut dyn Gpu, on: &str) -> Vec<u8> {
     let mut session = Session::new(gpu);
     if let Err(failure) = (case.run)(&mut session) {
-        panic!("{} on {on}: {failure:?}", case.name);
+        panic!("{} on {on}: {failure}", case.name);
     }
     session.outputs
 }
@@ -45,12 +45,12 @@ fn check(name: &str) {
     for compiler in COMPILERS {
         let Some(text) = ptx(compiler, case.file) else { continue };
         compiled += 1;
-        let mut driver = Driver::new(&text).unwrap_or_else(|e| panic!("{name} of {compiler}: {e:?}"));
+        let mut driver = Driver::new(&text).unwrap_or_else(|e| panic!("{name} of {compiler}: {e}"));
         let first = run(case, &mut driver, &format!("the driver, from {compiler}"));
         for seed in [1, 2] {
             let options = Options { seed, ..Options::default() };
             let mut machine =
-                Machine::new(&text, options).unwrap_or_else(|e| panic!("{name} of {compiler}: {e:?}"));
+                Machine::new(&text, options).unwrap_or_else(|e| panic!("{name} of {compiler}: {e}"));
             let again = run(case, &mut machine, &format!("seed {seed}, from {compiler}"));
             assert!(first == again, "{name} of {compiler}: seed {seed} gives other bits");
         }
