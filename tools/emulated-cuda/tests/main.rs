@@ -1,3 +1,7 @@
-//! Tests of the emulated driver and of the machine below it.
+//! The test suite: one binary, so that it links once.
 
+mod kernels;
+mod mutants;
+mod ptx;
 mod spaces;
+mod warp_ops;
