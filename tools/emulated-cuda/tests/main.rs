@@ -1,0 +1,3 @@
+//! Tests of the emulated CUDA driver, one binary.
+
+mod arith;
