@@ -230,21 +230,14 @@ pub fn tanh<H: Half>(a: u16) -> u16 {
     narrow64::<H>(super::special::tanh(H::widen(a) as f64))
 }
 
-/// A function of each half of a pair.
-#[inline(always)]
-pub fn each(a: u32, f: impl Fn(u16) -> u16) -> u32 {
-    f(a as u16) as u32 | (f((a >> 16) as u16) as u32) << 16
+/// An expression on the halves of registers, once for the lower and once for the upper ones: `halves!(a, b => add(a, b))`.
+///
+/// No function that takes a closure: that would leave it to the compiler whether the loop around is one of vector code or of calls.
+macro_rules! halves {
+    ($($register:ident),+ => $half:expr) => {{
+        let low: u16 = { $(let $register = $register as u16;)+ $half };
+        let high: u16 = { $(let $register = ($register >> 16) as u16;)+ $half };
+        low as u32 | (high as u32) << 16
+    }};
 }
-
-/// A function of the halves of two pairs.
-#[inline(always)]
-pub fn each2(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
-    f(a as u16, b as u16) as u32 | (f((a >> 16) as u16, (b >> 16) as u16) as u32) << 16
-}
-
-/// A function of the halves of three pairs.
-#[inline(always)]
-pub fn each3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
-    f(a as u16, b as u16, c as u16) as u32 | (high as u32) << 16
-}
+pub(crate) use halves;

@@ -9,7 +9,7 @@ use super::round::{NAN32, canon32, canon64, flush32, flush64};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_PI_2, LN_2, LOG2_E};
 
 /// Added and subtracted, rounds an f64 of less than 2^51 to an integer, which the low bits then hold in two's complement.
-const TO_INTEGER: f64 = 1.5 / f64::EPSILON;
+pub const TO_INTEGER: f64 = 1.5 / f64::EPSILON;
 
 /// An operand or result as `.ftz` sees it.
 #[inline(always)]

@@ -199,14 +199,14 @@ impl Ieee {
 
     /// Rounds a number; infinity where it overflows.
     pub fn nearest(&self, mode: Mode, value: &Dyadic) -> u64 {
-        let infinity = self.max() + 1 | if value.negative { self.sign() } else { 0 };
+        let infinity = (self.max() + 1) | if value.negative { self.sign() } else { 0 };
         self.round(mode, value.negative, |other| value.compare(other)).unwrap_or(infinity)
     }
 
     /// The result of an operation under IEEE 754; `None` for NaN.
     pub fn operate(&self, op: &str, mode: Mode, operands: &[u64]) -> Option<u64> {
         let sign = |negative: bool| if negative { self.sign() } else { 0 };
-        let infinity = |negative: bool| Some(self.max() + 1 | sign(negative));
+        let infinity = |negative: bool| Some((self.max() + 1) | sign(negative));
         let numbers: Vec<Number> = operands.iter().map(|&bits| self.decode(bits)).collect();
         if numbers.iter().any(|n| matches!(n, Number::Nan)) {
             return None;

@@ -178,15 +178,16 @@ fn f64_narrows_to_halves_in_one_rounding() {
         .run(&cases, |cases| {
             for (wide, noise) in cases {
                 // Also values at, and just beside, numbers and ties of f16 near 1.
-                let beside =
-                    (1.0f64.to_bits() + (noise % 4096 << 41)).wrapping_add((noise >> 20) % 3).wrapping_sub(1);
+                let beside = (1.0f64.to_bits() + ((noise % 4096) << 41))
+                    .wrapping_add((noise >> 20) % 3)
+                    .wrapping_sub(1);
                 for bits in [wide, beside] {
                     let narrow = [half::narrow64::<half::F16>, half::narrow64::<half::Bf16>];
                     for (narrow, format) in narrow.into_iter().zip([dyadic::F16, dyadic::BF16]) {
                         let wanted = match dyadic::F64.decode(bits) {
                             dyadic::Number::Nan => 0x7fff,
                             dyadic::Number::Infinity(negative) => {
-                                format.max() + 1 | if negative { 0x8000 } else { 0 }
+                                (format.max() + 1) | if negative { 0x8000 } else { 0 }
                             }
                             dyadic::Number::Finite(value) => format.nearest(Mode::Rn, &value),
                         };
