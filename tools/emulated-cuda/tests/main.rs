@@ -1,2 +1,8 @@
-//! x
+//! The test suite: one binary, so that it links once.
+
+mod arith;
+mod decode;
 mod kernels;
+mod mutants;
+mod ptx;
+mod warp_ops;
