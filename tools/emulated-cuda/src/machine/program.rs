@@ -39,7 +39,10 @@ pub struct Parameter {
 /// Registers of an instruction that may be undefined when it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Tracked {
-    /// Registers that it reads, by their index among the tracked: a fault where one is undefined.
+    /// Its guard: a fault where it is undefined, in every lane that comes to the instruction.
+    pub guard: Option<u16>,
+    /// Registers that it reads, by their index among the tracked: a fault where one is undefined, in the lanes that its guard
+    /// lets through.
     pub reads: Vec<u16>,
     /// Registers that it copies from: the destination is as undefined as these.
     pub copies: Vec<u16>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Input, reads, registers, writes};
+use super::{Input, registers, writes};
 use crate::machine::{
     decode::{Proto, Virtual},
     op::Op,
@@ -64,15 +64,12 @@ impl Undefined {
             return None;
         }
         let find = |register: Virtual| self.index.get(&register).copied();
-        let sources = &proto.args[proto.writes as usize..];
-        let mut tracked = Tracked { writes: writes(proto).filter_map(find).collect(), ..Tracked::default() };
-        if copies(&proto.op) {
-            tracked.copies = registers(sources).filter_map(find).collect();
-            tracked.reads = proto.guard.and_then(|(guard, _)| find(guard)).into_iter().collect();
-        } else {
-            tracked.reads = reads(proto).filter_map(find).collect();
-        }
-        let any = !(tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty());
+        let sources = registers(&proto.args[proto.writes as usize..]).filter_map(find).collect();
+        let (reads, copies) = if copies(&proto.op) { (Vec::new(), sources) } else { (sources, Vec::new()) };
+        let guard = proto.guard.and_then(|(guard, _)| find(guard));
+        let tracked = Tracked { guard, reads, copies, writes: writes(proto).filter_map(find).collect() };
+        let any = tracked.guard.is_some()
+            || !(tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty());
         any.then_some(tracked)
     }
 
