@@ -1,3 +1,4 @@
 //! The test suite: one binary, so that it links once.
 
 mod decode;
+mod ptx;
