@@ -1,4 +1,7 @@
 //! The test suite: one binary, so that it links once.
 
 mod decode;
+mod kernels;
+mod mutants;
 mod ptx;
+mod warp_ops;
