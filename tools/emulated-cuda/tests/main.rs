@@ -5,4 +5,5 @@ mod decode;
 mod kernels;
 mod mutants;
 mod ptx;
+mod spaces;
 mod warp_ops;
