@@ -1,14 +1,24 @@
 //! The machine: memory, programs, warps, blocks and launches.
 
 mod allocate;
+mod alu;
+mod barrier;
+mod block;
+mod class;
 pub mod counters;
 mod decode;
+mod exec;
 pub mod fault;
 pub mod lanes;
+mod launch;
 pub mod memory;
 pub mod op;
 pub mod options;
+mod printf;
 pub mod program;
+mod simd;
+pub mod spaces;
+mod warp;
 mod windows;
 
 pub use counters::Counters;
@@ -17,7 +27,10 @@ pub use memory::DeviceMemory;
 pub use options::{Checks, Options};
 pub use program::{Kernel, LoadError, Module, Parameter};
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// A device: its memory and its settings. Cheap to share.
 pub struct Device {
@@ -25,6 +38,7 @@ pub struct Device {
     pub memory: DeviceMemory,
     /// Checks, limits, seed.
     pub options: Options,
+    launches: AtomicU64,
 }
 
 /// What a launch asks for.
@@ -45,7 +59,7 @@ pub struct LaunchConfig {
 impl Device {
     /// A device with its own memory.
     pub fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { memory: DeviceMemory::new(options.memory_bytes), options })
+        Arc::new(Self { memory: DeviceMemory::new(options.memory_bytes), options, launches: AtomicU64::new(0) })
     }
 
     /// Runs a kernel to its end. `params` holds the parameters as [`Kernel::parameters`] lays them out. Returns what it
@@ -56,7 +70,6 @@ impl Device {
     /// # Errors
     /// The first fault that a thread ran into.
     pub fn launch(&self, kernel: &Arc<Kernel>, config: LaunchConfig, params: &[u8]) -> Result<Counters, Box<Fault>> {
-        let _ = (kernel, config, params);
-        unimplemented!("the machine is being written")
+        launch::run(self, kernel, config, params, self.launches.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Device, decode, lanes::Line, memory::AllocationKind, op::Inst};
+use super::{Device, counters::Class, decode, lanes::Line, memory::AllocationKind, op::Inst};
 use crate::ptx::{ParseError, ast::Location};
 
 /// A module could not be loaded.
@@ -47,11 +47,19 @@ pub struct Tracked {
     pub writes: Vec<u16>,
 }
 
+/// Stands in [`Program::joins`] for no instruction.
+pub const NO_JOIN: u32 = u32::MAX;
+
 /// The instructions of a kernel with every call inlined.
 #[derive(Debug, Default)]
 pub struct Program {
     /// The instructions.
     pub code: Vec<Inst>,
+    /// The class that each is counted in.
+    pub classes: Vec<Class>,
+    /// For each branch, the instruction at which all ways from it meet again (its immediate postdominator);
+    /// [`NO_JOIN`] where they do not meet before the thread ends, and for everything that is no branch.
+    pub joins: Vec<u32>,
     /// Where each was written.
     pub places: Vec<Location>,
     /// Constants that the instructions use as operands.
@@ -123,7 +131,8 @@ impl Module {
         let module = crate::ptx::parse(text)?;
         let lines: Arc<[String]> = text.lines().map(str::to_owned).collect();
         let placed = decode::place_variables(device, &module, &lines)?;
-        let mut loaded = Self { kernels: HashMap::new(), globals: placed.named, allocations: placed.allocations };
+        let mut loaded =
+            Self { kernels: HashMap::new(), globals: placed.named, allocations: placed.allocations };
         match decode::kernels(&module, &placed.addresses, &lines) {
             Ok(kernels) => {
                 loaded.kernels = kernels.into_iter().map(|k| (k.name.clone(), Arc::new(k))).collect();

@@ -2,7 +2,7 @@
 
 use super::{
     Arg, Decoder, Frame,
-    operands::{type_named, width_of},
+    operands::{literal, type_named, width_of},
 };
 use crate::{
     arith::{convert::Conversion, round::Rounding},
@@ -14,11 +14,29 @@ use crate::{
 };
 
 /// An operand count that is not what the instruction takes.
-pub(super) fn count(instruction: &Instruction, wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {
+pub(super) fn count(
+    instruction: &Instruction,
+    wanted: std::ops::RangeInclusive<usize>,
+) -> Result<(), String> {
     if wanted.contains(&instruction.operands.len()) {
         return Ok(());
     }
     Err(format!("{} takes {wanted:?} operands, here are {}", instruction.opcode, instruction.operands.len()))
+}
+
+/// Floats take no integer literals, and integers no floats.
+fn lane_literal(i: &Instruction, op: Op, operand: &Operand) -> Result<(), String> {
+    let integers = || i.modifiers.iter().filter_map(|m| type_named(m)).next_back();
+    match (op, integers()) {
+        // A selection's last type is that of its last operand alone.
+        _ if i.opcode == "slct" => Ok(()),
+        _ if i.opcode == "lop3" && i.operands.last() == Some(operand) => match operand {
+            Operand::Integer(0..=255) => Ok(()),
+            other => Err(format!("{other:?} is no table of lop3")),
+        },
+        (Op::Float(_) | Op::Integer(_), Some(ty)) => literal(operand, ty),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Decoder<'a> {
@@ -41,6 +59,7 @@ impl<'a> Decoder<'a> {
         count(i, from.len() + 1..=from.len() + 1)?;
         let mut reads = [Arg::None; 4];
         for (read, (operand, width)) in reads.iter_mut().zip(i.operands[1..].iter().zip(from)) {
+            lane_literal(i, op, operand)?;
             *read = self.source(frame, operand, *width)?;
         }
         let to = self.target(frame, &i.operands[0], to)?;
@@ -81,7 +100,9 @@ impl<'a> Decoder<'a> {
         let width = if double { Width::Wide } else { Width::Word };
         count(i, sources + 1..=sources + 1)?;
         let mut reads = [Arg::None; 3];
+        let ty = if double { Type::F64 } else { Type::F32 };
         for (read, operand) in reads.iter_mut().zip(&i.operands[1..]) {
+            literal(operand, ty)?;
             *read = self.source(frame, operand, width)?;
         }
         let to = self.target(frame, &i.operands[0], width)?;
@@ -137,8 +158,10 @@ impl<'a> Decoder<'a> {
             (Operand::Vector(parts), source) => {
                 let part = self.part(ty, parts.len())?;
                 let source = self.source(frame, source, width)?;
-                let targets =
-                    parts.iter().map(|p| self.target(frame, p, part)).collect::<Result<Vec<_>, _>>()?;
+                let targets = parts
+                    .iter()
+                    .map(|p| self.target_or_sink(frame, p, part))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.emit(Op::Unpack { count: parts.len() as u8, wide }, &targets, &[source]);
             }
             (target, Operand::Vector(parts)) => {
@@ -148,7 +171,12 @@ impl<'a> Decoder<'a> {
                 let target = self.target(frame, target, width)?;
                 self.emit(Op::Pack { count: parts.len() as u8, wide }, &[target], &sources);
             }
+            (target, Operand::Special(name, component)) => {
+                let target = self.target(frame, target, width)?;
+                self.special(name, *component, target, width)?;
+            }
             (target, source) => {
+                literal(source, ty)?;
                 let source = match source {
                     Operand::Integer(value) if ty.size() == 2 => {
                         self.constant(width, *value as u64 & 0xffff)?
@@ -164,6 +192,9 @@ impl<'a> Decoder<'a> {
 
     /// The width of a part of a vector that `mov` packs.
     fn part(&self, ty: Type, parts: usize) -> Result<Width, String> {
+        if !matches!(ty, Type::B32 | Type::B64) {
+            return Err(format!("vectors are moved as b32 or b64, not as {ty:?}"));
+        }
         match (ty.size(), parts) {
             (8, 2 | 4) | (4, 2) => Ok(Width::Word),
             (size, parts) => Err(format!("mov of {size} bytes and {parts} parts is not supported")),
@@ -173,6 +204,9 @@ impl<'a> Decoder<'a> {
     /// `cvt`
     pub(super) fn cvt(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
+        if modifiers.first() == Some(&"pack") {
+            return Err("cvt.pack is not supported".into());
+        }
         let conversion = Conversion::parse(&modifiers)?;
         let sources = conversion.sources();
         count(i, sources + 1..=sources + 1)?;
@@ -184,7 +218,14 @@ impl<'a> Decoder<'a> {
             if width == Width::Pred || needed == Width::Wide && width != needed {
                 return Err(format!("{operand:?} is too narrow for its type"));
             }
-            let source = self.source(frame, operand, width)?;
+            let source = match operand {
+                Operand::Special(name, component) => {
+                    let to = self.temporary(width);
+                    self.special(name, *component, to, width)?;
+                    to
+                }
+                other => self.source(frame, other, width)?,
+            };
             *read = if width != needed { self.narrowed(source) } else { source };
         }
         let needed = if conversion.target_bits() == 64 { Width::Wide } else { Width::Word };

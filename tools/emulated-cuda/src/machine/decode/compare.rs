@@ -1,6 +1,10 @@
 //! Comparisons and selections.
 
-use super::{Arg, Decoder, Frame, arithmetic::count, operands::{type_named, width_of}};
+use super::{
+    Arg, Decoder, Frame,
+    arithmetic::count,
+    operands::{literal, type_named, width_of},
+};
 use crate::{
     machine::op::{BoolOp, Compare, CompareType, Op, Width},
     ptx::ast::{Instruction, Operand, Type},
@@ -63,7 +67,10 @@ fn compare(name: &str, ty: Type) -> Result<Compare, String> {
 
 /// How a type is compared.
 fn compare_type(ty: Type, ftz: bool) -> Result<CompareType, String> {
-    if ftz && !matches!(ty, Type::F32 | Type::F16) {
+    if ftz && matches!(ty, Type::F16 | Type::F16x2) {
+        return Err(format!(".ftz for {ty:?} is not supported"));
+    }
+    if ftz && ty != Type::F32 {
         return Err(format!(".ftz does not exist for {ty:?}"));
     }
     Ok(match ty {
@@ -110,17 +117,18 @@ impl<'a> Decoder<'a> {
         let (third, not) = self.combined(frame, i, combine)?;
         let (p, q) = match &i.operands[0] {
             Operand::Pair(p, q) => {
-                (self.target(frame, p, Width::Pred)?, self.target(frame, q, Width::Pred)?)
+                (self.target_or_sink(frame, p, Width::Pred)?, self.target_or_sink(frame, q, Width::Pred)?)
             }
-            one => (self.target(frame, one, Width::Pred)?, Arg::None),
+            one => (self.target_or_sink(frame, one, Width::Pred)?, Arg::None),
         };
+        literal(&i.operands[1], ty)?;
+        literal(&i.operands[2], ty)?;
         let width = width_of(ty)?;
         let a = self.source(frame, &i.operands[1], width)?;
         let b = self.source(frame, &i.operands[2], width)?;
         let op = match ty {
-            Type::F16x2 | Type::Bf16x2 => {
-                Op::SetpHalves { compare, brain: ty == Type::Bf16x2, combine, not }
-            }
+            Type::F16x2 | Type::Bf16x2 if ftz => return Err(".ftz for pairs is not supported".into()),
+            Type::F16x2 | Type::Bf16x2 => Op::SetpHalves { compare, brain: ty == Type::Bf16x2, combine, not },
             _ => Op::Setp { compare, ty: compare_type(ty, ftz)?, combine, not },
         };
         self.emit(op, &[p, q], &[a, b, third]);
@@ -133,6 +141,8 @@ impl<'a> Decoder<'a> {
         let [to, from] = types[..] else { return Err("set takes two types".into()) };
         let compare = compare(name, from)?;
         let (third, not) = self.combined(frame, i, combine)?;
+        literal(&i.operands[1], from)?;
+        literal(&i.operands[2], from)?;
         let d = self.target(frame, &i.operands[0], Width::Word)?;
         let width = width_of(from)?;
         let a = self.source(frame, &i.operands[1], width)?;
@@ -144,9 +154,14 @@ impl<'a> Decoder<'a> {
             _ => Err(format!("set to {to:?} does not exist")),
         };
         let op = match from {
-            Type::F16x2 | Type::Bf16x2 => {
-                Op::SetHalves { compare, brain: from == Type::Bf16x2, one: half(0xffff)? as u16, combine, not }
-            }
+            Type::F16x2 | Type::Bf16x2 if ftz => return Err(".ftz for pairs is not supported".into()),
+            Type::F16x2 | Type::Bf16x2 => Op::SetHalves {
+                compare,
+                brain: from == Type::Bf16x2,
+                one: half(0xffff)? as u16,
+                combine,
+                not,
+            },
             _ => {
                 let one = match to {
                     Type::U32 | Type::S32 => u32::MAX,
@@ -164,7 +179,11 @@ impl<'a> Decoder<'a> {
     pub(super) fn selp(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 4..=4)?;
         let [name] = i.modifiers.as_slice() else { return Err("selp takes one type".into()) };
-        let ty = type_named(name).filter(|t| t.size() > 1).ok_or_else(|| format!("selp.{name} does not exist"))?;
+        let ty = type_named(name)
+            .filter(|t| t.size() > 1 && !matches!(t, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2))
+            .ok_or_else(|| format!("selp.{name} does not exist"))?;
+        literal(&i.operands[1], ty)?;
+        literal(&i.operands[2], ty)?;
         let width = width_of(ty)?;
         let d = self.target(frame, &i.operands[0], width)?;
         let a = self.source(frame, &i.operands[1], width)?;

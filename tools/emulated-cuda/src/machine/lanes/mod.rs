@@ -71,6 +71,17 @@ lane!(i64, u64, Wide, |b| b as i64, |v| v as u64);
 lane!(f64, u64, Wide, f64::from_bits, f64::to_bits);
 
 impl File {
+    /// Makes room for a program's registers. They start with a pattern, so that what reads a register that was never
+    /// written gives the same result in every run even where the checks are off.
+    pub fn start(&mut self, program: &super::program::Program) {
+        self.rows.clear();
+        self.rows.resize(program.rows, Line([0xbaad_f00d; 32]));
+        self.constants = program.constants.clone();
+        self.preds.clear();
+        self.preds.resize(program.preds, 0);
+        self.carry = 0;
+    }
+
     /// The rows of a register or constant as 32 values.
     #[inline(always)]
     pub fn lanes<T: bytemuck::Pod>(&self, slot: Slot) -> &[T; 32] {

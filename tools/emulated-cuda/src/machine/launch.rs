@@ -1,0 +1,132 @@
+//! A launch: blocks spread over CPU threads.
+
+use std::{
+    io::Write,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{
+    Counters, Device, Fault, Kernel, LaunchConfig,
+    block::{Block, Progress},
+    exec::Launch,
+    spaces::{Footprint, Spaces},
+};
+
+/// What the blocks that have ended leave behind.
+#[derive(Default)]
+struct Outcome {
+    counters: Counters,
+    /// What blocks printed.
+    output: Vec<(u64, Vec<u8>)>,
+    /// The fault of the lowest block that has one: the same in every run.
+    fault: Option<(u64, Box<Fault>)>,
+}
+
+/// Runs a kernel.
+pub fn run(device: &Device, kernel: &Kernel, config: LaunchConfig, params: &[u8], id: u64) -> Result<Counters, Box<Fault>> {
+    let launch = Launch { device, kernel, config, id, start: Instant::now() };
+    let footprint = device.options.counters.then(|| Footprint::new(&device.memory));
+    let total: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
+    let count = config.sample.map_or(total, |sample| u64::from(sample).clamp(1, total));
+    // The blocks of a sample lie evenly over the grid.
+    let block_at = |index: u64| if count == total { index } else { (2 * index + 1) * total / (2 * count) };
+    let threads: u32 = config.block.iter().product();
+    let shared = kernel.static_shared + config.dynamic_shared;
+    let spaces = || Spaces::new(device, kernel, params, threads, shared, footprint.as_ref());
+
+    let next = AtomicU64::new(0);
+    let limit = AtomicU64::new(u64::MAX);
+    let outcome = Mutex::new(Outcome::default());
+    let end = |block: &mut Block, linear: u64, result: Result<(), Box<Fault>>| {
+        let (counters, output) = block.finish();
+        let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.counters.add(&counters);
+        if !output.is_empty() {
+            outcome.output.push((linear, output));
+        }
+        if let Err(fault) = result {
+            limit.fetch_min(linear, Ordering::Relaxed);
+            if outcome.fault.as_ref().is_none_or(|(other, _)| linear < *other) {
+                outcome.fault = Some((linear, fault));
+            }
+        }
+    };
+    let workers = match device.options.threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    };
+    let workers = (workers as u64).min(count);
+
+    // Blocks one after the other: a block may wait for one with a lower index, which has been given out before it.
+    let one_by_one = || {
+        let mut block = Block::new(&launch, spaces());
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count || block_at(index) > limit.load(Ordering::Relaxed) {
+                return;
+            }
+            block.start(block_at(index));
+            let result = loop {
+                match block.turn() {
+                    Ok(Progress::Running) => {}
+                    Ok(Progress::Done) => break Ok(()),
+                    Err(fault) => break Err(fault),
+                }
+            };
+            end(&mut block, block_at(index), result);
+        }
+    };
+    // All blocks of a cooperative launch are there at once, and take turns.
+    let together = |worker: u64| {
+        let mut blocks: Vec<(u64, Block)> = (worker..count)
+            .step_by(workers as usize)
+            .map(|index| {
+                let mut block = Block::new(&launch, spaces());
+                block.start(block_at(index));
+                (block_at(index), block)
+            })
+            .collect();
+        while !blocks.is_empty() {
+            blocks.retain_mut(|(linear, block)| {
+                let result = match block.turn() {
+                    // Who waits for a block that has failed would wait for ever.
+                    Ok(Progress::Running) if limit.load(Ordering::Relaxed) == u64::MAX => return true,
+                    Ok(_) => Ok(()),
+                    Err(fault) => Err(fault),
+                };
+                end(block, *linear, result);
+                false
+            });
+        }
+    };
+    if workers == 1 {
+        if config.cooperative { together(0) } else { one_by_one() }
+    } else {
+        std::thread::scope(|scope| {
+            for worker in 0..workers {
+                let (together, one_by_one) = (&together, &one_by_one);
+                scope.spawn(move || if config.cooperative { together(worker) } else { one_by_one() });
+            }
+        });
+    }
+
+    let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome.output.sort_by_key(|(linear, _)| *linear);
+    let mut stdout = std::io::stdout().lock();
+    for (_, text) in &outcome.output {
+        // Nobody is there to be told when standard output is closed.
+        let _ = stdout.write_all(text);
+    }
+    let _ = stdout.flush();
+    if let Some(footprint) = &footprint {
+        (outcome.counters.footprint_read, outcome.counters.footprint_written) = footprint.count();
+    }
+    match outcome.fault {
+        Some((_, fault)) => Err(fault),
+        None => Ok(outcome.counters),
+    }
+}
