@@ -1,4 +1,6 @@
 //! The test suite: one binary, so that it links once.
 
+mod kernels;
+mod mutants;
 mod ptx;
 mod warp_ops;

@@ -39,7 +39,9 @@ pub struct Parameter {
 /// Registers of an instruction that may be undefined when it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Tracked {
-    /// Registers that it reads, by their index among the tracked: a fault where one is undefined.
+    /// Its guard, by its index among the tracked: a fault where it is undefined.
+    pub guard: Option<u16>,
+    /// Registers that it reads where its guard holds: a fault where one is undefined.
     pub reads: Vec<u16>,
     /// Registers that it copies from: the destination is as undefined as these.
     pub copies: Vec<u16>,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Input, reads, registers, writes};
+use super::{Input, registers, writes};
 use crate::machine::{
     decode::{Proto, Virtual},
     op::Op,
@@ -65,15 +65,16 @@ impl Undefined {
         }
         let find = |register: Virtual| self.index.get(&register).copied();
         let sources = &proto.args[proto.writes as usize..];
-        let mut tracked = Tracked { writes: writes(proto).filter_map(find).collect(), ..Tracked::default() };
+        let (guard, writes) = (proto.guard.and_then(|(guard, _)| find(guard)), writes(proto).filter_map(find).collect());
+        let mut tracked = Tracked { guard, writes, ..Tracked::default() };
+        let read = registers(sources).filter_map(find).collect();
         if copies(&proto.op) {
-            tracked.copies = registers(sources).filter_map(find).collect();
-            tracked.reads = proto.guard.and_then(|(guard, _)| find(guard)).into_iter().collect();
+            tracked.copies = read;
         } else {
-            tracked.reads = reads(proto).filter_map(find).collect();
+            tracked.reads = read;
         }
-        let any = !(tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty());
-        any.then_some(tracked)
+        let none = tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty();
+        (guard.is_some() || !none).then_some(tracked)
     }
 
     /// Their names.

@@ -119,8 +119,9 @@ impl<'a> Env<'a> {
     /// Counts the instructions that ran by their class.
     pub fn count_instructions(&mut self) -> Counters {
         let counters = &mut self.spaces.counters;
-        for (inst, [warps, lanes]) in self.program.code.iter().zip(&self.hits) {
-            counters.instructions[inst.op.class() as usize] += warps;
+        let program = self.program;
+        for ((inst, class), [warps, lanes]) in program.code.iter().zip(&program.classes).zip(&self.hits) {
+            counters.instructions[*class as usize] += warps;
             counters.thread_instructions += lanes;
             if let Op::Mma(mma) = inst.op
                 && *warps > 0
