@@ -1,5 +1,7 @@
 //! The test suite: one binary, so that it links once.
 
+mod arith;
+mod decode;
 mod kernels;
 mod mutants;
 mod ptx;
