@@ -86,6 +86,31 @@ fn unordered_pairs_race() {
 }
 
 #[test]
+fn a_read_of_a_warp_that_released_nothing_hides_no_later_one() {
+    with(|s| {
+        read(s, B, 10, 64).unwrap();
+        let mut clock = Clock::default();
+        s.release(2, FULL, &mut clock);
+        s.acquire(1, FULL, &clock);
+        read(s, C, 10, 64).unwrap();
+        read(s, B, 10, 64).unwrap();
+        s.warp_sync(1, FULL);
+        race(write(s, B, 11, 64, 1), 5);
+    });
+    // The same of writes that are tolerated.
+    with(|s| {
+        write(s, B, 10, 68, 1).unwrap();
+        let mut clock = Clock::default();
+        s.release(2, FULL, &mut clock);
+        s.acquire(1, FULL, &clock);
+        write(s, C, 10, 64, 1).unwrap();
+        write(s, B, 10, 64, 1).unwrap();
+        s.warp_sync(1, FULL);
+        race(write(s, B, 11, 64, 2), 5);
+    });
+}
+
+#[test]
 fn every_reader_counts() {
     // Not the last reader, nor the last of its warp.
     for first in [(0, 2), (1, 6), (1, 30)] {

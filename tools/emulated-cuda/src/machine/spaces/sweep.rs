@@ -7,6 +7,12 @@ pub(super) fn later(times: &[u32], limit: u32) -> bool {
     times.iter().fold(0, |any, &time| any | u32::from(time as i32 > limit as i32)) != 0
 }
 
+/// Makes every time at least `time`.
+#[inline(always)]
+pub(super) fn raise(times: &mut [u32], time: u32) {
+    times.iter_mut().for_each(|t| *t = (*t as i32).max(time as i32) as u32);
+}
+
 /// Writes a stamp whose lane number grows every `1 << each` entries.
 #[inline(always)]
 pub(super) fn stamp(stamps: &mut [u32], first: u32, lane_shift: u32, each: u32) {

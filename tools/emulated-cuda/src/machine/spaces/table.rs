@@ -28,7 +28,7 @@ pub(super) struct Table {
     /// Bytes of a granule, as a power of two.
     shift: u32,
     granules: usize,
-    /// By granule: the last write, the last read of anyone, and the warps that have read it.
+    /// By granule: the last write, the latest read of anyone, and the warps that have read it.
     write_time: Vec<u32>,
     write_who: Vec<u32>,
     read_time: Vec<u32>,
@@ -138,7 +138,7 @@ impl Table {
             self.warp_read_time[own.clone()].fill(now);
             sweep::stamp(&mut self.warp_read_who[own], who, LANE_SHIFT, each);
         }
-        self.read_time[range.clone()].fill(now);
+        sweep::raise(&mut self.read_time[range.clone()], now);
         sweep::set_bits(&mut self.readers[range], 1 << warp);
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Table {
                 }
             }
             self.note_read(order, group, touch, touch.mask(), granule, now);
-            self.read_time[granule] = now;
+            self.read_time[granule] = self.read_time[granule].max(now);
             self.readers[granule] |= 1 << touch.site.warp;
         }
         Ok(())
@@ -414,11 +414,12 @@ impl Table {
         Ok(())
     }
 
-    /// Notes a write.
+    /// Notes a write. Its time may lie before those of others that it is not ordered after; any time from the stamp of
+    /// its warp up to now says the same of it, so that it takes the latest that is there.
     #[inline(always)]
     pub fn stamp(&mut self, touch: &Touch, now: u32) {
         let (first, count, each) = self.granules(touch);
-        self.write_time[first..first + count].fill(now);
+        sweep::raise(&mut self.write_time[first..first + count], now);
         sweep::stamp(&mut self.write_who[first..first + count], who(touch), LANE_SHIFT, each);
     }
 }
