@@ -291,6 +291,28 @@ fn strong_accesses() {
 }
 
 #[test]
+fn a_strong_access_does_not_make_up_for_a_weak_one_before_it() {
+    with(|s| {
+        read(s, A, 10, 64).unwrap();
+        flag(s, A, Window::Shared, 64, false).unwrap();
+        race(flag(s, B, Window::Shared, 64, true), 5);
+    });
+    with(|s| {
+        write(s, A, 10, 64, 1).unwrap();
+        flag(s, A, Window::Shared, 64, true).unwrap();
+        race(flag(s, B, Window::Shared, 64, false), 5);
+    });
+    // Nor do those of others who are ordered after it.
+    with(|s| {
+        write(s, A, 10, 64, 1).unwrap();
+        barrier(s, &[0, 1]);
+        flag(s, B, Window::Shared, 64, true).unwrap();
+        flag(s, A, Window::Shared, 64, true).unwrap();
+        assert!(race(flag(s, C, Window::Shared, 64, false), 7).contains("warp 0, lane 3"));
+    });
+}
+
+#[test]
 fn fences_and_flags() {
     let machine = machine(RACES, 4);
     let global = machine.allocate(64, AllocationKind::Global);
