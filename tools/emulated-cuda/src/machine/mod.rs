@@ -19,7 +19,7 @@ pub mod program;
 mod simd;
 pub mod spaces;
 mod warp;
-mod windows;
+pub mod windows;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
