@@ -24,7 +24,7 @@ mod windows;
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
 pub use memory::DeviceMemory;
-pub use options::{Checks, Options};
+pub use options::{Checks, CountersOutput, Options, OptionsError};
 pub use program::{Kernel, LoadError, Module, Parameter};
 
 use std::sync::{

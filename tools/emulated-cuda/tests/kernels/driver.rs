@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cuda::machine::Options;
 use cudarc::{
     driver::{CudaContext, CudaModule, CudaSlice, CudaStream, LaunchConfig, PushKernelArg},
     nvrtc::Ptx,
@@ -19,6 +20,7 @@ pub struct Driver {
 impl Driver {
     /// Loads a module's text on device 0.
     pub fn new(ptx: &str) -> Result<Self, Failure> {
+        cuda::install(Options::default()).expect("no other driver is loaded");
         let context = CudaContext::new(0).expect("a device");
         let module = context.load_module(Ptx::from_src(ptx)).map_err(|e| Failure::Load(e.to_string()))?;
         Ok(Self { stream: context.default_stream(), module, buffers: Vec::new() })

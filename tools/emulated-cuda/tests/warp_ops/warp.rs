@@ -111,7 +111,7 @@ fn votes_count_members_alone() {
         assert_eq!(vote(VoteMode::Any, predicate, members), truth(any.any(|p| p)));
         let trues = lanes.clone().filter(|&p| p).count();
         assert_eq!(vote(VoteMode::Uni, predicate, members), truth(trues == 0 || trues == lanes.count()));
-        let ballot =
+        let ballot: u32 =
             (0..32).filter(|lane| members >> lane & predicate >> lane & 1 == 1).map(|lane| 1 << lane).sum();
         assert_eq!(vote(VoteMode::Ballot, predicate, members), ballot);
     }
