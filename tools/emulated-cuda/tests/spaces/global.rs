@@ -112,7 +112,7 @@ fn bounds_of_every_lane_are_checked() {
                 IllegalAddress
             );
         }
-        let wild = [0, 8, u64::MAX - 7, 1 << 47, at - 8, windows::PARAM + windows::SIZE];
+        let wild = [0, 8, u64::MAX - 7, 1 << 47, at - 8, windows::PARAM + (1 << 32)];
         for address in wild {
             let result = load(&mut spaces, Window::Generic, &[address; 32], 1 << 7, shape(1, 8));
             assert_eq!(fault(result), (IllegalAddress, 7), "{address:#x}");
