@@ -99,7 +99,7 @@ impl<'a> Decoder<'a> {
         let op = Op::Barrier { kind, aligned, not };
         match to {
             Some(to) => self.emit(op, &[to], &[id, threads, predicate]),
-            None => self.emit(op, &[], &[id, threads]),
+            None => self.emit(op, &[Arg::None], &[id, threads]),
         }
         Ok(())
     }
@@ -169,9 +169,9 @@ impl<'a> Decoder<'a> {
         match name {
             "init" => {
                 let number = self.source(frame, &rest[0], Width::Word)?;
-                self.emit(Op::Mbarrier(MbarrierKind::Init, address), &[], &[base, number]);
+                self.emit(Op::Mbarrier(MbarrierKind::Init, address), &[Arg::None], &[base, number]);
             }
-            "inval" => self.emit(Op::Mbarrier(MbarrierKind::Inval, address), &[], &[base]),
+            "inval" => self.emit(Op::Mbarrier(MbarrierKind::Inval, address), &[Arg::None], &[base]),
             "arrive" | "arrive_drop" => {
                 let number = match (rest.first(), given.no_complete) {
                     (Some(number), no_complete) => {
