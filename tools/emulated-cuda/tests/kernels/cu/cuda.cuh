@@ -34,6 +34,9 @@ __device__ __forceinline__ unsigned __shfl_up_sync(unsigned mask, unsigned x, in
 __device__ __forceinline__ float __shfl_up_sync(unsigned mask, float x, int delta) {
   return __nvvm_shfl_sync_up_f32(mask, x, delta, 0);
 }
+__device__ __forceinline__ float __shfl_down_sync(unsigned mask, float x, int delta) {
+  return __nvvm_shfl_sync_down_f32(mask, x, delta, 0x1f);
+}
 __device__ __forceinline__ unsigned __shfl_xor_sync(unsigned mask, unsigned x, int lanes) {
   return __nvvm_shfl_sync_bfly_i32(mask, x, lanes, 0x1f);
 }
