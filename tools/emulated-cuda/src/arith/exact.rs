@@ -255,7 +255,7 @@ impl Value {
                 let rest = (mantissa % divisor != 0) as u128;
                 Finite {
                     negative,
-                    mantissa: mantissa / divisor | rest,
+                    mantissa: (mantissa / divisor) | rest,
                     exponent: exponent - divisor_exponent,
                 }
             }

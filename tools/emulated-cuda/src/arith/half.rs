@@ -8,8 +8,7 @@
 //!
 //! Every NaN that arithmetic returns is 0x7fff.
 
-use super::round::{NAN32, canon32, max_nan_xorsign_abs32, max_nan32, max_xorsign_abs32, max32};
-use super::round::{min_nan_xorsign_abs32, min_nan32, min_xorsign_abs32, min32, saturate32};
+use super::round::{NAN32, canon32, max_nan32, max32, min_nan32, min32, saturate32};
 
 /// A format of 16 bits.
 pub trait Half {
@@ -38,8 +37,8 @@ impl Half for F16 {
         let subnormal = magnitude as i32 as f32 * (1.0 / (1 << 24) as f32);
         let finite = if magnitude < 0x400 { subnormal } else { normal };
         let value = if magnitude < 0x7c00 { finite } else { f32::INFINITY };
-        let signed = f32::from_bits(value.to_bits() | (bits as u32 & 0x8000) << 16);
-        if magnitude > 0x7c00 { NAN32 } else { signed }
+        let signed = value.to_bits() | (bits as u32 & 0x8000) << 16;
+        f32::from_bits(if magnitude > 0x7c00 { NAN32.to_bits() } else { signed })
     }
 
     #[inline(always)]
@@ -194,23 +193,29 @@ pub fn relu(a: u16) -> u16 {
 }
 
 macro_rules! extremes {
-    ($($name:ident $by:ident $doc:literal)+) => {$(
+    ($($name:ident $by:ident $doc:literal, $xorsign:ident $xorsign_doc:literal)+) => {$(
         #[doc = $doc]
         #[inline(always)]
         pub fn $name<H: Half>(a: u16, b: u16) -> u16 {
             H::narrow($by(H::widen(a), H::widen(b)))
         }
+
+        #[doc = $xorsign_doc]
+        #[inline(always)]
+        pub fn $xorsign<H: Half>(a: u16, b: u16) -> u16 {
+            canon::<H>($name::<H>(a & 0x7fff, b & 0x7fff) | (a ^ b) & 0x8000)
+        }
     )+};
 }
 extremes! {
-    min min32 "The lesser number: -0 is less than +0, a number wins over NaN."
-    max max32 "The greater number: +0 is greater than -0, a number wins over NaN."
-    min_nan min_nan32 "[`min`], but NaN if either is (`.NaN`)."
-    max_nan max_nan32 "[`max`], but NaN if either is (`.NaN`)."
-    min_xorsign_abs min_xorsign_abs32 "The lesser magnitude with the product's sign (`.xorsign.abs`)."
-    max_xorsign_abs max_xorsign_abs32 "The greater magnitude with the product's sign (`.xorsign.abs`)."
-    min_nan_xorsign_abs min_nan_xorsign_abs32 "[`min_xorsign_abs`], but NaN if either is (`.NaN.xorsign.abs`)."
-    max_nan_xorsign_abs max_nan_xorsign_abs32 "[`max_xorsign_abs`], but NaN if either is (`.NaN.xorsign.abs`)."
+    min min32 "The lesser number: -0 is less than +0, a number wins over NaN.",
+    min_xorsign_abs "The lesser magnitude with the product's sign (`.xorsign.abs`)."
+    max max32 "The greater number: +0 is greater than -0, a number wins over NaN.",
+    max_xorsign_abs "The greater magnitude with the product's sign (`.xorsign.abs`)."
+    min_nan min_nan32 "[`min`], but NaN if either is (`.NaN`).",
+    min_nan_xorsign_abs "[`min_xorsign_abs`], but NaN if either is (`.NaN.xorsign.abs`)."
+    max_nan max_nan32 "[`max`], but NaN if either is (`.NaN`).",
+    max_nan_xorsign_abs "[`max_xorsign_abs`], but NaN if either is (`.NaN.xorsign.abs`)."
 }
 
 /// `2^a`
@@ -225,21 +230,14 @@ pub fn tanh<H: Half>(a: u16) -> u16 {
     narrow64::<H>(super::special::tanh(H::widen(a) as f64))
 }
 
-/// A function of each half of a pair.
-#[inline(always)]
-pub fn each(a: u32, f: impl Fn(u16) -> u16) -> u32 {
-    f(a as u16) as u32 | (f((a >> 16) as u16) as u32) << 16
+/// An expression on the halves of registers, once for the lower and once for the upper ones: `halves!(a, b => add(a, b))`.
+///
+/// No function that takes a closure: that would leave it to the compiler whether the loop around is one of vector code or of calls.
+macro_rules! halves {
+    ($($register:ident),+ => $half:expr) => {{
+        let low: u16 = { $(let $register = $register as u16;)+ $half };
+        let high: u16 = { $(let $register = ($register >> 16) as u16;)+ $half };
+        low as u32 | (high as u32) << 16
+    }};
 }
-
-/// A function of the halves of two pairs.
-#[inline(always)]
-pub fn each2(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
-    f(a as u16, b as u16) as u32 | (f((a >> 16) as u16, (b >> 16) as u16) as u32) << 16
-}
-
-/// A function of the halves of three pairs.
-#[inline(always)]
-pub fn each3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
-    f(a as u16, b as u16, c as u16) as u32 | (high as u32) << 16
-}
+pub(crate) use halves;

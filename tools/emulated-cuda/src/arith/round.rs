@@ -29,19 +29,23 @@ pub const NAN32: f32 = f32::from_bits(0x7fff_ffff);
 pub const NAN64: f64 = f64::from_bits(0xfff8_0000_0000_0000);
 
 /// The value, or [`NAN32`] for any NaN.
+///
+/// A selection of integers: to LLVM one NaN of arithmetic is as good as another, and it drops a selection between two.
 #[inline(always)]
 pub fn canon32(value: f32) -> f32 {
-    if value.is_nan() { NAN32 } else { value }
+    let bits = value.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN32.to_bits() } else { bits })
 }
 
 /// A result, or the NaN for it: the first NaN of the operands, quiet, else [`NAN64`].
 #[inline(always)]
 pub fn canon64<const N: usize>(value: f64, operands: [f64; N]) -> f64 {
-    let mut nan = NAN64;
-    for operand in operands.into_iter().rev() {
-        nan = if operand.is_nan() { f64::from_bits(operand.to_bits() | 1 << 51) } else { nan };
+    let is_nan = |bits: u64| bits & (u64::MAX >> 1) > 0x7ff << 52;
+    let mut nan = NAN64.to_bits();
+    for operand in operands.into_iter().rev().map(f64::to_bits) {
+        nan = if is_nan(operand) { operand | 1 << 51 } else { nan };
     }
-    if value.is_nan() { nan } else { value }
+    f64::from_bits(if is_nan(value.to_bits()) { nan } else { value.to_bits() })
 }
 
 /// The value; a zero of its sign for a subnormal one (`.ftz`).
@@ -89,20 +93,20 @@ pub fn max32(a: f32, b: f32) -> f32 {
 /// [`min32`], but NaN if either is (`.NaN`).
 #[inline(always)]
 pub fn min_nan32(a: f32, b: f32) -> f32 {
-    if a.is_nan() | b.is_nan() { NAN32 } else { min32(a, b) }
+    canon32(if a.is_nan() | b.is_nan() { NAN32 } else { min32(a, b) })
 }
 
 /// [`max32`], but NaN if either is (`.NaN`).
 #[inline(always)]
 pub fn max_nan32(a: f32, b: f32) -> f32 {
-    if a.is_nan() | b.is_nan() { NAN32 } else { max32(a, b) }
+    canon32(if a.is_nan() | b.is_nan() { NAN32 } else { max32(a, b) })
 }
 
-/// A magnitude with the sign of the product of `a` and `b`; NaN as it is.
+/// A magnitude with the sign of the product of `a` and `b`; NaN has none.
 #[inline(always)]
 fn xorsign32(magnitude: f32, a: f32, b: f32) -> f32 {
     let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
-    if magnitude.is_nan() { NAN32 } else { f32::from_bits(magnitude.to_bits() | sign) }
+    canon32(f32::from_bits(magnitude.to_bits() | sign))
 }
 
 /// The lesser magnitude with the product's sign (`.xorsign.abs`).

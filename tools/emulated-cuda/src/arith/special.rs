@@ -9,7 +9,7 @@ use super::round::{NAN32, canon32, canon64, flush32, flush64};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_PI_2, LN_2, LOG2_E};
 
 /// Added and subtracted, rounds an f64 of less than 2^51 to an integer, which the low bits then hold in two's complement.
-const TO_INTEGER: f64 = 1.5 / f64::EPSILON;
+pub const TO_INTEGER: f64 = 1.5 / f64::EPSILON;
 
 /// An operand or result as `.ftz` sees it.
 #[inline(always)]
@@ -101,7 +101,7 @@ pub fn lg2_approx(a: f32, ftz: bool) -> f32 {
     let log = (k as i32 as f64 + s * polynomial(s * s, &LOG2)) as f32;
     let log = if a == f32::INFINITY { a } else { log };
     let log = if a == 0.0 { f32::NEG_INFINITY } else { log };
-    if a >= 0.0 { log } else { NAN32 }
+    canon32(if a >= 0.0 { log } else { NAN32 })
 }
 
 /// Coefficients of `sin(pi/2 r) / r` in r^2. For |r| <= 1/2 what is left out is below 2^-44.
@@ -135,7 +135,7 @@ fn sine_from(a: f32, quarters: u64) -> f32 {
     let (odd, even) = (polynomial(r * r, &COS), r * polynomial(r * r, &SIN));
     let value = if quadrant & 1 != 0 { odd } else { even } as f32;
     let value = if quadrant & 2 != 0 { -value } else { value };
-    if a.abs() < f32::INFINITY { value } else { NAN32 }
+    canon32(if a.abs() < f32::INFINITY { value } else { NAN32 })
 }
 
 /// `sin.approx.f32`: documented to be within 2^-20.5 up to 2 pi and within 2^-14.7 up to 100 pi.
@@ -192,8 +192,7 @@ fn upper(a: f64) -> f64 {
 #[inline(always)]
 fn gross(value: f64) -> f64 {
     let rounded = f64::from_bits(value.to_bits().wrapping_add(1 << 31) & !0xffff_ffff);
-    let nan = f64::from_bits(0x7fff_ffff_0000_0000);
-    if value.is_nan() { nan } else { flush64(rounded) }
+    f64::from_bits(if value.is_nan() { 0x7fff_ffff_0000_0000 } else { flush64(rounded).to_bits() })
 }
 
 /// `rcp.approx.ftz.f64`: a gross approximation from the upper half of the operand; the lower half of the result is zero.

@@ -213,7 +213,7 @@ impl<'a> Parser<'a> {
         }
         let bodies = self.module.functions.iter_mut().filter_map(|f| f.body.as_mut());
         for operand in bodies.flat_map(|b| &mut b.instructions).flat_map(|i| &mut i.operands) {
-            // A function is named by a call or a mov, never inside a list.
+            // A function is named by a call or a mov; vectors cannot hold one, and what reads or writes it is refused.
             if let Operand::Function(id) | Operand::Symbol(Symbol::Function(id), _) = operand {
                 replace(id);
             }

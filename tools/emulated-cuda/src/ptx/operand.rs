@@ -218,7 +218,7 @@ impl<'a> Parser<'a> {
                 | Operand::Integer(_)
                 | Operand::F32(_)
                 | Operand::F64(_)
-                | Operand::Symbol(..)
+                | Operand::Symbol(Symbol::Variable(_), _)
                 | Operand::Sink => list.push(operand),
                 _ => return Err(fail(token, "this cannot be an element of a vector")),
             }

@@ -268,6 +268,7 @@ fn operands() {
         ("mov.b64 {}, wide;", "expected an operand"),
         ("mov.b64 {a, {b}}, wide;", "a vector cannot hold a vector"),
         ("mov.b64 {a, w}, wide;", "this cannot be an element of a vector"),
+        ("st.v2.u64 [wide], {wide, callee};", "this cannot be an element of a vector"),
         ("mov.b64 {a, [wide]}, wide;", "this cannot be an element of a vector"),
         ("mov.b64 {a b}, wide;", "expected \"}\""),
         ("setp.eq.b32 p|1, a, b;", "expected an operand"),

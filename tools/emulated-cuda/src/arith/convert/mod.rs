@@ -137,7 +137,8 @@ impl Conversion {
     /// # Errors
     /// An unknown modifier or type, or a combination that the ISA does not allow: the message names it.
     pub fn parse(modifiers: &[&str]) -> Result<Self, String> {
-        let [modifiers @ .., to, from] = modifiers else { return Err("cvt takes two types".into()) };
+        let all = modifiers;
+        let [modifiers @ .., to, from] = all else { return Err("cvt takes two types".into()) };
         let kind =
             |name: &str| Kind::named(name).ok_or_else(|| format!("cvt does not know the type .{name}"));
         let (to, from) = (kind(to)?, kind(from)?);
@@ -160,7 +161,7 @@ impl Conversion {
                 return Err(format!("cvt has .{modifier} out of place"));
             }
         }
-        parsed.check().map_err(|wrong| format!("cvt to {to:?} from {from:?} {wrong}"))?;
+        parsed.check().map_err(|wrong| format!("cvt.{} {wrong}", all.join(".")))?;
         Ok(parsed)
     }
 
@@ -218,11 +219,10 @@ impl Conversion {
 
     /// Whether a conversion to floating-point may lose something.
     fn rounds(&self) -> bool {
-        match (self.to, self.from) {
-            (_, Integer { .. }) | (F16 | Bf16, F32 | F64) | (F32, F64) => true,
-            (F16, Bf16) | (Bf16, F16) => true,
-            _ => false,
-        }
+        matches!(
+            (self.to, self.from),
+            (_, Integer { .. }) | (F16 | Bf16, F32 | F64) | (F32, F64) | (F16, Bf16) | (Bf16, F16)
+        )
     }
 
     fn check_pair(&self) -> Result<(), &'static str> {

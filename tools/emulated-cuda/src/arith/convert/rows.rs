@@ -10,6 +10,7 @@ use crate::arith::{
     Row,
     half::{Bf16 as Brain, F16 as Ieee, Half},
     round::{Rounding, canon32, flush32, saturate32},
+    special::TO_INTEGER,
 };
 
 /// A function of each lane.
@@ -26,6 +27,18 @@ fn pair<H: Half>(a: &Row, b: &Row, out: &mut Row) {
     for lane in 0..32 {
         let (high, low) = (H::narrow(f32::from_bits(a[lane])), H::narrow(f32::from_bits(b[lane])));
         out[lane] = (high as u32) << 16 | low as u32;
+    }
+}
+
+/// A function of each f32, flushed and rounded to an integer. The rounding is chosen outside the loop.
+#[inline(always)]
+fn map_integral(a: &Row, out: &mut Row, ftz: bool, round: Rounding, f: impl Fn(f32) -> u32) {
+    let flush = |bits: u32| if ftz { flush32(f32::from_bits(bits)) } else { f32::from_bits(bits) };
+    match round {
+        Rounding::Rn => map(a, out, |v| f(integral32(flush(v), Rounding::Rn))),
+        Rounding::Rz => map(a, out, |v| f(integral32(flush(v), Rounding::Rz))),
+        Rounding::Rm => map(a, out, |v| f(integral32(flush(v), Rounding::Rm))),
+        Rounding::Rp => map(a, out, |v| f(integral32(flush(v), Rounding::Rp))),
     }
 }
 
@@ -76,23 +89,22 @@ impl Conversion {
             (F32, Integer { bits: bits @ ..=32, signed: false }, Float(Rounding::Rn)) if !sat => {
                 map(a, out, |v| (extended32(v, bits, false) as f32).to_bits());
             }
-            (F32, F32, mode) => map(a, out, |v| {
-                let value = match mode {
-                    Integral(round) => integral32(flush(v), round),
-                    _ => flush(v),
-                };
-                if sat { saturate32(value) } else { canon32(value) }.to_bits()
-            }),
-            (Integer { bits: 32, signed: false }, F32, Integral(round)) => {
-                map(a, out, |v| integral32(flush(v), round) as u32);
+            (F32, F32, Integral(round)) if sat => {
+                map_integral(a, out, ftz, round, |v| saturate32(v).to_bits());
             }
+            (F32, F32, Integral(round)) => map_integral(a, out, ftz, round, |v| canon32(v).to_bits()),
+            (F32, F32, _) if sat => map(a, out, |v| saturate32(flush(v)).to_bits()),
+            (F32, F32, _) => map(a, out, |v| canon32(flush(v)).to_bits()),
             (Integer { bits: bits @ ..=32, signed }, F32, Integral(round)) => {
-                let (least, most) = if signed {
-                    (i32::MIN >> (32 - bits), i32::MAX >> (32 - bits))
-                } else {
-                    (0, (1 << bits) - 1)
-                };
-                map(a, out, |v| (integral32(flush(v), round) as i32).clamp(least, most) as u32);
+                let most = ((1u64 << (bits - signed as u32)) - 1) as f64;
+                let least = if signed { -1.0 - most } else { 0.0 };
+                // Saturating casts would be scalar code.
+                map_integral(a, out, ftz, round, |v| {
+                    let v = if v.is_nan() { 0.0 } else { v as f64 };
+                    let v = if v > least { v } else { least };
+                    let v = if v < most { v } else { most };
+                    (v + TO_INTEGER).to_bits() as u32
+                });
             }
             (
                 Integer { bits: bits @ ..=32, signed },

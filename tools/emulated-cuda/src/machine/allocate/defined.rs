@@ -64,17 +64,13 @@ impl Undefined {
             return None;
         }
         let find = |register: Virtual| self.index.get(&register).copied();
-        let sources = &proto.args[proto.writes as usize..];
-        let (guard, writes) = (proto.guard.and_then(|(guard, _)| find(guard)), writes(proto).filter_map(find).collect());
-        let mut tracked = Tracked { guard, writes, ..Tracked::default() };
-        let read = registers(sources).filter_map(find).collect();
-        if copies(&proto.op) {
-            tracked.copies = read;
-        } else {
-            tracked.reads = read;
-        }
-        let none = tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty();
-        (guard.is_some() || !none).then_some(tracked)
+        let sources = registers(&proto.args[proto.writes as usize..]).filter_map(find).collect();
+        let (reads, copies) = if copies(&proto.op) { (Vec::new(), sources) } else { (sources, Vec::new()) };
+        let guard = proto.guard.and_then(|(guard, _)| find(guard));
+        let tracked = Tracked { guard, reads, copies, writes: writes(proto).filter_map(find).collect() };
+        let any = tracked.guard.is_some()
+            || !(tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty());
+        any.then_some(tracked)
     }
 
     /// Their names.

@@ -2,7 +2,7 @@
 
 use super::{
     Arg, Decoder, Frame,
-    operands::{literal, type_named, width_of},
+    operands::{literal, noun, type_named, width_of},
 };
 use crate::{
     arith::{convert::Conversion, round::Rounding},
@@ -21,7 +21,12 @@ pub(super) fn count(
     if wanted.contains(&instruction.operands.len()) {
         return Ok(());
     }
-    Err(format!("{} takes {wanted:?} operands, here are {}", instruction.opcode, instruction.operands.len()))
+    let (least, most) = wanted.into_inner();
+    let given = instruction.operands.len();
+    Err(match least == most {
+        true => format!("it takes {least} operands, here are {given}"),
+        false => format!("it takes {least} to {most} operands, here are {given}"),
+    })
 }
 
 /// Floats take no integer literals, and integers no floats.
@@ -32,7 +37,7 @@ fn lane_literal(i: &Instruction, op: Op, operand: &Operand) -> Result<(), String
         _ if i.opcode == "slct" => Ok(()),
         _ if i.opcode == "lop3" && i.operands.last() == Some(operand) => match operand {
             Operand::Integer(0..=255) => Ok(()),
-            other => Err(format!("{other:?} is no table of lop3")),
+            _ => Err("the table of lop3 is a constant below 256".into()),
         },
         (Op::Float(_) | Op::Integer(_), Some(ty)) => literal(operand, ty),
         _ => Ok(()),
@@ -216,7 +221,7 @@ impl<'a> Decoder<'a> {
             let needed = if conversion.source_bits() == 64 { Width::Wide } else { Width::Word };
             let width = self.width(frame, operand).unwrap_or(needed);
             if width == Width::Pred || needed == Width::Wide && width != needed {
-                return Err(format!("{operand:?} is too narrow for its type"));
+                return Err(format!("{} is too narrow for its type", noun(operand)));
             }
             let source = match operand {
                 Operand::Special(name, component) => {
@@ -231,7 +236,7 @@ impl<'a> Decoder<'a> {
         let needed = if conversion.target_bits() == 64 { Width::Wide } else { Width::Word };
         let width = self.width(frame, &i.operands[0]).unwrap_or(needed);
         if width == Width::Pred || needed == Width::Wide && width != needed {
-            return Err(format!("{:?} is too narrow for its type", i.operands[0]));
+            return Err(format!("{} is too narrow for its type", noun(&i.operands[0])));
         }
         let target = self.target(frame, &i.operands[0], width)?;
         self.emit(Op::Convert { conversion, wide: width == Width::Wide }, &[target], &reads[..sources]);

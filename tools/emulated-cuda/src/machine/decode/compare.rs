@@ -65,6 +65,22 @@ fn compare(name: &str, ty: Type) -> Result<Compare, String> {
     })
 }
 
+/// What `set` writes where the comparison holds: all ones, or the number 1.
+fn one(to: Type, from: Type) -> Result<u32, String> {
+    Ok(match (to, from) {
+        (Type::U32 | Type::S32, _) => u32::MAX,
+        (Type::U16 | Type::S16, Type::F16 | Type::Bf16) => 0xffff,
+        (Type::F16x2, Type::F16x2) | (Type::F16, Type::F16) => 0x3c00,
+        (Type::Bf16x2, Type::Bf16x2) | (Type::Bf16, Type::Bf16) => 0x3f80,
+        (_, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
+            return Err(format!("a comparison of {from:?} does not give {to:?}"));
+        }
+        (Type::F16, _) => 0x3c00,
+        (Type::F32, _) => 1f32.to_bits(),
+        _ => return Err(format!("a comparison does not give {to:?}")),
+    })
+}
+
 /// How a type is compared.
 fn compare_type(ty: Type, ftz: bool) -> Result<CompareType, String> {
     if ftz && matches!(ty, Type::F16 | Type::F16x2) {
@@ -147,29 +163,13 @@ impl<'a> Decoder<'a> {
         let width = width_of(from)?;
         let a = self.source(frame, &i.operands[1], width)?;
         let b = self.source(frame, &i.operands[2], width)?;
-        let half = |ones: u32| match to {
-            Type::F16 | Type::F16x2 => Ok(0x3c00),
-            Type::Bf16 | Type::Bf16x2 => Ok(0x3f80),
-            Type::U16 | Type::S16 | Type::U32 | Type::S32 => Ok(ones),
-            _ => Err(format!("set to {to:?} does not exist")),
-        };
         let op = match from {
             Type::F16x2 | Type::Bf16x2 if ftz => return Err(".ftz for pairs is not supported".into()),
-            Type::F16x2 | Type::Bf16x2 => Op::SetHalves {
-                compare,
-                brain: from == Type::Bf16x2,
-                one: half(0xffff)? as u16,
-                combine,
-                not,
-            },
-            _ => {
-                let one = match to {
-                    Type::U32 | Type::S32 => u32::MAX,
-                    Type::F32 => 1f32.to_bits(),
-                    _ => half(0xffff)?,
-                };
-                Op::Set { compare, ty: compare_type(from, ftz)?, one, combine, not }
+            Type::F16x2 | Type::Bf16x2 => {
+                let one = one(to, from)? as u16;
+                Op::SetHalves { compare, brain: from == Type::Bf16x2, one, combine, not }
             }
+            _ => Op::Set { compare, ty: compare_type(from, ftz)?, one: one(to, from)?, combine, not },
         };
         self.emit(op, &[d], &[a, b, third]);
         Ok(())

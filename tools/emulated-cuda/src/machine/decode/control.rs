@@ -1,6 +1,8 @@
 //! Branches, calls and the table of opcodes.
 
-use super::{Arg, Decoder, Frame, Home, Label, MAX_DEPTH, arithmetic::count, modifiers::Modifiers};
+use super::{
+    Arg, Decoder, Frame, Home, Label, MAX_DEPTH, arithmetic::count, modifiers::Modifiers, operands::noun,
+};
 use crate::{
     machine::op::{Address, Op, Order, Shape, Width, Window},
     ptx::ast::{Formal, Function, Instruction, Operand, Space, Symbol, VariableId},
@@ -30,6 +32,7 @@ impl<'a> Decoder<'a> {
 
     /// Decodes an instruction; false if it is not known.
     fn decode(&mut self, frame: &mut Frame<'a>, i: &'a Instruction) -> Result<bool, String> {
+        frame.halves(i)?;
         match i.opcode.as_str() {
             _ if self.lane_op(frame, i)? || self.pred_op(frame, i)? => {}
             "mov" => self.mov(frame, i)?,
@@ -123,7 +126,7 @@ impl<'a> Decoder<'a> {
     fn label(&self, frame: &Frame, operand: &Operand) -> Result<Label, String> {
         match operand {
             Operand::Label(id) => Ok(frame.labels + id.0),
-            other => Err(format!("{other:?} is not a label")),
+            other => Err(format!("{} where a label is wanted", noun(other))),
         }
     }
 

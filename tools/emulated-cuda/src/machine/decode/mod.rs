@@ -102,6 +102,19 @@ impl Frame<'_> {
         }
     }
 
+    /// A register of 16 bits has no upper half that an instruction on 32 bits could use.
+    fn halves(&self, i: &ast::Instruction) -> Result<(), String> {
+        let half = |m: &String| operands::type_named(m).is_some_and(|ty| ty.size() == 2);
+        // Loads, stores and conversions have 8-bit types, which lie in registers of 16 bits or more.
+        if matches!(i.opcode.as_str(), "ld" | "ldu" | "st" | "cvt" | "call") || i.modifiers.iter().any(half) {
+            return Ok(());
+        }
+        match i.operands.iter().any(|o| self.bytes(o) == Some(2)) {
+            true => Err("a register of 16 bits is too narrow".into()),
+            false => Ok(()),
+        }
+    }
+
     /// The size of an operand that is a register.
     fn bytes(&self, operand: &Operand) -> Option<u32> {
         match operand {

@@ -71,7 +71,7 @@ impl<'a> Decoder<'a> {
         match operand {
             Operand::Register(id) => Ok(Arg::Reg(self.register(frame, *id, width)?)),
             Operand::Sink => Err("its result cannot be discarded".into()),
-            other => Err(format!("{other:?} cannot be written to")),
+            other => Err(format!("{} cannot be written to", noun(other))),
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> Decoder<'a> {
                 }
                 self.constant(width, address.wrapping_add(*offset as u64))
             }
-            other => Err(format!("{other:?} is not a value")),
+            other => Err(format!("{} where a value is wanted", noun(other))),
         }
     }
 
@@ -120,7 +120,7 @@ impl<'a> Decoder<'a> {
             Operand::NotRegister(id) => Ok((Arg::Reg(self.register(frame, *id, Width::Pred)?), true)),
             Operand::Integer(0) => Ok((Arg::False, false)),
             Operand::Integer(_) => Ok((Arg::False, true)),
-            other => Err(format!("{other:?} is not a predicate")),
+            other => Err(format!("{} where a predicate is wanted", noun(other))),
         }
     }
 
@@ -189,7 +189,7 @@ impl<'a> Decoder<'a> {
         space: Option<Space>,
     ) -> Result<(Address, Arg), String> {
         let Operand::Address(base, offset) = operand else {
-            return Err(format!("{operand:?} is not an address"));
+            return Err(format!("{} where an address is wanted", noun(operand)));
         };
         if let Some(space) = space {
             self.in_space(operand, space)?;
@@ -240,6 +240,25 @@ pub(super) fn window(space: Option<Space>) -> Window {
     }
 }
 
+/// What an operand is, for messages.
+pub(super) fn noun(operand: &Operand) -> &'static str {
+    match operand {
+        Operand::Register(_) => "a register",
+        Operand::NotRegister(_) => "an inverted predicate",
+        Operand::Special(..) => "a special register",
+        Operand::Integer(_) => "an integer literal",
+        Operand::F32(_) | Operand::F64(_) => "a float literal",
+        Operand::Symbol(..) => "a symbol",
+        Operand::Address(..) => "an address",
+        Operand::Vector(_) => "a vector",
+        Operand::Pair(..) => "a pair",
+        Operand::Sink => "_",
+        Operand::Label(_) | Operand::BranchTargets(_) => "a label",
+        Operand::Function(_) | Operand::Prototype(_) => "a function",
+        Operand::List(_) => "a list",
+    }
+}
+
 /// A literal must be of the kind of its type: integers for integers, floats for floats, `0f` forms for bits too.
 pub(super) fn literal(operand: &Operand, ty: Type) -> Result<(), String> {
     let float = matches!(ty, Type::F32 | Type::F64 | Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2);
@@ -250,7 +269,7 @@ pub(super) fn literal(operand: &Operand, ty: Type) -> Result<(), String> {
         Operand::F64(_) => matches!(ty, Type::F32 | Type::F64) || bits && ty.size() == 8,
         _ => true,
     };
-    if fits { Ok(()) } else { Err(format!("{operand:?} is no literal for {ty:?}")) }
+    if fits { Ok(()) } else { Err(format!("{} where {ty:?} is wanted", noun(operand))) }
 }
 
 /// A special register and whether it has 64 bits.
@@ -285,6 +304,7 @@ fn special(name: &str, component: Option<char>) -> Result<(Special, bool), Strin
         ("%globaltimer_hi", None) => Special::GlobalTimerHi,
         ("%dynamic_smem_size", None) => Special::DynamicShared,
         ("%total_smem_size", None) => Special::TotalShared,
+        _ if name.starts_with("%pm") && name.ends_with("_64") => return Ok((Special::Zero, true)),
         _ if name.starts_with("%envreg") || name.starts_with("%pm") || name.starts_with("%reserved_smem") => {
             Special::Zero
         }

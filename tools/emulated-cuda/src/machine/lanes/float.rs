@@ -79,7 +79,8 @@ lane_table! {
         SqrtF64 ["sqrt.rn.f64"] (a: f64) -> f64 { canon64(a.sqrt(), [a]) }
         RsqrtF64 ["rsqrt.approx.f64"] (a: f64) -> f64 { special::rsqrt_approx64(a) }
         RsqrtFtz64 ["rsqrt.approx.ftz.f64"] (a: f64) -> f64 { special::rsqrt_approx_ftz64(a) }
-        AbsF64 ["abs.f64"] (a: f64) -> f64 { a.abs() }
+        // A NaN passes through unchanged.
+        AbsF64 ["abs.f64"] (a: f64) -> f64 { if a.is_nan() { a } else { a.abs() } }
         NegF64 ["neg.f64"] (a: f64) -> f64 { -a }
         MinF64 ["min.f64"] (a: f64, b: f64) -> f64 { min64(a, b) }
         MaxF64 ["max.f64"] (a: f64, b: f64) -> f64 { max64(a, b) }

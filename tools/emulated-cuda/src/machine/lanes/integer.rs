@@ -1,7 +1,7 @@
 //! Integers and bits.
 
 use super::{File, Lane, Slot, Width, lane_table};
-use crate::arith::{half::each2, integer as int, round::flush32};
+use crate::arith::{half::halves, integer as int, round::flush32};
 
 lane_table! {
     /// Instructions on integers and bits.
@@ -186,15 +186,15 @@ lane_table! {
         SlctFtzF16 ["slct.ftz.b16.f32" "slct.ftz.u16.f32" "slct.ftz.s16.f32"]
             (a: u16, b: u16, c: f32) -> u16 { if flush32(c) >= 0.0 { a } else { b } }
         // pairs of 16 bits; the ISA prints .relu after the type, too
-        AddI16x2 ["add.u16x2" "add.s16x2"] (a: u32, b: u32) -> u32 { each2(a, b, u16::wrapping_add) }
-        MinU16x2 ["min.u16x2"] (a: u32, b: u32) -> u32 { each2(a, b, u16::min) }
-        MaxU16x2 ["max.u16x2"] (a: u32, b: u32) -> u32 { each2(a, b, u16::max) }
-        MinS16x2 ["min.s16x2"] (a: u32, b: u32) -> u32 { each2(a, b, |a, b| (a as i16).min(b as i16) as u16) }
-        MaxS16x2 ["max.s16x2"] (a: u32, b: u32) -> u32 { each2(a, b, |a, b| (a as i16).max(b as i16) as u16) }
+        AddI16x2 ["add.u16x2" "add.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.wrapping_add(b)) }
+        MinU16x2 ["min.u16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.min(b)) }
+        MaxU16x2 ["max.u16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.max(b)) }
+        MinS16x2 ["min.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).min(b as i16) as u16) }
+        MaxS16x2 ["max.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).max(b as i16) as u16) }
         MinReluS16x2 ["min.relu.s16x2" "min.s16x2.relu"]
-            (a: u32, b: u32) -> u32 { each2(a, b, |a, b| (a as i16).min(b as i16).max(0) as u16) }
+            (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).min(b as i16).max(0) as u16) }
         MaxReluS16x2 ["max.relu.s16x2" "max.s16x2.relu"]
-            (a: u32, b: u32) -> u32 { each2(a, b, |a, b| (a as i16).max(b as i16).max(0) as u16) }
+            (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).max(b as i16).max(0) as u16) }
         // clamped and packed
         PackU16 ["cvt.pack.sat.u16.s32"] (a: i32, b: i32) -> u32 { int::pack_clamped::<false, 16>(a, b, 0) }
         PackS16 ["cvt.pack.sat.s16.s32"] (a: i32, b: i32) -> u32 { int::pack_clamped::<true, 16>(a, b, 0) }

@@ -1,7 +1,8 @@
 //! What each thread of a block knows of what the others have done: vector clocks, kept by groups of lanes.
 //!
 //! Time is one counter for the block; it advances whenever a thread releases what it has done. An access is stamped with
-//! the time; thread A knows of thread B's accesses up to a time. Nearly always all lanes of a warp know the same, so a
+//! the time of the first one that its warp made since it last released anything (nobody can know of one of these and not
+//! of the others); thread A knows of thread B's accesses up to a time. Nearly always all lanes of a warp know the same, so a
 //! warp keeps its lanes in groups of equal knowledge, and a clock holds one time a warp, with exceptions by lanes only
 //! where some lanes of a warp have released and others have not.
 
@@ -113,8 +114,11 @@ pub(super) struct Order {
     groups: Vec<Vec<Group>>,
     /// Lanes that each warp has.
     all: Vec<u32>,
-    /// When each warp last touched shared memory, and after the warps the copies that mbarriers wait for.
+    /// The stamp of each warp's last access to shared memory, and after the warps that of the copies that mbarriers wait
+    /// for.
     touched: Vec<u32>,
+    /// The stamp of accesses of each warp; 0 until it makes the first since it last released anything.
+    stamps: Vec<u32>,
 }
 
 impl Order {
@@ -127,6 +131,7 @@ impl Order {
             groups: (0..warps).map(|_| Vec::new()).collect(),
             all: (0..warps).map(lanes).chain([u32::MAX]).collect(),
             touched: vec![0; warps as usize + 1],
+            stamps: vec![0; warps as usize],
         };
         order.reset();
         order
@@ -149,6 +154,7 @@ impl Order {
             group.horizon = past;
         }
         self.touched.fill(past);
+        self.stamps.fill(0);
     }
 
     /// Forgets all stamps, which their owner has to forget too.
@@ -173,14 +179,25 @@ impl Order {
         &self.groups[warp as usize]
     }
 
-    /// A warp touches shared memory.
-    #[inline(always)]
-    pub fn touch(&mut self, warp: u32) {
-        self.touched[warp as usize] = self.now;
+    /// The time up to which every thread knows everything.
+    pub fn floor(&self) -> u32 {
+        self.groups.iter().flatten().map(|g| g.horizon).min().unwrap_or(0)
     }
 
-    /// What happens from now on is not part of what was released before.
-    pub fn advance(&mut self) {
+    /// A warp touches shared memory: the stamp of that.
+    #[inline(always)]
+    pub fn touch(&mut self, warp: u32) -> u32 {
+        let stamp = &mut self.stamps[warp as usize];
+        if *stamp == 0 {
+            *stamp = self.now;
+            self.touched[warp as usize] = self.now;
+        }
+        *stamp
+    }
+
+    /// A warp has released what it did up to now: what it does next is no part of that.
+    pub fn advance(&mut self, warp: u32) {
+        self.stamps[warp as usize] = 0;
         self.now = (self.now + 1).min(LAST);
     }
 
@@ -190,7 +207,7 @@ impl Order {
             clock.join(&group.clock);
         }
         clock.add(warp, mask, self.all[warp as usize], self.now);
-        self.advance();
+        self.advance(warp);
     }
 
     /// Adds the landing of copies, as number `slot` of those whom `release` does not know.
@@ -198,7 +215,7 @@ impl Order {
         let copies = self.copies();
         clock.add(copies, 1 << slot, u32::MAX, self.now);
         self.touched[copies as usize] = self.now;
-        self.advance();
+        self.now = (self.now + 1).min(LAST);
     }
 
     /// Makes lanes know what a clock knows.

@@ -17,7 +17,7 @@ use crate::machine::{FaultKind, op::Window, windows};
 const MOST: usize = 16;
 
 /// The copies of a warp instruction.
-struct Copy {
+struct Batch {
     pc: u32,
     /// Bytes of a lane.
     size: usize,
@@ -25,6 +25,8 @@ struct Copy {
     left: u32,
     /// The group of each lane's copy.
     groups: [u32; 32],
+    /// Whether these are all the same.
+    even: bool,
     /// How many instructions of the warp came before.
     number: u64,
     to: [u64; 32],
@@ -33,20 +35,23 @@ struct Copy {
 
 /// What a warp has under way.
 pub(super) struct Copies {
-    queue: VecDeque<Copy>,
+    queue: VecDeque<Batch>,
     /// The number of each lane's open group: that of the groups it has closed.
     open: [u32; 32],
+    /// Whether these are all the same.
+    even: bool,
     issued: u64,
 }
 
 impl Copies {
     pub fn new() -> Self {
-        Self { queue: VecDeque::new(), open: [0; 32], issued: 0 }
+        Self { queue: VecDeque::new(), open: [0; 32], even: true, issued: 0 }
     }
 
     pub fn reset(&mut self) {
         self.queue.clear();
         self.open = [0; 32];
+        self.even = true;
         self.issued = 0;
     }
 
@@ -57,7 +62,8 @@ impl Copies {
 
     /// The instruction whose copy is to write a byte of shared memory.
     fn writer(&self, byte: u64) -> Option<u32> {
-        let inside = |c: &&Copy| lanes_of(c.left).any(|l| (c.to[l]..c.to[l] + c.size as u64).contains(&byte));
+        let inside =
+            |c: &&Batch| lanes_of(c.left).any(|l| (c.to[l]..c.to[l] + c.size as u64).contains(&byte));
         self.queue.iter().find(inside).map(|c| c.pc)
     }
 }
@@ -83,12 +89,14 @@ impl Spaces<'_> {
         size: usize,
         sizes: &[u32; 32],
     ) -> Result<(), Box<Trouble>> {
-        let mut copy = Copy {
+        let Copies { open, even, issued, .. } = self.copies[site.warp as usize];
+        let mut copy = Batch {
             pc: site.pc,
             size,
             left: mask,
-            groups: self.copies[site.warp as usize].open,
-            number: self.copies[site.warp as usize].issued,
+            groups: open,
+            even,
+            number: issued,
             to: *to,
             data: [0; 32 * MOST],
         };
@@ -126,7 +134,10 @@ impl Spaces<'_> {
         data: &mut [u8; 32 * MOST],
     ) -> Result<(), Box<Trouble>> {
         let mut whole = 0;
-        for lane in lanes_of(mask) {
+        if window == Window::Global && sizes.iter().all(|s| *s as usize == size) {
+            whole = mask;
+        }
+        for lane in lanes_of(mask & !whole) {
             let (address, bytes) = (from[lane], sizes[lane] as usize);
             let place = if window == Window::Generic { windows::resolve(address).0 } else { window };
             let fault = |kind, why: &str| {
@@ -170,21 +181,27 @@ impl Spaces<'_> {
 
     /// Closes the groups of lanes.
     pub(super) fn close_groups(&mut self, site: Site, mask: u32) {
-        lanes_of(mask).for_each(|lane| self.copies[site.warp as usize].open[lane] += 1);
+        let Copies { open, even, .. } = &mut self.copies[site.warp as usize];
+        lanes_of(mask).for_each(|lane| open[lane] += 1);
+        *even = open.iter().all(|group| *group == open[0]);
     }
 
     /// Lands what lanes wait for: all but their last `pending` groups, or everything.
     pub(super) fn wait_for_copies(&mut self, site: Site, mask: u32, pending: Option<u32>) {
-        let open = self.copies[site.warp as usize].open;
-        self.land(site.warp, None, |copy| match pending {
-            None => mask,
-            Some(pending) => {
-                let mut due = 0;
-                for lane in 0..32 {
-                    let over = u64::from(copy.groups[lane]) + u64::from(pending) < u64::from(open[lane]);
-                    due |= u32::from(over) << lane;
+        let Copies { open, even, .. } = self.copies[site.warp as usize];
+        self.land(site.warp, None, |copy| {
+            let Some(pending) = pending else { return mask };
+            let over =
+                |lane: usize| u64::from(copy.groups[lane]) + u64::from(pending) < u64::from(open[lane]);
+            match copy.even && even {
+                true => {
+                    if over(0) {
+                        mask
+                    } else {
+                        0
+                    }
                 }
-                due & mask
+                false => lanes_of(mask).filter(|&lane| over(lane)).fold(0, |all, lane| all | 1 << lane),
             }
         });
     }
@@ -194,7 +211,7 @@ impl Spaces<'_> {
         self.land(warp, Some(slot), |copy| if copy.number < issued { 1 << lane } else { 0 });
     }
 
-    fn land(&mut self, warp: u32, slot: Option<u32>, due: impl Fn(&Copy) -> u32) {
+    fn land(&mut self, warp: u32, slot: Option<u32>, due: impl Fn(&Batch) -> u32) {
         let mut queue = std::mem::take(&mut self.copies[warp as usize].queue);
         for copy in &mut queue {
             let lanes = due(copy) & copy.left;

@@ -67,7 +67,7 @@ impl Flags {
             let knew = Arc::new(group.clock.clone());
             fences.push(Release { warp, lanes: group.lanes & mask, time: order.now, knew });
         }
-        order.advance();
+        order.advance(warp);
     }
 
     /// A lane has written strongly; `handed_on` says that the write was an atomic.

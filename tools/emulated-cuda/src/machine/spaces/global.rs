@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Rel
 
 use super::{
     Need, Site, Spaces, Trouble, atomics,
-    runs::{Run, Runs, lanes_of},
+    runs::{Run, Runs, lanes_of, repeat},
     traffic, trouble,
 };
 use crate::machine::{
@@ -160,7 +160,7 @@ impl Spaces<'_> {
                 }
             }
             if run.same {
-                (1..run.lanes as usize).for_each(|i| into.copy_within(first..first + size, first + i * size));
+                repeat(into, first, size, run.lanes as usize);
             }
             if let Some(footprint) = self.footprint {
                 footprint.read(offset, run.len(size));

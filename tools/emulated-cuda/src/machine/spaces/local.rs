@@ -192,7 +192,7 @@ impl Spaces<'_> {
         size: usize,
         need: Need,
     ) -> Result<Option<usize>, Box<Trouble>> {
-        let row = mask == u32::MAX && size % 4 == 0 && addresses.iter().all(|a| *a == addresses[0]);
+        let row = mask == u32::MAX && size.is_multiple_of(4) && addresses.iter().all(|a| *a == addresses[0]);
         if row { self.local_offset(0, addresses[0], size, need).map(Some) } else { Ok(None) }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     MbarrierResult, Need, Site, Spaces, Trouble,
     clocks::Clock,
     races::Touch,
-    runs::{Run, lanes_of},
+    runs::{Run, Runs, lanes_of},
     shared::state,
     trouble,
 };
@@ -79,35 +79,59 @@ impl Spaces<'_> {
             }
             return Ok(result);
         }
-        // Lanes that have arrived at an mbarrier which still has to be told what they did.
-        let mut arrived: (u64, u32) = (0, 0);
-        for lane in lanes_of(mask) {
-            let run = mbarrier_run(window, lane, addresses[lane])?;
-            if arrived.0 != run.address {
-                self.tell(site, std::mem::replace(&mut arrived, (run.address, 0)));
-            }
-            let operand = operands[lane];
+        let places = mbarrier_places(window, addresses, mask)?;
+        for run in Runs::new(&places, mask, SIZE, true) {
             match kind {
-                MbarrierKind::Init => self.init_mbarrier(site, &run, operand)?,
-                MbarrierKind::Inval => self.invalidate_mbarrier(site, &run)?,
-                MbarrierKind::Arrive { drop, no_complete } => {
-                    result.values[lane] = self.arrive(site, &run, operand, drop, no_complete)?;
-                    arrived.1 |= 1 << lane;
-                    if self.due(run.address) {
-                        self.tell(site, std::mem::replace(&mut arrived, (run.address, 0)));
-                        self.complete(run.address);
-                    }
+                MbarrierKind::Test { parity, .. } if run.same => {
+                    result.complete |= self.test(site, &run, operands, parity)?;
                 }
                 MbarrierKind::Test { parity, .. } => {
-                    let complete = self.test(site, &run, operand, parity)?;
-                    result.complete |= u32::from(complete) << lane;
+                    for one in run.split(SIZE) {
+                        result.complete |= self.test(site, &one, operands, parity)?;
+                    }
+                }
+                MbarrierKind::Arrive { drop, no_complete } => {
+                    self.arrive_all(site, &run, drop, no_complete, operands, &mut result.values)?;
+                }
+                MbarrierKind::Init => {
+                    run.split(SIZE)
+                        .try_for_each(|r| self.init_mbarrier(site, &r, operands[r.lane as usize]))?;
+                }
+                MbarrierKind::Inval => {
+                    run.split(SIZE).try_for_each(|r| self.invalidate_mbarrier(site, &r))?
                 }
                 MbarrierKind::PendingCount => {}
             }
         }
-        self.tell(site, arrived);
-        self.learn(site, window, addresses, result.complete);
+        self.learn(site, &places, result.complete);
         Ok(result)
+    }
+
+    /// Arrivals of the lanes of a run.
+    fn arrive_all(
+        &mut self,
+        site: Site,
+        run: &Run,
+        drop: bool,
+        no_complete: bool,
+        counts: &[u64; 32],
+        states: &mut [u64; 32],
+    ) -> Result<(), Box<Trouble>> {
+        // Lanes that have arrived at an mbarrier which still has to be told what they did.
+        let mut arrived = 0;
+        for one in run.split(SIZE) {
+            let lane = one.lane as usize;
+            states[lane] = self.arrive(site, &one, counts[lane], drop, no_complete)?;
+            arrived |= 1 << lane;
+            let due = self.due(one.address);
+            if due || !run.same || lane as u32 == run.lane + run.lanes - 1 {
+                self.tell(site, one.address, std::mem::take(&mut arrived));
+            }
+            if due {
+                self.complete(one.address);
+            }
+        }
+        Ok(())
     }
 
     /// `cp.async.mbarrier.arrive`: an arrival when the copies that a lane has issued so far are complete.
@@ -119,8 +143,9 @@ impl Spaces<'_> {
         mask: u32,
         noinc: bool,
     ) -> Result<(), Box<Trouble>> {
+        let places = mbarrier_places(window, addresses, mask)?;
         for lane in lanes_of(mask) {
-            let run = mbarrier_run(window, lane, addresses[lane])?;
+            let run = Run { lane: lane as u32, lanes: 1, address: places[lane], same: false };
             let issued = self.copies[site.warp as usize].issued();
             self.use_mbarrier(site, &run, true)?;
             let barrier = self.live(&run)?;
@@ -204,24 +229,35 @@ impl Spaces<'_> {
         Ok(state)
     }
 
-    fn test(&mut self, site: Site, run: &Run, operand: u64, parity: bool) -> Result<bool, Box<Trouble>> {
+    /// Tests of the lanes of a run, all of one mbarrier: the lanes that have no longer to wait.
+    fn test(
+        &mut self,
+        site: Site,
+        run: &Run,
+        operands: &[u64; 32],
+        parity: bool,
+    ) -> Result<u32, Box<Trouble>> {
         self.use_mbarrier(site, run, false)?;
         let phase = self.live(run)?.phase;
-        if parity {
-            return match operand {
+        let mut complete = 0;
+        for lane in lanes_of(run.mask()) {
+            let operand = operands[lane];
+            let wrong = |why: String| Err(misuse(&Run { lane: lane as u32, ..*run }, &why));
+            let done = match (parity, phase.checked_sub(token::phase(operand))) {
                 // The phase before the current one has the other parity.
-                0 | 1 => Ok(phase & 1 != operand),
-                _ => Err(misuse(run, &format!("tested for a parity of {operand}"))),
+                (true, _) if operand <= 1 => phase & 1 != operand,
+                (true, _) => return wrong(format!("tested for a parity of {operand}")),
+                (false, Some(past @ (0 | 1))) => past == 1,
+                (false, _) => {
+                    return wrong(format!(
+                        "tested in phase {phase} with a state of phase {}",
+                        token::phase(operand)
+                    ));
+                }
             };
+            complete |= u32::from(done) << lane;
         }
-        match phase.checked_sub(token::phase(operand)) {
-            Some(0) => Ok(false),
-            Some(1) => Ok(true),
-            _ => {
-                let why = format!("tested in phase {phase} with a state of phase {}", token::phase(operand));
-                Err(misuse(run, &why))
-            }
-        }
+        Ok(complete)
     }
 
     /// Whether a phase has had all its arrivals but those that are about copies.
@@ -246,9 +282,8 @@ impl Spaces<'_> {
     }
 
     /// Tells an mbarrier what the lanes that have arrived at it did before.
-    fn tell(&mut self, site: Site, (address, lanes): (u64, u32)) {
-        if lanes != 0
-            && let Some((races, _)) = &mut self.races
+    fn tell(&mut self, site: Site, address: u64, lanes: u32) {
+        if let Some((races, _)) = &mut self.races
             && let Some(barrier) = self.mbarriers.get_mut(&address)
         {
             races.order.release(site.warp, lanes, &mut barrier.clock);
@@ -256,16 +291,16 @@ impl Spaces<'_> {
     }
 
     /// Tells lanes what those did who completed the phase that they have waited for.
-    fn learn(&mut self, site: Site, window: Window, addresses: &[u64; 32], mut lanes: u32) {
+    fn learn(&mut self, site: Site, places: &[u64; 32], lanes: u32) {
         let Some((races, _)) = &mut self.races else { return };
-        while lanes != 0 {
-            let address = addresses[lanes.trailing_zeros() as usize];
-            let alike = lanes_of(lanes).filter(|&l| addresses[l] == address).fold(0, |all, l| all | 1 << l);
-            let at = if window == Window::Generic { windows::resolve(address).1 } else { address };
-            if let Some(barrier) = self.mbarriers.get(&at) {
+        let mut left = lanes;
+        while left != 0 {
+            let address = places[left.trailing_zeros() as usize];
+            let alike = lanes_of(left).filter(|&l| places[l] == address).fold(0, |all, l| all | 1 << l);
+            if let Some(barrier) = self.mbarriers.get(&address) {
                 races.order.acquire(site.warp, alike, &barrier.completed);
             }
-            lanes &= !alike;
+            left &= !alike;
         }
     }
 
@@ -289,17 +324,15 @@ impl Spaces<'_> {
     }
 }
 
-/// Where a lane's mbarrier lies in shared memory.
-fn mbarrier_run(window: Window, lane: usize, address: u64) -> Result<Run, Box<Trouble>> {
-    let (place, at) = if window == Window::Generic { windows::resolve(address) } else { (window, address) };
-    let run = Run { lane: lane as u32, lanes: 1, address: at, same: false };
-    match place {
-        Window::Shared => Ok(run),
-        _ => Err(trouble(
-            FaultKind::IllegalAddress,
-            lane,
-            format!("mbarrier at {address:#x}: not in shared memory"),
-        )),
+/// Where the mbarriers of lanes lie in shared memory.
+fn mbarrier_places(window: Window, addresses: &[u64; 32], mask: u32) -> Result<[u64; 32], Box<Trouble>> {
+    let resolve = |a: u64| if window == Window::Generic { windows::resolve(a) } else { (window, a) };
+    match lanes_of(mask).find(|&lane| resolve(addresses[lane]).0 != Window::Shared) {
+        None => Ok(addresses.map(|a| resolve(a).1)),
+        Some(lane) => {
+            let message = format!("mbarrier at {:#x}: not in shared memory", addresses[lane]);
+            Err(trouble(FaultKind::IllegalAddress, lane, message))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - `global`, `shared`, `local`: the memories, each with a shadow of what was written.
 //! - `copies`, `mbarrier`, `atomics`: what is more than a load or store.
-//! - `races`, `clocks`, `flags`: who is ordered after whom, and who should be.
+//! - `races`, `table`, `clocks`, `flags`: who accessed what, who is ordered after whom, and who should be.
 //! - `traffic`, `footprint`: the counts.
 //!
 //! A warp's access comes as 32 addresses; `runs` finds those that lie side by side, which are checked and copied at once.
@@ -20,6 +20,7 @@ mod races;
 mod runs;
 mod shared;
 mod sweep;
+mod table;
 mod traffic;
 
 use std::collections::HashMap;
@@ -406,34 +407,41 @@ impl<'a> Spaces<'a> {
 
     #[inline(always)]
     fn load_param(
-        &mut self,
+        &self,
         addresses: &[u64; 32],
         mask: u32,
         size: usize,
         into: &mut [u8; 1024],
     ) -> Result<(), Box<Trouble>> {
         for run in runs::Runs::new(addresses, mask, size, true) {
-            for Run { lane, address, .. } in run.split(size) {
-                let to = &mut into[lane as usize * size..][..size];
-                let inside =
-                    (self.params.len() as u64).checked_sub(address).is_some_and(|l| size as u64 <= l);
-                let fault = |kind, why: String| {
-                    let message = format!("reads {size} bytes of the parameters at {address:#x}: {why}");
-                    Err(trouble(kind, lane as usize, message))
-                };
-                if !inside {
-                    return fault(
-                        FaultKind::IllegalAddress,
-                        format!("they have {} bytes", self.params.len()),
-                    );
-                }
-                if address & (size as u64 - 1) != 0 {
-                    return fault(FaultKind::Misaligned, format!("the address is no multiple of {size}"));
-                }
-                to.copy_from_slice(&self.params[address as usize..][..size]);
+            let len = run.len(size);
+            let left = (self.params.len() as u64).checked_sub(run.address);
+            let inside = left.is_some_and(|left| len as u64 <= left);
+            if !inside || run.address & (size as u64 - 1) != 0 {
+                return Err(self.param_trouble(&run, size));
+            }
+            let first = run.lane as usize * size;
+            into[first..][..len].copy_from_slice(&self.params[run.address as usize..][..len]);
+            if run.same {
+                runs::repeat(into, first, size, run.lanes as usize);
             }
         }
         Ok(())
+    }
+
+    /// What is wrong with a run of loads of parameters.
+    #[cold]
+    fn param_trouble(&self, run: &Run, size: usize) -> Box<Trouble> {
+        let fits =
+            |one: &Run| one.address.checked_add(size as u64).is_some_and(|e| e <= self.params.len() as u64);
+        let aligned = |one: &Run| one.address & (size as u64 - 1) == 0;
+        let wrong = run.split(size).find(|one| !fits(one) || !aligned(one)).unwrap_or(*run);
+        let (kind, why) = match fits(&wrong) {
+            true => (FaultKind::Misaligned, format!("the address is no multiple of {size}")),
+            false => (FaultKind::IllegalAddress, format!("they have {} bytes", self.params.len())),
+        };
+        let message = format!("reads {size} bytes of the parameters at {:#x}: {why}", wrong.address);
+        trouble(kind, wrong.lane as usize, message)
     }
 }
 

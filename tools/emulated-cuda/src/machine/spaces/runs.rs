@@ -90,3 +90,24 @@ pub(super) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
         (lane < 32).then_some(lane as usize)
     })
 }
+
+/// Repeats the `size` bytes at `first` until there are so many of them, side by side.
+#[inline(always)]
+pub(super) fn repeat(data: &mut [u8], first: usize, size: usize, count: usize) {
+    #[inline(always)]
+    fn fill<const SIZE: usize>(data: &mut [u8]) {
+        let (pattern, rest) = data.split_at_mut(SIZE);
+        let mut value = [0; SIZE];
+        value.copy_from_slice(pattern);
+        rest.chunks_exact_mut(SIZE).for_each(|to| to.copy_from_slice(&value));
+    }
+    let data = &mut data[first..][..size * count];
+    match size {
+        1 => fill::<1>(data),
+        2 => fill::<2>(data),
+        4 => fill::<4>(data),
+        8 => fill::<8>(data),
+        16 => fill::<16>(data),
+        _ => fill::<32>(data),
+    }
+}

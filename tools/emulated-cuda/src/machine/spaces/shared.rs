@@ -3,7 +3,7 @@
 use super::{
     Need, POISON, Site, Spaces, Trouble,
     races::{Touch, Values},
-    runs::{Run, Runs, lanes_of},
+    runs::{Run, Runs, lanes_of, repeat},
     sweep, traffic, trouble,
 };
 use crate::machine::{FaultKind, windows};
@@ -136,7 +136,7 @@ impl Spaces<'_> {
             let first = run.lane as usize * size;
             copy(&self.shared.bytes[range], &mut into[first..], run.len(size));
             if run.same {
-                (1..run.lanes as usize).for_each(|i| into.copy_within(first..first + size, first + i * size));
+                repeat(into, first, size, run.lanes as usize);
             }
         }
         if strong && let Some((races, flags)) = &mut self.races {
