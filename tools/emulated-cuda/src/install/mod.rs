@@ -11,7 +11,7 @@ mod image;
 use std::{
     ffi::CStr,
     io::Write,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
 
@@ -94,6 +94,8 @@ fn load(name: &CStr, symbols: &[(&str, u64)]) -> Result<(), InstallError> {
     if handle.is_null() {
         return Err(InstallError::System(last_error()));
     }
+    // The loader knows the object by its path too, so nothing else may ever have that: the file stays open.
+    let _ = file.into_raw_fd();
     if is_loaded(name) {
         Ok(())
     } else {

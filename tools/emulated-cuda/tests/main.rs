@@ -1,0 +1,3 @@
+//! The test suite: one binary, so that it links once.
+
+mod driver;
