@@ -21,6 +21,10 @@ fn a_kernel_runs_through_the_safe_layer() {
     assert_eq!(stream.clone_dtoh(&words).unwrap(), expected);
 }
 
+/// Marks in the array `extra` of a launch.
+const BUFFER: usize = sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize;
+const SIZE: usize = sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize;
+
 #[test]
 fn arguments_may_come_in_a_buffer() {
     let context = context();
@@ -33,7 +37,7 @@ fn arguments_may_come_in_a_buffer() {
     let mut size = 12usize;
     let launch = |size: *mut usize, pointers: *mut *mut c_void| {
         let mut extra =
-            [1 as *mut c_void, buffer.as_ptr().cast_mut().cast(), 2 as *mut c_void, size.cast(), null_mut()];
+            [BUFFER as *mut c_void, buffer.as_ptr().cast_mut().cast(), SIZE as *mut c_void, size.cast(), null_mut()];
         // SAFETY: the buffer is as long as it says, or the driver refuses.
         unsafe {
             sys::cuLaunchKernel(
