@@ -1,4 +1,5 @@
-//! What concerns a whole process: these tests run this test binary again, one test of it alone, in an environment of its own.
+//! What concerns a whole process: these tests run this test binary again, one test of it alone, in an
+//! environment of its own.
 
 use std::process::{Command, Output};
 

@@ -36,8 +36,13 @@ fn arguments_may_come_in_a_buffer() {
     buffer[8..].copy_from_slice(&3u32.to_le_bytes());
     let mut size = 12usize;
     let launch = |size: *mut usize, pointers: *mut *mut c_void| {
-        let mut extra =
-            [BUFFER as *mut c_void, buffer.as_ptr().cast_mut().cast(), SIZE as *mut c_void, size.cast(), null_mut()];
+        let mut extra = [
+            BUFFER as *mut c_void,
+            buffer.as_ptr().cast_mut().cast(),
+            SIZE as *mut c_void,
+            size.cast(),
+            null_mut(),
+        ];
         // SAFETY: the buffer is as long as it says, or the driver refuses.
         unsafe {
             sys::cuLaunchKernel(

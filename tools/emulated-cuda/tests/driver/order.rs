@@ -66,7 +66,8 @@ fn pinned_memory_is_written_no_earlier_than_it_must_be() {
     locked[0] = 7;
     ok!(sys::cuMemsetD32Async(source, 5, 1, stream));
     ok!(sys::cuMemcpyDtoHAsync_v2(locked.as_mut_ptr().cast(), source, 4, stream));
-    // SAFETY: the memory is alive; the driver may write it in between, so the compiler must not assume otherwise.
+    // SAFETY: the memory is alive; the driver may write it in between, so the compiler must not assume
+    // otherwise.
     let now = || unsafe { locked.as_ptr().read_volatile() };
     assert_eq!(now(), 7);
     fails!(sys::cuStreamQuery(stream), CUDA_ERROR_NOT_READY);

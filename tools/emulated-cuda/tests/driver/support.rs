@@ -11,8 +11,8 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-/// Kernels over `n` words at `a`: `add` adds one, `scale` multiplies by three, `crash` stores behind the end, `trap` traps;
-/// and one with launch bounds.
+/// Kernels over `n` words at `a`: `add` adds one, `scale` multiplies by three, `crash` stores behind the end,
+/// `trap` traps; and one with launch bounds.
 pub const KERNELS: &str = r#"
 .version 8.0
 .target sm_80

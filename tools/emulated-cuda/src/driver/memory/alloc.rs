@@ -23,7 +23,7 @@ const REGISTER_IO: u32 = 4;
 /// Rows of a pitched allocation start at multiples of this, as on sm_80.
 const PITCH: usize = 512;
 
-/// Allocates memory for the current context. Where it does not fit, what waits in the context runs first: it may
+/// Allocates memory for the current context. Where it does not fit, what waits there runs first: it may
 /// free some.
 pub fn allocate(
     current: Current,
