@@ -268,9 +268,9 @@ fn barriers() {
     .program;
     let code = &program.code;
     assert!(matches!(code[0].op, Op::Barrier { kind: BarKind::Sync, aligned: true, not: false }));
-    assert_eq!((constant(program, code[0].o[0], false), code[0].o[1]), (3, NONE));
+    assert_eq!((code[0].o[0], constant(program, code[0].o[1], false), code[0].o[2]), (NONE, 3, NONE));
     assert!(matches!(code[1].op, Op::Barrier { kind: BarKind::Arrive, aligned: false, .. }));
-    assert_eq!(constant(program, code[1].o[1], false), 64);
+    assert_eq!(constant(program, code[1].o[2], false), 64);
     assert!(matches!(code[2].op, Op::Barrier { kind: BarKind::Red(BarRed::Or), aligned: true, not: true }));
     assert_eq!([1, 2].map(|at| constant(program, code[2].o[at], false)), [0, 32]);
     assert!(register(code[2].o[0]) && register(code[2].o[3]));
@@ -310,7 +310,7 @@ fn mbarriers() {
     ];
     assert_eq!(kinds, expected);
     let o = |pc: usize| &program.code[pc].o;
-    assert!(o(0)[0] == NONE && constant(program, o(0)[1], false) == 4);
+    assert!(o(0)[..2] == [NONE; 2] && constant(program, o(0)[2], false) == 4);
     assert!(register(o(2)[0]) && register(o(2)[1]) && o(2)[2] == NONE);
     assert!(o(3)[0] == NONE && constant(program, o(3)[2], false) == 2);
     assert_eq!(constant(program, o(5)[2], false), 1);
