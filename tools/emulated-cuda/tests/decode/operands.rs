@@ -6,7 +6,7 @@ use cuda::machine::{
         Address, AtomicKind, AtomicType, BarKind, BarRed, BoolOp, CONSTANT, Compare, CompareType,
         FloatProperty, MbarrierKind, NONE, Op, Order, ReduxOp, Shape, ShuffleMode, Special, VoteMode, Window,
     },
-    program::{NO_JOIN, Program},
+    program::Program,
 };
 
 use super::{device, kernel, module, named};
@@ -358,7 +358,7 @@ fn special_registers_are_read_at_once() {
 }
 
 #[test]
-fn branches_know_where_they_lead_and_join() {
+fn branches_know_where_they_lead() {
     let text = "setp.eq.u32 %p1, 1, 2;\n@%p1 bra A;\nmov.u32 %r1, 1;\nbra.uni B;\nA:\nmov.u32 %r1, 2;\nB:\nmov.u32 %r2, 3;\n\
                 @%p1 bra END;\n@%p1 exit;\nbra B;\nEND:\nret;";
     let program = &kernel(text).program;
@@ -368,10 +368,8 @@ fn branches_know_where_they_lead_and_join() {
     };
     assert_eq!(target(1), (4, false));
     assert_eq!(target(3), (5, true));
-    assert_eq!((program.joins[1], program.joins[3], program.joins[0]), (5, 5, NO_JOIN));
-    // The way round the loop comes back to the same branch, so all ways meet at its exit.
-    assert_eq!((target(6), program.joins[6]), ((9, false), 9));
-    assert_eq!((target(8), program.joins[8]), ((5, false), 5));
+    assert_eq!(target(6), (9, false));
+    assert_eq!(target(8), (5, false));
 }
 
 #[test]
@@ -380,7 +378,6 @@ fn indexed_branches() {
     let program = &kernel(text).program;
     assert!(matches!(program.code[1].op, Op::BranchIndexed { list: 0 }));
     assert_eq!(program.branch_lists, [vec![2, 4, 2]]);
-    assert_eq!(program.joins[1], 5);
 }
 
 #[test]
