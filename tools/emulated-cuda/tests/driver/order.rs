@@ -194,6 +194,25 @@ fn host_functions_may_not_call_the_driver_but_other_threads_may_meanwhile() {
 }
 
 #[test]
+fn a_query_does_not_wait_for_a_host_function() {
+    extern "C" fn hold(user: *mut c_void) {
+        // SAFETY: the test passes a gate that outlives the stream's work.
+        drop(unsafe { &*user.cast::<Mutex<()>>() }.lock());
+    }
+    let context = context();
+    let (stream, gate) = (stream(1), Mutex::new(()));
+    let held = gate.lock().unwrap();
+    ok!(sys::cuLaunchHostFunc(stream, Some(hold), (&raw const gate).cast_mut().cast()));
+    for _ in 0..100 {
+        fails!(sys::cuStreamQuery(stream), CUDA_ERROR_NOT_READY);
+    }
+    drop(held);
+    ok!(sys::cuStreamSynchronize(stream));
+    ok!(sys::cuStreamQuery(stream));
+    drop(context);
+}
+
+#[test]
 fn two_threads_share_a_context() {
     let context = context();
     let threads: Vec<_> = (0..2u32)
