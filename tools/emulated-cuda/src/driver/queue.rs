@@ -164,17 +164,8 @@ impl Driver {
     }
 
     /// Runs everything that the streams of a context hold, the youngest stream first.
-    pub fn drive_context(&'static self, state: Guard, context: Id<Context>) -> Guard {
-        self.drive_where(state, |stream| stream.context == context)
-    }
-
-    /// Runs everything that is waiting in any context.
-    pub fn drive_all(&'static self, state: Guard) -> Guard {
-        self.drive_where(state, |_| true)
-    }
-
-    fn drive_where(&'static self, mut state: Guard, which: impl Fn(&Stream) -> bool) -> Guard {
-        let streams = state.streams.iter().rev().filter(|(_, stream)| which(stream));
+    pub fn drive_context(&'static self, mut state: Guard, context: Id<Context>) -> Guard {
+        let streams = state.streams.iter().rev().filter(|(_, stream)| stream.context == context);
         let ends: Vec<_> =
             streams.map(|(id, stream)| Point { stream: id, ticket: stream.queue.last }).collect();
         for end in ends {

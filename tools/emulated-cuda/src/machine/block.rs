@@ -120,14 +120,16 @@ impl<'a> Block<'a> {
     /// Nobody can go on.
     #[cold]
     fn stuck(&self) -> Box<Fault> {
-        let waiting = self.warps.iter().find_map(|w| w.splits.iter().find(|s| s.state == State::Warp).map(|s| (w, s)));
+        let waiting =
+            self.warps.iter().find_map(|w| w.splits.iter().find(|s| s.state == State::Warp).map(|s| (w, s)));
         let any = || self.warps.iter().find_map(|w| w.splits.first().map(|s| (w, s)));
         let Some((warp, split)) = waiting.or_else(any) else {
             unreachable!("a block in which no lane is left is done");
         };
-        let at_barrier = self.warps.iter().flat_map(|w| &w.splits).any(|s| {
-            matches!(self.env.program.code[s.pc as usize].op, Op::Barrier { .. } | Op::WarpSync)
-        });
+        let at_barrier =
+            self.warps.iter().flat_map(|w| &w.splits).any(|s| {
+                matches!(self.env.program.code[s.pc as usize].op, Op::Barrier { .. } | Op::WarpSync)
+            });
         let kind = if at_barrier { FaultKind::Barrier } else { FaultKind::Deadlock };
         let mut message = "no thread of the block can go on".to_owned();
         const SHOWN: usize = 8;

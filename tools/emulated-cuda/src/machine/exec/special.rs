@@ -30,7 +30,9 @@ impl Env<'_> {
             Special::Nctaid(axis) => same(u64::from(config.grid[axis as usize])),
             Special::LaneId => lane(|l| l),
             Special::WarpId => same(u64::from(warp.index)),
-            Special::NWarpId => same(config.block.iter().map(|&n| u64::from(n)).product::<u64>().div_ceil(32)),
+            Special::NWarpId => {
+                same(config.block.iter().map(|&n| u64::from(n)).product::<u64>().div_ceil(32))
+            }
             Special::SmId => same(self.linear % MULTIPROCESSORS),
             Special::NSmId => same(MULTIPROCESSORS),
             Special::GridId => same(self.launch.id),

@@ -81,10 +81,10 @@ pub(super) struct Races {
 fn granule_shift(program: &Program) -> u32 {
     let shared = |window| matches!(window, Window::Shared | Window::Generic);
     let bytes = program.code.iter().filter_map(|inst| match inst.op {
-        Op::Load(address, shape) | Op::Store(address, shape) if shared(address.window) => {
+        Op::Load(address, shape, _) | Op::Store(address, shape, _) if shared(address.window) => {
             Some(u32::from(shape.count) * u32::from(shape.bytes))
         }
-        Op::Atomic(address, _, ty) if shared(address.window) => Some(super::atomics::size(ty) as u32),
+        Op::Atomic(address, _, ty, _) if shared(address.window) => Some(super::atomics::size(ty) as u32),
         _ => None,
     });
     bytes.min().unwrap_or(4).clamp(1, 4).ilog2()

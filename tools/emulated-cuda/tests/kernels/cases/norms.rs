@@ -8,7 +8,12 @@ use crate::kernels::{
 };
 
 pub fn softmax(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, cols) = (3, 301);
+    softmax_of(s, 3, 301)?;
+    // Most threads have nothing.
+    softmax_of(s, 2, 29)
+}
+
+fn softmax_of(s: &mut Session<'_>, rows: usize, cols: usize) -> Result<(), Failure> {
     let mut random = Random::new(10);
     let (x, dy) = (random.f32s(rows * cols, 8.0), random.f32s(rows * cols, 1.0));
     let (buffer_x, buffer_dy) = (s.upload(&x), s.upload(&dy));
@@ -39,7 +44,14 @@ pub fn softmax(s: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 pub fn rms_norm(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, cols, chunks, eps) = (7, 202, 3, 1e-5f32);
+    rms_norm_of(s, 7, 202, 3)?;
+    // Most threads have nothing, and one chunk of rows is empty.
+    rms_norm_of(s, 2, 30, 3)?;
+    rms_norm_of(s, 1, 30, 1)
+}
+
+fn rms_norm_of(s: &mut Session<'_>, rows: usize, cols: usize, chunks: usize) -> Result<(), Failure> {
+    let eps = 1e-5f32;
     let mut random = Random::new(11);
     let [x, dy] = [3.0, 1.0].map(|scale| random.bf16s(rows * cols, scale));
     let weight = random.bf16s(cols, 1.0);
@@ -95,11 +107,16 @@ pub fn rms_norm(s: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 pub fn cross_entropy(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, vocab, scale) = (4, 333, 0.25f32);
+    cross_entropy_of(s, &[0, 332, -100, 200], 333)?;
+    // Most threads have nothing, a whole warp too.
+    cross_entropy_of(s, &[-1, 89], 90)
+}
+
+fn cross_entropy_of(s: &mut Session<'_>, targets: &[i32], vocab: usize) -> Result<(), Failure> {
+    let (rows, scale) = (targets.len(), 0.25f32);
     let mut random = Random::new(12);
     let x = random.f32s(rows * vocab, 8.0);
-    let targets = [0, 332, -100, 200];
-    let (logits, buffer_t, loss) = (s.upload(&x), s.upload(&targets), s.output::<f32>(rows));
+    let (logits, buffer_t, loss) = (s.upload(&x), s.upload(targets), s.output::<f32>(rows));
     let args = [logits.into(), buffer_t.into(), loss.into(), (vocab as i32).into(), scale.into()];
     s.launch("cross_entropy", line(rows, 128), &args)?;
 

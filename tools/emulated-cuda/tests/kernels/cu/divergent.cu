@@ -118,7 +118,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (u32 left = peers; left != 0; left &= left - 1) sum += __shfl_sync(peers, value, __ffs(left) - 1);
     sums[i] = sum;
   }
-  __syncwarp();
   odd = __reduce_add_sync(ALL, odd != 0);
   if (lane == 0) flags[i / WARP] = same | zero << 1 | odd << 8;
 }

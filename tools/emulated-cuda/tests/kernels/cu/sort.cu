@@ -9,8 +9,11 @@ constexpr int KEYS = 256, THREADS = KEYS / 2;
 extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int n) {
   __shared__ u32 tile[KEYS];
   const int start = blockIdx.x * KEYS;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < KEYS; i += THREADS) tile[i] = start + i < n ? keys[start + i] : 0xffffffff;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int i = threadIdx.x + half * THREADS;
+    tile[i] = start + i < n ? keys[start + i] : 0xffffffff;
+  }
   // The keys are in the tile.
   __syncthreads();
 
@@ -30,7 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int
     }
   // The keys are in order.
   __syncthreads();
-#pragma unroll 1
-  for (int i = threadIdx.x; i < KEYS; i += THREADS)
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int i = threadIdx.x + half * THREADS;
     if (start + i < n) keys[start + i] = tile[i];
+  }
 }
