@@ -51,7 +51,9 @@ fn check(name: &str) {
             let mut machine =
                 Machine::new(&text, options).unwrap_or_else(|e| panic!("{name} of {compiler}: {e}"));
             let again = run(case, &mut machine, &format!("seed {seed}, from {compiler}"));
-            if let Some(first) = &first { assert!(*first == again, "{name} of {compiler}: seed {seed} gives other bits"); }
+            if let Some(first) = &first {
+                assert!(*first == again, "{name} of {compiler}: seed {seed} gives other bits");
+            }
             first = Some(again);
         }
     }
