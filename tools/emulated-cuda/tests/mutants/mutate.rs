@@ -17,22 +17,7 @@ pub struct Mutant {
     span: std::ops::Range<usize>,
 }
 
-/// Kinds of which a kernel has many.
-const FREQUENT: [&str; 6] = [
-    "address + 4",
-    "address + 16",
-    "fragment registers swapped",
-    "mask always false",
-    "mask always true",
-    "predicate negated",
-];
-
 impl Mutant {
-    /// Whether a kernel has so many of the kind that a sample must do.
-    pub fn is_frequent(&self) -> bool {
-        FREQUENT.contains(&self.kind)
-    }
-
     /// The whole text with the fault.
     pub fn apply(&self, text: &str) -> String {
         [&text[..self.span.start], &self.after, &text[self.span.end..]].concat()

@@ -49,7 +49,8 @@ pub fn scan_lookback(s: &mut Session<'_>) -> Result<(), Failure> {
     let want: Vec<u32> = (1..=n).map(|n| add(0, &x[..n])).collect();
 
     // From the start; and as if three blocks were under way, two of which have told no more than their own sums.
-    for done in [0, 3] {
+    // The first also with all blocks at once.
+    for (done, cooperative) in [(0, false), (0, true), (3, false)] {
         let (mut flags, mut sums, mut prefixes) =
             (vec![0u32; blocks], vec![0u32; blocks], vec![0u32; blocks]);
         for block in 0..done {
@@ -65,48 +66,54 @@ pub fn scan_lookback(s: &mut Session<'_>) -> Result<(), Failure> {
         let prefixes = s.upload_front(&prefixes[..done.min(1)], blocks);
         let buffers = [dx, dy, ticket, flags, sums, prefixes].map(Into::into);
         let args = [&buffers[..], &[(n as i32).into()]].concat();
-        s.launch("scan_lookback", line(blocks - done, 256), &args)?;
+        let shape = Shape { cooperative, ..line(blocks - done, 256) };
+        s.launch("scan_lookback", shape, &args)?;
         equal("y", &s.download::<u32>(dy)[done * 256..], &want[done * 256..])?;
     }
     Ok(())
 }
 
 pub fn histogram(s: &mut Session<'_>) -> Result<(), Failure> {
-    let n = 3_001;
-    let mut random = Random::new(7);
-    // Small values are more frequent, so that lanes collide.
-    let x: Vec<u8> = (0..n).map(|_| random.below(64).min(random.below(64)) as u8).collect();
-    let (dx, counts) = (s.upload(&x), s.upload(&[0u32; 64]));
-    s.launch("histogram", line(3, 128), &[dx.into(), counts.into(), n.into()])?;
+    // In the second, a block and most threads have nothing to count.
+    for n in [3_001, 150] {
+        let mut random = Random::new(7);
+        // Small values are more frequent, so that lanes collide.
+        let x: Vec<u8> = (0..n).map(|_| random.below(64).min(random.below(64)) as u8).collect();
+        let (dx, counts) = (s.upload(&x), s.upload(&[0u32; 64]));
+        s.launch("histogram", line(3, 128), &[dx.into(), counts.into(), n.into()])?;
 
-    let mut want = [0; 64];
-    x.iter().for_each(|&v| want[usize::from(v)] += 1);
-    equal("counts", &s.download::<u32>(counts), &want)
+        let mut want = [0; 64];
+        x.iter().for_each(|&v| want[usize::from(v)] += 1);
+        equal("counts", &s.download::<u32>(counts), &want)?;
+    }
+    Ok(())
 }
 
 pub fn transpose(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, cols) = (45, 70);
-    let x = Random::new(8).words(rows * cols);
-    let (dx, dy) = (s.upload(&x), s.output::<u32>(rows * cols));
-    let shape = Shape {
-        grid: [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32, 1],
-        block: [32, 8, 1],
-        cooperative: false,
-    };
-    s.launch("transpose", shape, &[dx.into(), dy.into(), (rows as i32).into(), (cols as i32).into()])?;
+    for (rows, cols) in [(45, 70), (33, 65)] {
+        let x = Random::new(8).words(rows * cols);
+        let (dx, dy) = (s.upload(&x), s.output::<u32>(rows * cols));
+        let grid = [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32, 1];
+        let shape = Shape { grid, block: [32, 8, 1], cooperative: false };
+        s.launch("transpose", shape, &[dx.into(), dy.into(), (rows as i32).into(), (cols as i32).into()])?;
 
-    let want: Vec<u32> = (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect();
-    equal("y", &s.download::<u32>(dy), &want)
+        let want: Vec<u32> = (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect();
+        equal("y", &s.download::<u32>(dy), &want)?;
+    }
+    Ok(())
 }
 
 pub fn sort(s: &mut Session<'_>) -> Result<(), Failure> {
-    let n = 256 + 143;
-    let mut keys = Random::new(9).words(n);
-    keys[17] = u32::MAX;
-    keys[300] = keys[301];
-    let device = s.upload(&keys);
-    s.launch("sort_blocks", line(2, 128), &[device.into(), (n as i32).into()])?;
+    // The last block lacks less than half of its keys, and more.
+    for n in [256 + 143, 256 + 100] {
+        let mut keys = Random::new(9).words(n);
+        keys[17] = u32::MAX;
+        keys[300] = keys[301];
+        let device = s.upload(&keys);
+        s.launch("sort_blocks", line(2, 128), &[device.into(), (n as i32).into()])?;
 
-    keys.chunks_mut(256).for_each(<[u32]>::sort_unstable);
-    equal("keys", &s.download::<u32>(device), &keys)
+        keys.chunks_mut(256).for_each(<[u32]>::sort_unstable);
+        equal("keys", &s.download::<u32>(device), &keys)?;
+    }
+    Ok(())
 }

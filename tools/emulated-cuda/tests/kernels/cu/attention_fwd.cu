@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   float largest[2] = {-INFINITY, -INFINITY}, share[2] = {};
   float out[4][4] = {};
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
+  for (int tile = 0;; tile++) {
     copy_wait<1>();
     // q and k are there.
     __syncthreads();

@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int
 #pragma unroll 1
   for (int size = 2; size <= KEYS; size *= 2)
 #pragma unroll 1
-    for (int stride = size / 2; stride > 0; stride /= 2) {
+    for (int stride = size / 2;; stride /= 2) {
       // The step before wrote what this one reads: other warps did for a wide stride or after one, this warp alone else.
       if (stride >= int(WARP))
         __syncthreads();
@@ -30,6 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sort_blocks(u32* keys, int
       const bool ascending = (low & size) == 0;
       const u32 a = tile[low], b = tile[high];
       if ((a > b) == ascending) tile[low] = b, tile[high] = a;
+      if (stride == 1) break;
     }
   // The keys are in order.
   __syncthreads();
