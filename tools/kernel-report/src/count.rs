@@ -13,8 +13,6 @@ use crate::{Error, Result};
 
 /// Memory that a device has besides the problem's buffers: gaps between them, the module's variables.
 const SPARE_BYTES: u64 = 256 << 20;
-/// By how much (of a dimension) a smaller sample must lie nearer to the middle to be taken.
-const WORTHWHILE: f64 = 0.01;
 /// Elements that are made at once.
 const CHUNK: u64 = 1 << 20;
 
@@ -70,7 +68,7 @@ pub fn count(ptx: &str, problem: &Problem, settings: Settings) -> Result<Counted
     let parameters = parameters(&device, problem, kernel, settings.seed)?;
     let sample = match settings.max_blocks {
         0 => None,
-        most => (problem.blocks() > u64::from(most)).then(|| sample_size(problem.grid, most)),
+        most => (problem.blocks() > u64::from(most)).then_some(most),
     };
     let config = LaunchConfig {
         grid: problem.grid,
@@ -81,43 +79,6 @@ pub fn count(ptx: &str, problem: &Problem, settings: Settings) -> Result<Counted
     };
     let counters = device.launch(kernel, config, &parameters).map_err(|fault| bad(fault.to_string()))?;
     Ok(Counted { counters, static_shared: kernel.static_shared })
-}
-
-/// How many blocks to run, between half of `most` and `most`, which is less than the grid holds. The device takes them at even
-/// distances, and where a distance is a multiple of a dimension all of them lie in one column: of causal attention, say, all with the
-/// same rows. The number is taken whose blocks lie most like the grid's in every dimension, by mean and variance.
-pub fn sample_size(grid: [u32; 3], most: u32) -> u32 {
-    let mut best = (most, distance(grid, most));
-    for count in (most.div_ceil(2)..most).rev() {
-        let here = distance(grid, count);
-        if here + WORTHWHILE < best.1 {
-            best = (count, here);
-        }
-    }
-    best.0
-}
-
-/// How far mean and variance of the coordinates of `count` blocks are from those of the grid, in dimensions and their squares.
-fn distance(grid: [u32; 3], count: u32) -> f64 {
-    let total: u64 = grid.iter().map(|&n| u64::from(n)).product();
-    let mut sums = [(0.0, 0.0); 3];
-    for i in 0..u64::from(count) {
-        let mut block = (2 * i + 1) * total / (2 * u64::from(count));
-        for ((sum, squares), size) in sums.iter_mut().zip(grid) {
-            let place = (block % u64::from(size)) as f64;
-            *sum += place;
-            *squares += place * place;
-            block /= u64::from(size);
-        }
-    }
-    let off = |((sum, squares), size): ((f64, f64), u32)| {
-        let (n, size) = (f64::from(count), f64::from(size));
-        let mean = sum / n;
-        let variance = squares / n - mean * mean;
-        (mean - (size - 1.0) / 2.0).abs() / size
-            + (variance - (size * size - 1.0) / 12.0).abs() / (size * size)
-    };
-    sums.into_iter().zip(grid).map(off).sum()
 }
 
 fn check_launch(problem: &Problem, kernel: &Kernel) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kernel_report::count::{Counted, Settings, count, sample_size};
+use kernel_report::count::{Counted, Settings, count};
 use kernel_report::problem::{Problem, parse};
 use kernel_report::{Error, Result};
 
@@ -96,12 +96,7 @@ fn a_sample_of_the_blocks_does_its_share() {
 }
 
 #[test]
-fn a_sample_lies_around_the_middle_of_the_grid() {
-    assert_eq!(sample_size([1000, 1, 1], 16), 16);
-    // 16 blocks of 32 x 32 at even distances would all lie in one column.
-    let size = sample_size([32, 32, 1], 16);
-    assert!((8..16).contains(&size), "{size}");
-
+fn a_sample_stands_for_the_grid() {
     // Causal attention, whose blocks cost the more the later their rows are.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("problems/attention_fwd.toml");
     let text = std::fs::read_to_string(&file)

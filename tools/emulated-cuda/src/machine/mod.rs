@@ -52,7 +52,7 @@ pub struct LaunchConfig {
     pub dynamic_shared: u32,
     /// Whether all blocks must be resident at once (a cooperative launch).
     pub cooperative: bool,
-    /// Runs only so many blocks, spread evenly over the grid: for counting large problems.
+    /// Runs only so many blocks, scattered over the grid: for counting large problems.
     pub sample: Option<u32>,
 }
 
