@@ -1,7 +1,7 @@
 //! How many machine instructions ptxas makes of the PTX instructions of a kernel's main loop.
 //!
 //! The main loop is the one that holds the most of the work: tensor operations, or else accesses to global memory, and so on
-//! down [`WORK`]. The first kind of work that both forms of the loop hold also says how often each form goes round (ptxas may unroll), so
+//! down a list. The first kind of work that both forms of the loop hold also says how often each form goes round (ptxas may unroll), so
 //! that instructions for each piece of work can be compared.
 
 use std::collections::{BTreeMap, HashMap};

@@ -26,14 +26,37 @@ struct Outcome {
     fault: Option<(u64, Box<Fault>)>,
 }
 
+/// A step that visits every number below `total` once, the next one far from the last: the golden section, moved to where it
+/// has no divisor in common with `total`.
+fn scattered(total: u64) -> u64 {
+    let coprime = |step: &u64| {
+        let (mut a, mut b) = (*step, total);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let start = (total as f64 * 0.618_033_988_75) as u64;
+    (start.max(1)..=total).find(coprime).unwrap_or(1)
+}
+
 /// Runs a kernel.
-pub fn run(device: &Device, kernel: &Kernel, config: LaunchConfig, params: &[u8], id: u64) -> Result<Counters, Box<Fault>> {
+pub fn run(
+    device: &Device,
+    kernel: &Kernel,
+    config: LaunchConfig,
+    params: &[u8],
+    id: u64,
+) -> Result<Counters, Box<Fault>> {
     let launch = Launch { device, kernel, config, id, start: Instant::now() };
     let footprint = device.options.counters.then(|| Footprint::new(&device.memory));
     let total: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
     let count = config.sample.map_or(total, |sample| u64::from(sample).clamp(1, total));
-    // The blocks of a sample lie evenly over the grid.
-    let block_at = |index: u64| if count == total { index } else { (2 * index + 1) * total / (2 * count) };
+    // The blocks of a sample are scattered over the grid, so that they do not share a row or a column of it.
+    let step = scattered(total);
+    let block_at = |index: u64| {
+        if count == total { index } else { (u128::from(index) * u128::from(step) % u128::from(total)) as u64 }
+    };
     let threads: u32 = config.block.iter().product();
     let shared = kernel.static_shared + config.dynamic_shared;
     let spaces = || Spaces::new(device, kernel, params, threads, shared, footprint.as_ref());
@@ -66,8 +89,11 @@ pub fn run(device: &Device, kernel: &Kernel, config: LaunchConfig, params: &[u8]
         let mut block = Block::new(&launch, spaces());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count || block_at(index) > limit.load(Ordering::Relaxed) {
+            if index >= count {
                 return;
+            }
+            if block_at(index) > limit.load(Ordering::Relaxed) {
+                continue;
             }
             block.start(block_at(index));
             let result = loop {

@@ -15,6 +15,8 @@ use std::{
 
 /// Alignment of every allocation, and the least distance between two.
 const ALIGNMENT: u64 = 512;
+/// The gap behind a large allocation.
+const LARGEST_GAP: u64 = 64 << 10;
 /// Host-visible memory comes in pages.
 const PAGE: u64 = 4096;
 /// Addresses reserved for each byte of memory, so that freed ranges stay untouched for as long as possible.
@@ -35,6 +37,12 @@ pub mod shadow {
     pub const CONSTANT: u8 = 3;
     /// Freed.
     pub const FREED: u8 = 4;
+}
+
+/// The addresses that an allocation takes: its own, and a gap behind them about as large as itself, so that an index which is
+/// off by a row does not land in the next one.
+fn with_gap(size: u64, alignment: u64) -> Option<u64> {
+    size.checked_add(size.clamp(alignment, LARGEST_GAP))?.checked_add(1)?.checked_next_multiple_of(alignment)
 }
 
 /// What an allocation is for.
@@ -226,8 +234,7 @@ impl DeviceMemory {
         if counted > free {
             return Err(no_room);
         }
-        // A gap follows every allocation.
-        let room = size.checked_add(alignment + 1).ok_or(no_room.clone())?.next_multiple_of(alignment);
+        let room = with_gap(size, alignment).ok_or(no_room.clone())?;
         let offset = book.take(room, alignment, self.span()).ok_or(no_room)?;
         let address = self.base() + offset;
         book.live.insert(address, Allocation { address, size, kind });
@@ -300,7 +307,8 @@ impl DeviceMemory {
                 libc::madvise(at, (end - start) as usize, libc::MADV_REMOVE);
             }
         }
-        book.give(offset, (found.size + alignment + 1).next_multiple_of(alignment));
+        // It had room when it was allocated.
+        book.give(offset, with_gap(found.size, alignment).unwrap_or(found.size));
         Ok(found)
     }
 

@@ -52,14 +52,18 @@ pub struct LaunchConfig {
     pub dynamic_shared: u32,
     /// Whether all blocks must be resident at once (a cooperative launch).
     pub cooperative: bool,
-    /// Runs only so many blocks, spread evenly over the grid: for counting large problems.
+    /// Runs only so many blocks, scattered over the grid: for counting large problems.
     pub sample: Option<u32>,
 }
 
 impl Device {
     /// A device with its own memory.
     pub fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { memory: DeviceMemory::new(options.memory_bytes), options, launches: AtomicU64::new(0) })
+        Arc::new(Self {
+            memory: DeviceMemory::new(options.memory_bytes),
+            options,
+            launches: AtomicU64::new(0),
+        })
     }
 
     /// Runs a kernel to its end. `params` holds the parameters as [`Kernel::parameters`] lays them out. Returns what it
@@ -69,7 +73,12 @@ impl Device {
     ///
     /// # Errors
     /// The first fault that a thread ran into.
-    pub fn launch(&self, kernel: &Arc<Kernel>, config: LaunchConfig, params: &[u8]) -> Result<Counters, Box<Fault>> {
+    pub fn launch(
+        &self,
+        kernel: &Arc<Kernel>,
+        config: LaunchConfig,
+        params: &[u8],
+    ) -> Result<Counters, Box<Fault>> {
         launch::run(self, kernel, config, params, self.launches.fetch_add(1, Ordering::Relaxed))
     }
 }

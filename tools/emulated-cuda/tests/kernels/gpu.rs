@@ -124,6 +124,13 @@ impl<'a> Session<'a> {
         buffer
     }
 
+    /// A copy of these values, followed by memory that nothing has written, up to `len` values in all.
+    pub fn upload_front<T: Pod>(&mut self, values: &[T], len: usize) -> Buffer {
+        let buffer = self.output::<T>(len);
+        self.gpu.write(buffer, 0, bytemuck::cast_slice(values));
+        buffer
+    }
+
     /// A copy of these rows of `cols` values, each followed by memory that nothing has written up to `pitch` values.
     pub fn upload_rows<T: Pod>(&mut self, values: &[T], cols: usize, pitch: usize) -> Buffer {
         let rows = values.len() / cols;

@@ -24,9 +24,6 @@ use crate::kernels::{
 use accepted::ACCEPTED;
 use mutate::{Mutant, mutants};
 
-/// Of the kinds that are frequent, at most so many mutants of a file run, evenly picked; of the others all.
-const MOST_A_FILE: usize = 120;
-
 /// How a mutant was noticed.
 type Notice = String;
 
@@ -70,15 +67,6 @@ fn notice(mutant: &Mutant, text: &str, cases: &[(Case, BTreeSet<String>)], limit
     None
 }
 
-/// All of the rare kinds, and `most` of the others, evenly spread.
-fn sample(all: Vec<Mutant>, most: usize) -> Vec<Mutant> {
-    let (frequent, mut rare): (Vec<_>, Vec<_>) = all.into_iter().partition(Mutant::is_frequent);
-    let len = frequent.len().max(most);
-    let picked = frequent.into_iter().enumerate().filter(|(i, _)| i * most / len != (i + 1) * most / len);
-    rare.extend(picked.map(|(_, mutant)| mutant));
-    rare
-}
-
 #[test]
 fn every_mutant_is_noticed() {
     let files: BTreeSet<&str> = CASES.iter().map(|c| c.file).collect();
@@ -88,10 +76,8 @@ fn every_mutant_is_noticed() {
         for compiler in COMPILERS {
             let Some(text) = ptx(compiler, file) else { continue };
             let (cases, largest) = survey(file, &text);
-            let all = mutants(&text);
-            let count = all.len();
             let mut by: BTreeMap<Notice, usize> = BTreeMap::new();
-            for mutant in sample(all, MOST_A_FILE) {
+            for mutant in mutants(&text) {
                 let run = || notice(&mutant, &text, &cases, 4 * largest + 10_000);
                 let noticed = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Some("PANIC".into()));
                 let place = format!("{compiler}/{file}");
@@ -113,7 +99,7 @@ fn every_mutant_is_noticed() {
                 *kinds.entry(mutant.kind).or_default().entry(label).or_default() += 1;
             }
             let ran: usize = by.values().sum();
-            let _ = writeln!(table, "{compiler}/{file}: {ran} of {count}: {by:?}");
+            let _ = writeln!(table, "{compiler}/{file}: {ran}: {by:?}");
         }
     }
     println!("{table}\nby kind:");

@@ -17,22 +17,7 @@ pub struct Mutant {
     span: std::ops::Range<usize>,
 }
 
-/// Kinds of which a kernel has many.
-const FREQUENT: [&str; 6] = [
-    "address + 4",
-    "address + 16",
-    "fragment registers swapped",
-    "mask always false",
-    "mask always true",
-    "predicate negated",
-];
-
 impl Mutant {
-    /// Whether a kernel has so many of the kind that a sample must do.
-    pub fn is_frequent(&self) -> bool {
-        FREQUENT.contains(&self.kind)
-    }
-
     /// The whole text with the fault.
     pub fn apply(&self, text: &str) -> String {
         [&text[..self.span.start], &self.after, &text[self.span.end..]].concat()
@@ -92,15 +77,13 @@ fn faults(s: &Statement<'_>) -> Vec<(&'static str, String)> {
         "mbarrier" => mbarrier(s, &mut found),
         "mma" => fragments(s, &mut found),
         "shfl" => {
-            // The operand behind the value: lanes, delta or source.
-            let operand = s.operands[2];
-            let text = match operand.parse::<u32>() {
-                Ok(1) => with(s, &[(2, "2".into())]),
-                Ok(n) => with(s, &[(2, (n / 2).to_string())]),
-                Err(_) => {
-                    let shuffle = with(s, &[(2, "%mutant".into())]);
-                    format!("{{ .reg .b32 %mutant; xor.b32 %mutant, {operand}, 1; {shuffle} }}")
-                }
+            // The operand behind the value: another source, or none but the lane itself.
+            let lane = s.operands[2];
+            let text = if s.opcode.contains(".idx") {
+                let shuffle = with(s, &[(2, "%mutant".into())]);
+                format!("{{ .reg .b32 %mutant; xor.b32 %mutant, {lane}, 1; {shuffle} }}")
+            } else {
+                with(s, &[(2, "0".into())])
             };
             found.push(("shuffle lane changed", text));
         }

@@ -40,7 +40,6 @@ fn reads_first(op: &Op) -> bool {
 }
 
 /// Free slots of a file, lowest first.
-#[derive(Default)]
 struct Free {
     bits: Vec<u64>,
     /// One more than the highest that was ever taken.
@@ -48,43 +47,32 @@ struct Free {
 }
 
 impl Free {
-    /// Takes the lowest slot, or two neighbours, growing the file if need be.
-    fn take(&mut self, pair: bool) -> usize {
-        let mut carry = false;
-        for (word, &bits) in self.bits.iter().enumerate() {
-            let fits = match pair {
-                false => bits,
-                // A bit with its upper neighbour; bit 63's is the first of the next word.
-                true => bits & (bits >> 1),
-            };
-            if pair && carry && bits & 1 != 0 {
-                return self.taken(word * 64 - 1, 2);
-            }
-            if fits != 0 {
-                return self.taken(word * 64 + fits.trailing_zeros() as usize, 1 + usize::from(pair));
-            }
-            carry = bits >> 63 != 0;
-        }
-        self.bits.push(!0);
-        self.take(pair)
+    const fn new() -> Self {
+        Self { bits: Vec::new(), top: 0 }
     }
 
-    fn taken(&mut self, at: usize, count: usize) -> usize {
-        for slot in at..at + count {
-            self.bits[slot / 64] &= !(1 << (slot % 64));
-        }
-        self.top = self.top.max(at + count);
+    /// Takes the lowest slot, growing the file if need be.
+    fn take(&mut self) -> usize {
+        let word = self.bits.iter().position(|&bits| bits != 0).unwrap_or_else(|| {
+            self.bits.push(!0);
+            self.bits.len() - 1
+        });
+        let bit = self.bits[word].trailing_zeros() as usize;
+        self.bits[word] &= !(1 << bit);
+        let at = word * 64 + bit;
+        self.top = self.top.max(at + 1);
         at
     }
 
-    fn give(&mut self, at: usize, count: usize) {
-        for slot in at..at + count {
-            self.bits[slot / 64] |= 1 << (slot % 64);
-        }
+    fn give(&mut self, at: usize) {
+        self.bits[at / 64] |= 1 << (at % 64);
     }
 }
 
-/// Gives every register its rows.
+/// Gives every register its rows: those of one row first, then those of two.
+///
+/// Two registers of one width may share their rows, as writes touch none but the lanes that run. Registers of different widths may
+/// not: a lane's 64 bits lie where two other lanes have 32, and lanes that have parted are in different stretches.
 ///
 /// # Errors
 /// The line at which there were too many, and a message.
@@ -94,7 +82,8 @@ pub fn allocate(input: &Input, flow: &Flow, liveness: &Liveness) -> Result<Rows,
         (0..stretches.len() as Virtual).filter(|&r| stretches[r as usize].from != u32::MAX).collect();
     order.sort_unstable_by_key(|&r| stretches[r as usize].from);
     let mut slots = vec![NONE; stretches.len()];
-    let (mut rows, mut preds) = (Free::default(), Free::default());
+    let mut files = [const { Free::new() }; 3];
+    let file = |register: Virtual| input.widths[register as usize] as usize;
     let mut busy: BinaryHeap<Reverse<(u32, Virtual)>> = BinaryHeap::new();
     for register in order {
         let stretch = stretches[register as usize];
@@ -102,26 +91,25 @@ pub fn allocate(input: &Input, flow: &Flow, liveness: &Liveness) -> Result<Rows,
             && to < stretch.from
         {
             busy.pop();
-            let at = slots[done as usize] as usize;
-            match input.widths[done as usize] {
-                Width::Pred => preds.give(at, 1),
-                Width::Word => rows.give(at, 1),
-                Width::Wide => rows.give(at, 2),
-            }
+            files[file(done)].give(slots[done as usize] as usize);
         }
-        let at = match input.widths[register as usize] {
-            Width::Pred => preds.take(false),
-            Width::Word => rows.take(false),
-            Width::Wide => rows.take(true),
-        };
-        if at + 1 >= CONSTANT as usize {
+        let at = files[file(register)].take();
+        let rows = files[Width::Word as usize].top + 2 * files[Width::Wide as usize].top;
+        if rows.max(files[Width::Pred as usize].top) >= CONSTANT as usize {
             let line = input.protos[stretch.from as usize / 2].location.line;
             return Err((line, format!("more than {CONSTANT} registers are live at once")));
         }
         slots[register as usize] = at as Slot;
         busy.push(Reverse((stretch.to, register)));
     }
-    Ok(Rows { slots, rows: rows.top, preds: preds.top })
+    let words = files[Width::Word as usize].top;
+    for (slot, width) in slots.iter_mut().zip(&input.widths) {
+        if *width == Width::Wide && *slot != NONE {
+            *slot = words as Slot + 2 * *slot;
+        }
+    }
+    let rows = words + 2 * files[Width::Wide as usize].top;
+    Ok(Rows { slots, rows, preds: files[Width::Pred as usize].top })
 }
 
 /// When each register is live, gaps filled.

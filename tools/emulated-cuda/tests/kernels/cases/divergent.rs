@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use crate::kernels::{
     data::{Random, equal},
-    gpu::{Failure, Session, line},
+    gpu::{Failure, Session, Shape, line},
 };
 
 pub fn collatz(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (n, limit) = (100u32, 100);
-    let x: Vec<u32> = (1..=n).collect();
-    let (dx, steps) = (s.upload(&x), s.output::<u32>(x.len()));
-    s.launch("collatz", line(2, 64), &[dx.into(), steps.into(), (n as i32).into(), limit.into()])?;
+    let n = 100u32;
+    for limit in [0, 100] {
+        let x: Vec<u32> = (1..=n).collect();
+        let (dx, steps) = (s.upload(&x), s.output::<u32>(x.len()));
+        s.launch("collatz", line(2, 64), &[dx.into(), steps.into(), (n as i32).into(), limit.into()])?;
 
-    let next = |&v: &u32| (v != 1).then(|| if v.is_multiple_of(2) { v / 2 } else { 3 * v + 1 });
-    let want: Vec<u32> = x
-        .iter()
-        .map(|&v| std::iter::successors(Some(v), next).skip(1).take(limit as usize).count() as u32)
-        .collect();
-    equal("steps", &s.download::<u32>(steps), &want)
+        let next = |&v: &u32| (v != 1).then(|| if v.is_multiple_of(2) { v / 2 } else { 3 * v + 1 });
+        let count = |v: u32| std::iter::successors(Some(v), next).skip(1).take(limit as usize).count() as u32;
+        equal("steps", &s.download::<u32>(steps), &x.iter().map(|&v| count(v)).collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 fn digest(seed: u32, rounds: u32) -> u32 {
@@ -80,16 +80,19 @@ pub fn branch_table(s: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 pub fn compact(s: &mut Session<'_>) -> Result<(), Failure> {
+    // Blocks one after the other, and side by side.
+    compact_of(s, false)?;
+    compact_of(s, true)
+}
+
+fn compact_of(s: &mut Session<'_>, cooperative: bool) -> Result<(), Failure> {
     let n = 303;
     let x = Random::new(23).words(n);
     let keep = |x: &u32| x.is_multiple_of(3);
-    let count = x.iter().copied().filter(keep).count();
+    let count = x.iter().copied().filter(|x| keep(x)).count();
     let (dx, kept, counter) = (s.upload(&x), s.output::<u32>(count), s.upload(&[0u32]));
-    s.launch(
-        "compact",
-        line(n.div_ceil(64), 64),
-        &[dx.into(), kept.into(), counter.into(), (n as i32).into()],
-    )?;
+    let shape = Shape { cooperative, ..line(n.div_ceil(64), 64) };
+    s.launch("compact", shape, &[dx.into(), kept.into(), counter.into(), (n as i32).into()])?;
 
     // Warps come in any order: a run of each warp's elements, by its first.
     let kept = s.download_unordered::<u32>(kept);
@@ -116,8 +119,7 @@ pub fn group_sums(s: &mut Session<'_>) -> Result<(), Failure> {
     let (mut keys, mut x) = (vec![6u32; n], random.words(n));
     keys[..64].iter_mut().for_each(|k| *k = random.below(5));
     x[70] = 0;
-    let (dkeys, dx, sums, flags) =
-        (s.upload(&keys), s.upload(&x), s.output::<u32>(n), s.output::<u32>(n / 32));
+    let (dkeys, dx, sums, flags) = (s.upload(&keys), s.upload(&x), s.output::<u32>(n), s.output::<u32>(n));
     let buffers = [dkeys, dx, sums, flags].map(Into::into);
     s.launch("group_sums", line(2, 64), &[&buffers[..], &[(n as i32).into()]].concat())?;
 
@@ -126,12 +128,12 @@ pub fn group_sums(s: &mut Session<'_>) -> Result<(), Failure> {
         .map(|i| peers(i).filter(|&j| keys[j] == keys[i]).fold(0u32, |sum, j| sum.wrapping_add(x[j])))
         .collect();
     equal("sums", &s.download::<u32>(sums), &want)?;
-    let want: Vec<u32> = (0..n / 32)
-        .map(|warp| {
-            let all = || peers(warp * 32);
-            let same = all().all(|j| keys[j] == keys[warp * 32]);
-            let zero = all().any(|j| x[j] == 0);
-            u32::from(same) | u32::from(zero) << 1 | (all().filter(|&j| keys[j] % 2 == 1).count() as u32) << 8
+    let want: Vec<u32> = (0..n)
+        .map(|i| {
+            let like_first = peers(i).filter(|&j| keys[j] == keys[i / 32 * 32]).count() as u32;
+            let odd = peers(i).filter(|&j| keys[j] % 2 == 1).count() as u32;
+            let zero = peers(i).any(|j| x[j] == 0);
+            u32::from(like_first == 32) | u32::from(zero) << 1 | odd << 8 | like_first << 16
         })
         .collect();
     equal("flags", &s.download::<u32>(flags), &want)

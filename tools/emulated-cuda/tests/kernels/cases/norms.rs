@@ -7,31 +7,45 @@ use crate::kernels::{
     gpu::{Failure, Session, line, plane},
 };
 
+/// 2^-125: where f32 has less than its 24 bits.
+const TINY: f64 = 2.350_988_701_644_575e-38;
+
 pub fn softmax(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, cols) = (3, 301);
+    softmax_of(s, 6, 301)?;
+    // Most threads have nothing.
+    softmax_of(s, 2, 29)
+}
+
+fn softmax_of(s: &mut Session<'_>, rows: usize, cols: usize) -> Result<(), Failure> {
     let mut random = Random::new(10);
-    let (x, dy) = (random.f32s(rows * cols, 8.0), random.f32s(rows * cols, 1.0));
+    let (mut x, dy) = (random.f32s(rows * cols, 8.0), random.f32s(rows * cols, 1.0));
+    // Whoever misses the largest element overflows. It is the last lane's of some warp, or comes late.
+    for (row, at) in
+        [31, 63, 95, 127, 250].into_iter().enumerate().filter(|(row, at)| *row < rows && *at < cols)
+    {
+        x[row * cols + at] = 150.0;
+    }
     let (buffer_x, buffer_dy) = (s.upload(&x), s.upload(&dy));
     let (y, dx) = (s.output::<f32>(x.len()), s.output::<f32>(x.len()));
     s.launch("softmax_fwd", line(rows, 128), &[buffer_x.into(), y.into(), (cols as i32).into()])?;
     s.launch("softmax_bwd", line(rows, 128), &[y.into(), buffer_dy.into(), dx.into(), (cols as i32).into()])?;
 
-    // An exponential of up to -16 in f32, and a sum of some 15 steps.
-    let factor = EPS * (2.0 * 16.0 + 8.0 + 15.0);
+    // An exponential of up to -158 in f32, and a sum of some 15 steps.
+    let factor = EPS * (2.0 * 158.0 + 8.0 + 15.0);
     let (y, dx) = (s.download::<f32>(y), s.download::<f32>(dx));
     for row in 0..rows {
         let range = row * cols..(row + 1) * cols;
         let exp: Vec<f64> = x[range.clone()].iter().map(|&x| f64::from(x).exp()).collect();
         let sum: f64 = exp.iter().sum();
         let want: Vec<f64> = exp.iter().map(|e| e / sum).collect();
-        let bound: Vec<f64> = want.iter().map(|y| factor * y).collect();
+        let bound: Vec<f64> = want.iter().map(|y| factor * y + TINY).collect();
         close("y", &y[range.clone()], &want, &bound)?;
 
         let dy = wide(&dy[range.clone()]);
         let dot: f64 = want.iter().zip(&dy).map(|(y, dy)| y * dy).sum();
         let size: f64 = want.iter().zip(&dy).map(|(y, dy)| y * dy.abs()).sum();
         let bound: Vec<f64> =
-            want.iter().zip(&dy).map(|(y, dy)| 2.0 * factor * y * (dy.abs() + size)).collect();
+            want.iter().zip(&dy).map(|(y, dy)| 2.0 * factor * y * (dy.abs() + size) + TINY).collect();
         let want: Vec<f64> = want.iter().zip(&dy).map(|(y, dy)| y * (dy - dot)).collect();
         close("dx", &dx[range], &want, &bound)?;
     }
@@ -39,7 +53,14 @@ pub fn softmax(s: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 pub fn rms_norm(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, cols, chunks, eps) = (7, 202, 3, 1e-5f32);
+    rms_norm_of(s, 7, 202, 3)?;
+    // Most threads have nothing, and one chunk of rows is empty.
+    rms_norm_of(s, 2, 30, 3)?;
+    rms_norm_of(s, 1, 30, 1)
+}
+
+fn rms_norm_of(s: &mut Session<'_>, rows: usize, cols: usize, chunks: usize) -> Result<(), Failure> {
+    let eps = 1e-5f32;
     let mut random = Random::new(11);
     let [x, dy] = [3.0, 1.0].map(|scale| random.bf16s(rows * cols, scale));
     let weight = random.bf16s(cols, 1.0);
@@ -95,11 +116,23 @@ pub fn rms_norm(s: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 pub fn cross_entropy(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (rows, vocab, scale) = (4, 333, 0.25f32);
+    cross_entropy_of(s, &[0, 332, -100, 200], 333)?;
+    // Most threads have nothing, a whole warp too.
+    cross_entropy_of(s, &[-1, 89], 90)
+}
+
+fn cross_entropy_of(s: &mut Session<'_>, targets: &[i32], vocab: usize) -> Result<(), Failure> {
+    let (rows, scale) = (targets.len(), 0.25f32);
     let mut random = Random::new(12);
-    let x = random.f32s(rows * vocab, 8.0);
-    let targets = [0, 332, -100, 200];
-    let (logits, buffer_t, loss) = (s.upload(&x), s.upload(&targets), s.output::<f32>(rows));
+    let mut x = random.f32s(rows * vocab, 8.0);
+    // Ruled out: all that one thread has, and all that the first three warps have.
+    x[..vocab].iter_mut().skip(5).step_by(128).for_each(|x| *x = f32::NEG_INFINITY);
+    x[vocab..][..vocab]
+        .iter_mut()
+        .enumerate()
+        .filter(|(i, _)| i % 128 < 96 && *i + 1 < vocab)
+        .for_each(|(_, x)| *x = f32::NEG_INFINITY);
+    let (logits, buffer_t, loss) = (s.upload(&x), s.upload(targets), s.output::<f32>(rows));
     let args = [logits.into(), buffer_t.into(), loss.into(), (vocab as i32).into(), scale.into()];
     s.launch("cross_entropy", line(rows, 128), &args)?;
 

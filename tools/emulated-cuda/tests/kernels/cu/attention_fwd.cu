@@ -12,11 +12,12 @@ constexpr int CHUNK = 8, CHUNKS = DIM / CHUNK;  // 16 bytes, and how many a row 
 // Four chunks a row, two rows a bank line: permuted so that neither copies nor ldmatrix hit a bank twice.
 __device__ __forceinline__ int at(int row, int chunk) { return row * DIM + (chunk ^ (row >> 1 & 3)) * CHUNK; }
 
-// Copies rows start..start + count of a head; zeros behind the last.
-__device__ __forceinline__ void fetch(bf16* to, const bf16* from, int start, int count, int tokens) {
+// Copies COUNT rows of a head; zeros behind the last.
+template <int COUNT>
+__device__ __forceinline__ void fetch(bf16* to, const bf16* from, int start, int tokens) {
 #pragma unroll
-  for (int id = threadIdx.x; id < count * CHUNKS; id += THREADS) {
-    const int row = id / CHUNKS, chunk = id % CHUNKS;
+  for (int i = 0; i < COUNT * CHUNKS / THREADS; i++) {
+    const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
     copy_async(&to[at(row, chunk)], from + (start + row) * DIM + chunk * CHUNK, start + row < tokens ? 16 : 0);
   }
 }
@@ -32,10 +33,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   q += head * DIM, k += head * DIM, v += head * DIM, o += head * DIM, lse += head;
   const int tiles = (min(row0 + ROWS, tokens) + KEYS - 1) / KEYS;
 
-  fetch(tile_q, q, row0, ROWS, tokens);
-  fetch(tile_k, k, 0, KEYS, tokens);
+  fetch<ROWS>(tile_q, q, row0, tokens);
+  fetch<KEYS>(tile_k, k, 0, tokens);
   copy_commit();
-  fetch(tile_v, v, 0, KEYS, tokens);
+  fetch<KEYS>(tile_v, v, 0, tokens);
   copy_commit();
 
   // Of each of the thread's two rows: the largest score, in units of log2, and its share of the sum of exponentials.
@@ -43,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   float largest[2] = {-INFINITY, -INFINITY}, share[2] = {};
   float out[4][4] = {};
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
+  for (int tile = 0;; tile++) {
     copy_wait<1>();
     // q and k are there.
     __syncthreads();
@@ -64,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     // v is there, and k has been read: the next fetch overwrites it.
     __syncthreads();
     const bool more = tile + 1 < tiles;
-    if (more) fetch(tile_k, k, (tile + 1) * KEYS, KEYS, tokens);
+    if (more) fetch<KEYS>(tile_k, k, (tile + 1) * KEYS, tokens);
     copy_commit();
 
     u32 prob[2][4];
@@ -108,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (!more) break;
     // v has been read: the fetch overwrites it.
     __syncthreads();
-    fetch(tile_v, v, (tile + 1) * KEYS, KEYS, tokens);
+    fetch<KEYS>(tile_v, v, (tile + 1) * KEYS, tokens);
     copy_commit();
   }
 

@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int i = threadIdx.x; i < vocab; i += THREADS) all = merge(all, {x[i], 1.0f});
 #pragma unroll
   for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
-    all = merge(all, {__shfl_xor_sync(ALL, all.top, lanes), __shfl_xor_sync(ALL, all.sum, lanes)});
+    all = merge(all, {__shfl_down_sync(ALL, all.top, lanes), __shfl_down_sync(ALL, all.sum, lanes)});
   if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = all;
   // Each warp's part is written.
   __syncthreads();

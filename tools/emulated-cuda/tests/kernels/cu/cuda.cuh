@@ -13,6 +13,10 @@ struct uint3;
 struct dim3;
 #include <__clang_cuda_builtin_vars.h>
 
+// Not the built-in barrier: clang 14 takes it that this leaves a shared variable alone whose address nobody takes, and moves
+// loads of the variable across it.
+#define __syncthreads() asm volatile("bar.sync 0;" ::: "memory")
+
 __device__ __forceinline__ int min(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int max(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
@@ -29,6 +33,9 @@ __device__ __forceinline__ unsigned __shfl_up_sync(unsigned mask, unsigned x, in
 }
 __device__ __forceinline__ float __shfl_up_sync(unsigned mask, float x, int delta) {
   return __nvvm_shfl_sync_up_f32(mask, x, delta, 0);
+}
+__device__ __forceinline__ float __shfl_down_sync(unsigned mask, float x, int delta) {
+  return __nvvm_shfl_sync_down_f32(mask, x, delta, 0x1f);
 }
 __device__ __forceinline__ unsigned __shfl_xor_sync(unsigned mask, unsigned x, int lanes) {
   return __nvvm_shfl_sync_bfly_i32(mask, x, lanes, 0x1f);

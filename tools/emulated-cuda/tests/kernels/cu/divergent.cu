@@ -96,12 +96,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Sums of groups of equal keys inside each warp: sums[i] = sum of x[j] over the lanes j of i's warp with keys[j] = keys[i].
-// n is a multiple of 32. flags[warp]: bit 0: all keys are equal, bit 1: some x is 0; the count of odd keys from bit 8.
+// n is a multiple of 32. flags[i], of i's warp: bit 0: all keys are equal, bit 1: some x is 0; from bit 8 how many
+// keys are odd, from bit 16 how many are that of lane 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
     group_sums(const u32* keys, const u32* x, u32* sums, u32* flags, int n) {
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= n) return;
-  const u32 lane = threadIdx.x % WARP, key = keys[i], value = x[i];
+  const u32 key = keys[i], value = x[i];
   const u32 peers = __match_any_sync(ALL, key);
   const u32 first = __shfl_sync(ALL, key, 0);
   const bool same = __all_sync(ALL, key == first), zero = __any_sync(ALL, value == 0);
@@ -115,12 +116,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     odd = 0;
     // The same by hand: every lane of the group adds up the group.
     u32 sum = 0;
-    for (u32 left = peers; left != 0; left &= left - 1) sum += __shfl_sync(peers, value, __ffs(left) - 1);
+    u32 left = peers;
+    do {
+      sum += __shfl_sync(peers, value, __ffs(left) - 1);
+      left &= left - 1;
+    } while (left != 0);
     sums[i] = sum;
   }
-  __syncwarp();
   odd = __reduce_add_sync(ALL, odd != 0);
-  if (lane == 0) flags[i / WARP] = same | zero << 1 | odd << 8;
+  flags[i] = same | zero << 1 | odd << 8 | __popc(__ballot_sync(ALL, key == first)) << 16;
 }
 
 // Sorts each thread's 12 values in local memory. x, y: [n, 12].

@@ -71,8 +71,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     rmsnorm_bwd_dw_sum(const float* partial, float* dw, int chunks, int cols) {
   const int col = blockIdx.x * THREADS + threadIdx.x;
   if (col >= cols) return;
-  float sum = 0.0f;
+  float sum = partial[col];
 #pragma unroll 1
-  for (int chunk = 0; chunk < chunks; chunk++) sum += partial[chunk * cols + col];
+  for (int chunk = 1; chunk < chunks; chunk++) sum += partial[chunk * cols + col];
   dw[col] = sum;
 }

@@ -27,7 +27,7 @@ __device__ __forceinline__ T block_scan(T x, T* scratch, T& total) {
 #pragma unroll
   for (int w = 0; w < WARPS; w++) {
     const T sum = scratch[w];
-    if (w < warp) before += sum;
+    if (w + 1 < WARPS && w < warp) before += sum;
     total += sum;
   }
   return before + x;

@@ -8,16 +8,16 @@ constexpr int TILE = 32, ROWS = 8;
 extern "C" __global__ void __launch_bounds__(TILE* ROWS) transpose(const float* x, float* y, int rows, int cols) {
   __shared__ float tile[TILE][TILE + 1];
   const int col0 = blockIdx.x * TILE, row0 = blockIdx.y * TILE;
-#pragma unroll 1
-  for (int i = threadIdx.y; i < TILE; i += ROWS) {
-    const int row = row0 + i, col = col0 + threadIdx.x;
+#pragma unroll
+  for (int part = 0; part < TILE; part += ROWS) {
+    const int i = part + threadIdx.y, row = row0 + i, col = col0 + threadIdx.x;
     if (row < rows && col < cols) tile[i][threadIdx.x] = x[row * cols + col];
   }
   // The tile is written.
   __syncthreads();
-#pragma unroll 1
-  for (int i = threadIdx.y; i < TILE; i += ROWS) {
-    const int row = col0 + i, col = row0 + threadIdx.x;
+#pragma unroll
+  for (int part = 0; part < TILE; part += ROWS) {
+    const int i = part + threadIdx.y, row = col0 + i, col = row0 + threadIdx.x;
     if (row < cols && col < rows) y[row * rows + col] = tile[threadIdx.x][i];
   }
 }

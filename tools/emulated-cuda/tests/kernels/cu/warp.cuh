@@ -3,17 +3,17 @@
 
 #include "ptx.cuh"
 
-// Every lane gets the sum.
+// Lane 0 gets the sum.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
-  for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(ALL, x, lanes);
+  for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_down_sync(ALL, x, lanes);
   return x;
 }
 
-// Every lane gets the largest.
+// Lane 0 gets the largest.
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
-  for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, lanes));
+  for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_down_sync(ALL, x, lanes));
   return x;
 }
 
@@ -24,9 +24,9 @@ __device__ __forceinline__ float block_sum(float x, float* scratch) {
   if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
   // Each warp's sum is written.
   __syncthreads();
-  x = 0.0f;
+  x = scratch[0];
 #pragma unroll
-  for (int warp = 0; warp < int(THREADS / WARP); warp++) x += scratch[warp];
+  for (int warp = 1; warp < int(THREADS / WARP); warp++) x += scratch[warp];
   return x;
 }
 
