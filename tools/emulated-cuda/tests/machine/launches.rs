@@ -57,13 +57,18 @@ fn the_fault_of_the_first_block_is_reported() {
 }
 
 #[test]
-fn samples_lie_evenly() {
+fn samples_are_scattered_over_the_grid() {
     let body = "mov.u32 %r1, %ctaid.x;\nmov.u32 %r2, %ctaid.y;\nmad.lo.u32 %r1, %r2, 25, %r1;\n\
                 mad.wide.u32 %rd1, %r1, 4, %out;\nst.global.u32 [%rd1], 1;";
     let setup = |sample| Setup { grid: [25, 4, 1], words: 100, sample, ..Setup::block(1) };
     let ran = setup(Some(10)).run(body).unwrap();
     assert_eq!(ran.counters.blocks, 10);
-    assert_eq!(ran.out, each(100, |block| u32::from(block % 10 == 5)));
+    // Ten different blocks, of ten columns, and of every row two or three.
+    let places: Vec<usize> = (0..100).filter(|&block| ran.out[block] == 1).collect();
+    assert_eq!(places.len(), 10);
+    let count = |of: &dyn Fn(usize) -> bool| places.iter().filter(|&&block| of(block)).count();
+    assert!((0..25).all(|column| count(&|block| block % 25 == column) <= 1), "{places:?}");
+    assert!((0..4).all(|row| (2..=3).contains(&count(&|block| block / 25 == row))), "{places:?}");
     let per_block = ran.counters.warp_instructions() / 10;
     for (sample, blocks) in [(None, 100), (Some(100), 100), (Some(1000), 100), (Some(1), 1)] {
         let ran = setup(sample).run(body).unwrap();
