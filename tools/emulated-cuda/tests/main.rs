@@ -2,6 +2,7 @@
 
 mod arith;
 mod decode;
+mod driver;
 mod kernels;
 mod mutants;
 mod ptx;

@@ -25,7 +25,7 @@ struct Args {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Blocks to run at most, spread evenly over the grid (0: all)
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     blocks: u32,
     /// Run with the checks of the emulated device (slower)
     #[arg(long)]
@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<()> {
         let mut say = |p: &problem::Problem| eprintln!("counting {}, {}", p.kernel, p.size);
         let part = report(&family, &machines, &toolkit, settings, &mut say)?;
         all.problems.extend(part.problems);
-        all.notes.extend(part.notes);
+        all.notes.extend(part.notes.into_iter().filter(|note| !all.notes.contains(note)).collect::<Vec<_>>());
     }
     // A closed pipe is no failure.
     let _ = write!(std::io::stdout().lock(), "{}", render::text(&all));

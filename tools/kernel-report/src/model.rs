@@ -167,7 +167,7 @@ pub fn model(
     let seconds = most / machine.hertz();
     let ideal_seconds = ideal_seconds(machine, ideal)?;
     if ideal_seconds > seconds * (1.0 + 1e-9) {
-        notes.push("the ideal says more than the kernel did: check [ideal]".to_string());
+        notes.push("the ideal says more than the kernel did: check ideal, and run more blocks".to_string());
     }
     if occupancy.blocks < 2 && occupancy.warps < ENOUGH_WARPS {
         notes.push(format!(
@@ -226,7 +226,7 @@ fn dram_bytes(
 ) -> f64 {
     let mut bytes = (counted.footprint_read + counted.footprint_written) as f64 * SECTOR;
     if counted.blocks != launch.blocks {
-        notes.push("DRAM: the bytes of [ideal], since only some blocks were counted".to_string());
+        notes.push("DRAM: the bytes of ideal, since only some blocks were counted".to_string());
         bytes = bytes.max(ideal.bytes);
     }
     if bytes > machine.l2_bytes {

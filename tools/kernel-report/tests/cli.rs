@@ -23,7 +23,7 @@ fn a_report_from_files_to_files() {
     assert!(ok, "{out}{err}");
     assert!(err.contains("counting scale, 64 Ki") && !err.contains("10000"), "{err}");
     assert!(
-        out.contains("counted (16 of 256 blocks)") && out.contains("A100 80 GB") && out.contains("H100 SXM"),
+        out.contains("counted (32 of 256 blocks)") && out.contains("A100 80 GB") && out.contains("H100 SXM"),
         "{out}"
     );
     assert!(!out.contains("4090"), "{out}");

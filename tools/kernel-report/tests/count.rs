@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kernel_report::count::{Counted, Settings, count};
+use kernel_report::count::{Counted, Settings, count, sample_size};
 use kernel_report::problem::{Problem, parse};
 use kernel_report::{Error, Result};
 
@@ -96,6 +96,29 @@ fn a_sample_of_the_blocks_does_its_share() {
 }
 
 #[test]
+fn a_sample_lies_around_the_middle_of_the_grid() {
+    assert_eq!(sample_size([1000, 1, 1], 16), 16);
+    // 16 blocks of 32 x 32 at even distances would all lie in one column.
+    let size = sample_size([32, 32, 1], 16);
+    assert!((8..16).contains(&size), "{size}");
+
+    // Causal attention, whose blocks cost the more the later their rows are.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("problems/attention_fwd.toml");
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("heads = 32, tokens = 2048", "heads = 16, tokens = 1024");
+    let family = parse(&file, &text).unwrap();
+    let ptx = std::fs::read_to_string(&family.ptx).unwrap();
+    let mma = |max_blocks| {
+        let counted =
+            count(&ptx, &family.problems[0], Settings { max_blocks, checks: false, seed: 0 }).unwrap();
+        counted.counters.mma["m16n8k16.bf16"] as f64 / counted.counters.blocks as f64
+    };
+    let (some, all) = (mma(32), mma(0));
+    assert!((some / all - 1.0).abs() < 0.05, "{some} a block in the sample, {all} in the grid");
+}
+
+#[test]
 fn problems_that_do_not_fit_the_kernel() {
     let error = |old: &str, new: &str| {
         assert!(PROBLEMS.contains(old));
@@ -107,7 +130,7 @@ fn problems_that_do_not_fit_the_kernel() {
         ("  { scalar = \"u32\", value = \"n\" },\n", "", "it takes 3 parameters, the problem gives 2"),
         ("scalar = \"u32\"", "scalar = \"u64\"", "parameters[2]: it takes 4 bytes, the problem gives 8"),
         ("\"f32\", length = \"n\" }", "\"f32\", length = \"n - 8\" }", "scale"),
-        ("length = \"n\" }", "length = \"n * 1000000000000000\" }", "larger than memory"),
+        ("length = \"n\" }", "length = \"n * 200000000000000\" }", "bytes of memory"),
     ];
     for (old, new, part) in cases {
         let error = error(old, new);

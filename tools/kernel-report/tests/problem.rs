@@ -115,7 +115,7 @@ fn mistakes_are_named_with_their_place() {
 
 #[test]
 fn buffers_hold_what_is_asked_for() {
-    let fill = |ty, fill, below, step| content(ty, 1000, fill, below, step, &mut Random::new(1));
+    let fill = |ty, fill, below, step| content(ty, 0..1000, fill, below, step, &mut Random::new(1));
     let words = |bytes: Vec<u8>| -> Vec<u32> {
         bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
     };
@@ -124,6 +124,8 @@ fn buffers_hold_what_is_asked_for() {
     assert!((0..7).all(|x| small.iter().filter(|y| **y == x).count() > 50) && small.iter().all(|x| *x < 7));
     let steps = words(fill(Type::U32, Fill::Steps, 0, 3));
     assert!(steps.iter().enumerate().all(|(i, x)| *x == 3 * i as u32));
+    let late = words(content(Type::U32, 10..12, Fill::Steps, 0, 3, &mut Random::new(1)));
+    assert_eq!(late, [30, 33]);
     assert!(fill(Type::F64, Fill::None, 0, 1).is_empty());
     assert_eq!(fill(Type::U16, Fill::Zeros, 0, 1), vec![0; 2000]);
     let floats: Vec<f32> =

@@ -74,7 +74,7 @@ fn text_labels_what_was_counted_and_what_is_modelled() {
         "it does | not fit",
         "modelled load of each pipe, of the busiest",
         "100 %",
-        "note: DRAM: the bytes of [ideal]",
+        "note: DRAM: the bytes of ideal",
         "note: something is missing",
     ] {
         assert!(text.contains(part), "'{part}' is not in:\n{text}");

@@ -81,8 +81,8 @@ fn elapsed(out: Out<f32>, start: Id<Event>, end: Id<Event>) -> Outcome {
         return Err(Status::INVALID_HANDLE);
     }
     if !(current.state.reached(from) && current.state.reached(to)) {
-        let state = current.driver.drive(current.state, from);
-        let state = current.driver.drive(state, to);
+        let state = current.driver.poll(current.state, from);
+        let state = current.driver.poll(state, to);
         state.healthy(first.context)?;
         return Err(Status::NOT_READY);
     }
@@ -136,9 +136,10 @@ exports! {
     /// Whether an event has been reached; if not, runs what it waits for, so that the next query says yes.
     fn cuEventQuery(event: Id<Event>) {
         let (current, event) = on_event(event)?;
-        let ready = event.recorded.is_none_or(|point| current.state.reached(point));
-        wait(current, &event)?;
-        Status::of_query(ready)
+        let Some(point) = event.recorded else { return Ok(()) };
+        let ready = current.state.reached(point);
+        current.driver.poll(current.state, point).healthy(event.context)?;
+        if ready { Ok(()) } else { Err(Status::NOT_READY) }
     }
 
     /// Runs what an event waits for.

@@ -13,6 +13,7 @@
 //! Pinned host memory is read and written when a copy runs, not when it is submitted.
 //!
 //! A query of something that has not finished answers "not ready", and runs it: who polls comes to an end.
+//! Host functions may wait for the program, so a query leaves them to a thread of their own.
 
 use std::{collections::VecDeque, sync::PoisonError};
 
@@ -20,7 +21,7 @@ use super::{
     context::Context,
     handles::Id,
     state::{Driver, Guard, State},
-    status::{Outcome, Status},
+    status::Outcome,
     stream::{Kind, Stream},
     work::Work,
 };
@@ -60,13 +61,6 @@ pub struct Queue {
     /// Whether a thread runs an operation of it right now.
     running: bool,
     staged: usize,
-}
-
-impl Queue {
-    /// Whether everything has run.
-    pub fn is_empty(&self) -> bool {
-        self.done == self.last
-    }
 }
 
 impl State {
@@ -112,6 +106,13 @@ impl State {
     }
 }
 
+/// Whether a caller waits for host functions and for other threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    Polls,
+}
+
 /// What the thread that runs the queues finds to do next.
 enum Next {
     Reached,
@@ -122,13 +123,33 @@ enum Next {
 
 impl Driver {
     /// Runs what it takes to reach a point.
-    pub fn drive(&'static self, mut state: Guard, target: Point) -> Guard {
+    pub fn drive(&'static self, state: Guard, target: Point) -> Guard {
+        self.advance(state, target, Patience::Waits)
+    }
+
+    /// As [`Driver::drive`] for queries, which may not wait for the program itself: where a host function is
+    /// next, another thread goes on with it.
+    pub fn poll(&'static self, state: Guard, target: Point) -> Guard {
+        self.advance(state, target, Patience::Polls)
+    }
+
+    fn advance(&'static self, mut state: Guard, target: Point, patience: Patience) -> Guard {
         let mut targets = vec![target];
         while let Some(&point) = targets.last() {
             match next(&mut state, point) {
                 Next::Reached => drop(targets.pop()),
+                Next::Running if patience == Patience::Polls => return state,
                 Next::Running => state = self.wait(state),
                 Next::Wait(earlier) => targets.push(earlier),
+                Next::Run(operation, context)
+                    if patience == Patience::Polls && operation.work.calls_host() =>
+                {
+                    std::thread::spawn(move || {
+                        let state = self.run(self.lock(), point.stream, context, operation);
+                        drop(self.drive(state, target));
+                    });
+                    return state;
+                }
                 Next::Run(operation, context) => state = self.run(state, point.stream, context, operation),
             }
         }
@@ -164,17 +185,8 @@ impl Driver {
     }
 
     /// Runs everything that the streams of a context hold, the youngest stream first.
-    pub fn drive_context(&'static self, state: Guard, context: Id<Context>) -> Guard {
-        self.drive_where(state, |stream| stream.context == context)
-    }
-
-    /// Runs everything that is waiting in any context.
-    pub fn drive_all(&'static self, state: Guard) -> Guard {
-        self.drive_where(state, |_| true)
-    }
-
-    fn drive_where(&'static self, mut state: Guard, which: impl Fn(&Stream) -> bool) -> Guard {
-        let streams = state.streams.iter().rev().filter(|(_, stream)| which(stream));
+    pub fn drive_context(&'static self, mut state: Guard, context: Id<Context>) -> Guard {
+        let streams = state.streams.iter().rev().filter(|(_, stream)| stream.context == context);
         let ends: Vec<_> =
             streams.map(|(id, stream)| Point { stream: id, ticket: stream.queue.last }).collect();
         for end in ends {
@@ -243,12 +255,5 @@ fn next(state: &mut State, point: Point) -> Next {
             Next::Run(operation, stream.context)
         }
         None => Next::Reached,
-    }
-}
-
-impl Status {
-    /// Whether a query that found this status should say "not ready".
-    pub fn of_query(ready: bool) -> Outcome {
-        if ready { Ok(()) } else { Err(Status::NOT_READY) }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
+    mem::ManuallyDrop,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
@@ -95,8 +96,10 @@ static DRIVER: OnceLock<Driver> = OnceLock::new();
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// The contexts that this thread has pushed; the last is current.
-    pub static CONTEXTS: RefCell<Vec<Id<Context>>> = const { RefCell::new(Vec::new()) };
+    /// The contexts that this thread has pushed; the last is current. Never dropped: destructors of the program
+    /// that run at the end of a thread or of the process may still call the driver.
+    pub static CONTEXTS: RefCell<ManuallyDrop<Vec<Id<Context>>>> =
+        const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     /// Whether this thread runs a host function of a stream, which may not call the driver.
     pub static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
@@ -203,5 +206,39 @@ impl State {
             Ok(Context { sticky: Some(status), .. }) => Err(*status),
             Ok(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls the driver when its thread ends.
+    struct Late(std::sync::mpsc::Sender<Option<Status>>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let _ = self.0.send(current().err());
+        }
+    }
+
+    thread_local! {
+        static FIRST: RefCell<Option<Late>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<Late>> = const { RefCell::new(None) };
+    }
+
+    /// Whichever of a thread's destructors run first, the driver can be called from all of them.
+    #[test]
+    fn destructors_of_a_thread_can_call_the_driver() {
+        start(Options::default);
+        initialise();
+        let (sender, answers) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            FIRST.set(Some(Late(sender.clone())));
+            assert_eq!(current().err(), Some(Status::INVALID_CONTEXT));
+            LAST.set(Some(Late(sender)));
+        });
+        thread.join().expect("the thread ends in order");
+        assert_eq!(answers.iter().collect::<Vec<_>>(), [Some(Status::INVALID_CONTEXT); 2]);
     }
 }

@@ -9,8 +9,8 @@ use super::{
     ffi::{DefaultStream, Out, exports},
     graph::Capture,
     handles::Id,
-    queue::Queue,
-    state::{Current, Driver, Guard, State, current},
+    queue::{Point, Queue},
+    state::{Current, Guard, State, current},
     status::{Outcome, Status},
     work::{HostCall, StreamCallback, Work},
 };
@@ -100,28 +100,40 @@ pub fn on_stream(handle: Id<Stream>, default: DefaultStream) -> Outcome<(Current
 }
 
 impl State {
-    /// Whether nothing waits on a stream; on the legacy default stream, on any that it waits for.
-    fn idle(&self, stream: Id<Stream>, context: Id<Context>) -> bool {
-        let legacy = self.streams.get(stream).is_ok_and(|s| s.kind == Kind::Legacy);
-        self.streams.iter().all(|(id, s)| {
-            let asked = id == stream || legacy && s.context == context && s.kind == Kind::Blocking;
-            !asked || s.queue.is_empty()
-        })
+    /// The points at which a stream has run to its end: on the legacy default stream, all that it waits for
+    /// too.
+    fn ends(&self, stream: Id<Stream>) -> Outcome<Vec<Point>> {
+        let found = self.streams.get(stream)?;
+        let (legacy, context) = (found.kind == Kind::Legacy, found.context);
+        let others =
+            self.streams.iter().filter(|(_, s)| legacy && s.context == context && s.kind == Kind::Blocking);
+        others.map(|(id, _)| id).chain([stream]).map(|id| self.end_of(id)).collect()
     }
 }
 
-impl Driver {
-    /// Runs everything on a stream; on the legacy default stream, on all that it waits for.
-    fn finish(&'static self, mut state: Guard, stream: Id<Stream>) -> Outcome {
-        state.refuse_in_capture(stream)?;
-        let found = state.streams.get(stream)?;
-        let context = found.context;
-        if found.kind == Kind::Legacy {
-            return self.submit_and_wait(state, stream, Work::Nothing);
-        }
-        state = self.drive_stream(state, stream);
-        state.healthy(context)
+/// Runs everything on a stream.
+fn finish(current: Current, stream: Id<Stream>) -> Outcome {
+    let Current { driver, mut state, .. } = current;
+    state.refuse_in_capture(stream)?;
+    let context = state.streams.get(stream)?.context;
+    for end in state.ends(stream)? {
+        state = driver.drive(state, end);
     }
+    state.healthy(context)
+}
+
+/// Whether everything on a stream has run; if not, sees to it that it does.
+fn query(current: Current, stream: Id<Stream>) -> Outcome {
+    let Current { driver, mut state, .. } = current;
+    state.refuse_in_capture(stream)?;
+    let context = state.streams.get(stream)?.context;
+    let ends = state.ends(stream)?;
+    let ready = ends.iter().all(|&end| state.reached(end));
+    for end in ends {
+        state = driver.poll(state, end);
+    }
+    state.healthy(context)?;
+    if ready { Ok(()) } else { Err(Status::NOT_READY) }
 }
 
 /// Puts work on a stream.
@@ -187,17 +199,14 @@ exports! {
     per_thread(cuStreamQuery_ptsz, default)
     fn cuStreamQuery(stream: Id<Stream>) {
         let (current, stream) = on_stream(stream, default)?;
-        let context = current.state.streams.get(stream)?.context;
-        let ready = current.state.idle(stream, context);
-        current.driver.finish(current.state, stream)?;
-        Status::of_query(ready)
+        query(current, stream)
     }
 
     /// Runs everything on a stream.
     per_thread(cuStreamSynchronize_ptsz, default)
     fn cuStreamSynchronize(stream: Id<Stream>) {
         let (current, stream) = on_stream(stream, default)?;
-        current.driver.finish(current.state, stream)
+        finish(current, stream)
     }
 
     /// Lets a stream wait for an event.

@@ -60,6 +60,15 @@ impl Work {
         }
     }
 
+    /// Whether it calls a function of the program.
+    pub fn calls_host(&self) -> bool {
+        match self {
+            Work::Host(_) | Work::Callback(..) => true,
+            Work::Graph(nodes) => nodes.iter().any(Work::calls_host),
+            _ => false,
+        }
+    }
+
     /// Does it. In a poisoned context only callbacks run. The status of a failure, which poisons the context.
     pub fn run(&self, driver: &'static Driver, sticky: Option<Status>) -> Outcome {
         if let Work::Callback(stream, callback, user) = *self {

@@ -94,7 +94,7 @@ fn load(name: &CStr, symbols: &[(&str, u64)]) -> Result<(), InstallError> {
     if handle.is_null() {
         return Err(InstallError::System(last_error()));
     }
-    // The loader knows the object by this path too, so the descriptor's number must never name another file.
+    // The loader knows the object by its path too, so nothing else may ever have that: the file stays open.
     let _ = file.into_raw_fd();
     if is_loaded(name) {
         Ok(())

@@ -73,7 +73,7 @@ pub struct Options {
     /// Size of device memory in bytes.
     pub memory_bytes: u64,
     /// Multiprocessors that the device reports: 108 as an A100 has. Decides how large a cooperative launch may be, and
-    /// nothing else.
+    /// what `%smid` and `%nsmid` say.
     pub sm_count: u32,
 }
 

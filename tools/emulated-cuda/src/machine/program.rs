@@ -49,9 +49,6 @@ pub struct Tracked {
     pub writes: Vec<u16>,
 }
 
-/// Stands in [`Program::joins`] for no instruction.
-pub const NO_JOIN: u32 = u32::MAX;
-
 /// The instructions of a kernel with every call inlined.
 #[derive(Debug, Default)]
 pub struct Program {
@@ -59,9 +56,6 @@ pub struct Program {
     pub code: Vec<Inst>,
     /// The class that each is counted in.
     pub classes: Vec<Class>,
-    /// For each branch, the instruction at which all ways from it meet again (its immediate postdominator);
-    /// [`NO_JOIN`] where they do not meet before the thread ends, and for everything that is no branch.
-    pub joins: Vec<u32>,
     /// Where each was written.
     pub places: Vec<Location>,
     /// Constants that the instructions use as operands.

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use super::{
     alu,
     lanes::{File, Float, Integer, Packed},
-    op::{CompareType, Compare, MAX_OPERANDS, Slot},
+    op::{Compare, CompareType, MAX_OPERANDS, Slot},
 };
 use crate::arith::convert::Conversion;
 

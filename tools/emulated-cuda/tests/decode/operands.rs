@@ -6,7 +6,7 @@ use cuda::machine::{
         Address, AtomicKind, AtomicType, BarKind, BarRed, BoolOp, CONSTANT, Compare, CompareType,
         FloatProperty, MbarrierKind, NONE, Op, Order, ReduxOp, Shape, ShuffleMode, Special, VoteMode, Window,
     },
-    program::{NO_JOIN, Program},
+    program::Program,
 };
 
 use super::{device, kernel, module, named};
@@ -268,9 +268,9 @@ fn barriers() {
     .program;
     let code = &program.code;
     assert!(matches!(code[0].op, Op::Barrier { kind: BarKind::Sync, aligned: true, not: false }));
-    assert_eq!((constant(program, code[0].o[0], false), code[0].o[1]), (3, NONE));
+    assert_eq!((code[0].o[0], constant(program, code[0].o[1], false), code[0].o[2]), (NONE, 3, NONE));
     assert!(matches!(code[1].op, Op::Barrier { kind: BarKind::Arrive, aligned: false, .. }));
-    assert_eq!(constant(program, code[1].o[1], false), 64);
+    assert_eq!(constant(program, code[1].o[2], false), 64);
     assert!(matches!(code[2].op, Op::Barrier { kind: BarKind::Red(BarRed::Or), aligned: true, not: true }));
     assert_eq!([1, 2].map(|at| constant(program, code[2].o[at], false)), [0, 32]);
     assert!(register(code[2].o[0]) && register(code[2].o[3]));
@@ -310,7 +310,7 @@ fn mbarriers() {
     ];
     assert_eq!(kinds, expected);
     let o = |pc: usize| &program.code[pc].o;
-    assert!(o(0)[0] == NONE && constant(program, o(0)[1], false) == 4);
+    assert!(o(0)[..2] == [NONE; 2] && constant(program, o(0)[2], false) == 4);
     assert!(register(o(2)[0]) && register(o(2)[1]) && o(2)[2] == NONE);
     assert!(o(3)[0] == NONE && constant(program, o(3)[2], false) == 2);
     assert_eq!(constant(program, o(5)[2], false), 1);
@@ -358,7 +358,7 @@ fn special_registers_are_read_at_once() {
 }
 
 #[test]
-fn branches_know_where_they_lead_and_join() {
+fn branches_know_where_they_lead() {
     let text = "setp.eq.u32 %p1, 1, 2;\n@%p1 bra A;\nmov.u32 %r1, 1;\nbra.uni B;\nA:\nmov.u32 %r1, 2;\nB:\nmov.u32 %r2, 3;\n\
                 @%p1 bra END;\n@%p1 exit;\nbra B;\nEND:\nret;";
     let program = &kernel(text).program;
@@ -368,10 +368,8 @@ fn branches_know_where_they_lead_and_join() {
     };
     assert_eq!(target(1), (4, false));
     assert_eq!(target(3), (5, true));
-    assert_eq!((program.joins[1], program.joins[3], program.joins[0]), (5, 5, NO_JOIN));
-    // The way round the loop comes back to the same branch, so all ways meet at its exit.
-    assert_eq!((target(6), program.joins[6]), ((9, false), 9));
-    assert_eq!((target(8), program.joins[8]), ((5, false), 5));
+    assert_eq!(target(6), (9, false));
+    assert_eq!(target(8), (5, false));
 }
 
 #[test]
@@ -380,7 +378,6 @@ fn indexed_branches() {
     let program = &kernel(text).program;
     assert!(matches!(program.code[1].op, Op::BranchIndexed { list: 0 }));
     assert_eq!(program.branch_lists, [vec![2, 4, 2]]);
-    assert_eq!(program.joins[1], 5);
 }
 
 #[test]

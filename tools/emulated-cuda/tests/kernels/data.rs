@@ -31,7 +31,7 @@ impl Random {
 
     /// From 0 to `end` - 1.
     pub fn below(&mut self, end: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(end) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(end)) >> 32) as u32
     }
 
     /// From -1 to 1.
@@ -64,7 +64,9 @@ pub fn close(what: &str, got: &[impl Copy + Into<f64>], want: &[f64], bound: &[f
     for (i, ((&got, want), bound)) in got.iter().zip(want).zip(bound).enumerate() {
         let error = (got.into() - want).abs();
         let excess = if error.is_nan() { f64::INFINITY } else { error / bound };
-        if !(error <= *bound) && worst.is_none_or(|(w, _)| excess > w) {
+        // NaN is over every bound.
+        if error.partial_cmp(bound).is_none_or(|order| order.is_gt()) && worst.is_none_or(|(w, _)| excess > w)
+        {
             worst = Some((excess, i));
         }
     }

@@ -16,7 +16,7 @@ use cuda::{
     machine::{
         Checks, Device, FaultKind, Kernel, Options,
         memory::AllocationKind,
-        op::{Address, Inst, NONE, Op, Shape, Window},
+        op::{Address, Inst, NONE, Op, Order, Shape, Window},
         program::Program,
         spaces::{Clock, Footprint, Site, Spaces, Trouble},
     },
@@ -39,7 +39,7 @@ pub fn machine(checks: Checks, smallest: u8) -> Machine {
     let options = Options { checks, counters: true, memory_bytes: 1 << 20, ..Options::default() };
     let address = Address { window: Window::Shared, wide: false, offset: 0 };
     let inst = Inst {
-        op: Op::Load(address, shape(1, smallest)),
+        op: Op::Load(address, shape(1, smallest), Order::None),
         guard: NONE,
         negated: false,
         tracked: false,

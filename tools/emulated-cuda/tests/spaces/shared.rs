@@ -72,10 +72,10 @@ fn matrices() {
         spaces
             .stmatrix(site(0, 3), Window::Generic, &every(windows::SHARED + 2048, 48), count, &rows)
             .unwrap();
-        for lane in 0..lanes {
+        for (lane, row) in rows[..lanes].iter().enumerate() {
             let mut back = [0; 16];
             spaces.peek(0, 0, windows::SHARED + 2048 + lane as u64 * 48, &mut back).unwrap();
-            assert_eq!(back, rows[lane]);
+            assert_eq!(back, *row);
         }
     }
     let mut rows = [[0; 16]; 32];

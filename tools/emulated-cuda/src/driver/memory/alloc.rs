@@ -23,7 +23,7 @@ const REGISTER_IO: u32 = 4;
 /// Rows of a pitched allocation start at multiples of this, as on sm_80.
 const PITCH: usize = 512;
 
-/// Allocates memory for the current context. Where it does not fit, everything that waits runs first: it may
+/// Allocates memory for the current context. Where it does not fit, what waits there runs first: it may
 /// free some.
 pub fn allocate(
     current: Current,
@@ -37,8 +37,8 @@ pub fn allocate(
     }
     let memory = &driver.device.memory;
     let mut result = memory.allocate(size as u64, kind);
-    if result.is_err() && state.allocations.values().any(|owned| owned.dying) {
-        state = driver.drive_all(state);
+    if result.is_err() && state.allocations.values().any(|owned| owned.dying && owned.context == context) {
+        state = driver.drive_context(state, context);
         state.healthy(context)?;
         result = memory.allocate(size as u64, kind);
     }
@@ -55,16 +55,15 @@ fn synchronous(size: usize, kind: AllocationKind, flags: u32) -> Outcome<u64> {
     Ok(allocate(current, size, kind, owned)?.1)
 }
 
-/// Frees memory after everything that waits has run: it may still use it.
+/// Frees memory after everything that waits in its context has run: it may still use it.
 fn free(address: u64, host: bool) -> Outcome {
     let Current { driver, mut state, context } = current()?;
     state.permit_unsafe()?;
     let found = driver.device.memory.find(address).filter(|found| found.address == address);
     let right_kind = found.is_some_and(|found| (found.kind == AllocationKind::Host) == host);
-    if !right_kind || state.allocations.get(&address).is_none_or(|owned| owned.dying) {
-        return Err(Status::INVALID_VALUE);
-    }
-    state = driver.drive_all(state);
+    let owned = state.allocations.get(&address).filter(|owned| right_kind && !owned.dying);
+    let owner = owned.ok_or(Status::INVALID_VALUE)?.context;
+    state = driver.drive_context(state, owner);
     // Another thread may have freed it meanwhile.
     state.allocations.remove(&address).ok_or(Status::INVALID_VALUE)?;
     driver.device.memory.free(address).map_err(|e| status_of(&e))?;
@@ -185,10 +184,9 @@ exports! {
     fn cuMemHostUnregister(pointer: *mut c_void) {
         let Current { driver, mut state, context } = current()?;
         state.permit_unsafe()?;
-        if !state.registered.contains_key(&(pointer as usize)) {
-            return Err(Status::HOST_MEMORY_NOT_REGISTERED);
-        }
-        state = driver.drive_all(state);
+        let range = state.registered.get(&(pointer as usize));
+        let owner = range.ok_or(Status::HOST_MEMORY_NOT_REGISTERED)?.context;
+        state = driver.drive_context(state, owner);
         state.registered.remove(&(pointer as usize));
         state.healthy(context)
     }

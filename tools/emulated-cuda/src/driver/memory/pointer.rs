@@ -171,7 +171,9 @@ exports! {
         match (which, size) {
             (1, 4) => out.set(0),
             (2 | 4 | 6 | 8, 4) => out.set(INVALID_LOCATION),
-            (3, 4..) if size % 4 == 0 => out.set_all(std::iter::repeat_n(INVALID_LOCATION, size / 4)),
+            (3, 4..) if size.is_multiple_of(4) => {
+                out.set_all(std::iter::repeat_n(INVALID_LOCATION, size / 4))
+            }
             (5 | 7, 4) => out.set(0),
             _ => Err(Status::INVALID_VALUE),
         }

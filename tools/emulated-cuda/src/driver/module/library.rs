@@ -121,8 +121,10 @@ exports! {
     fn cuLibraryUnload(library: Id<Library>) {
         let driver = driver()?;
         let mut state = driver.lock();
-        state.libraries.get(library)?;
-        state = driver.drive_all(state);
+        let users: Vec<_> = state.libraries.get(library)?.modules.keys().copied().collect();
+        for context in users {
+            state = driver.drive_context(state, context);
+        }
         let gone = state.libraries.remove(library)?;
         state.kernels.extract(|kernel| kernel.library == library);
         for module in gone.modules.into_values() {

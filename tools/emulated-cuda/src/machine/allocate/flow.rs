@@ -1,7 +1,7 @@
-//! The control-flow graph of a kernel, and where branches meet again.
+//! The control-flow graph of a kernel.
 
 use super::Input;
-use crate::machine::{op::Op, program::NO_JOIN};
+use crate::machine::op::Op;
 
 /// Basic blocks and the ways between them.
 pub struct Flow {
@@ -87,78 +87,4 @@ impl Flow {
     pub fn range(&self, block: usize) -> std::ops::Range<usize> {
         self.starts[block] as usize..self.starts[block + 1] as usize
     }
-
-    /// For each instruction, where the ways from it meet again if it is a branch.
-    pub fn joins(&self, input: &Input) -> Vec<u32> {
-        let after = self.postdominators();
-        let mut joins = vec![NO_JOIN; input.protos.len()];
-        for (block, &join) in after.iter().enumerate() {
-            let last = self.range(block).end - 1;
-            let branches = matches!(input.protos[last].op, Op::Branch { .. } | Op::BranchIndexed { .. });
-            if branches && join != NO_JOIN {
-                joins[last] = self.starts[join as usize];
-            }
-        }
-        joins
-    }
-
-    /// The immediate postdominator of each block: Cooper, Harvey and Kennedy's algorithm on the graph turned round, in which
-    /// one more node, the exit, follows every block that ends the thread.
-    fn postdominators(&self) -> Vec<u32> {
-        let exit = self.blocks();
-        let ends: Vec<u32> = (0..exit as u32).filter(|&b| self.next[b as usize].is_empty()).collect();
-        let backward = |node: usize| if node == exit { &ends } else { &self.previous[node] };
-        // Numbers in postorder of a walk from the exit; what no exit is reached from has none.
-        let mut number = vec![u32::MAX; exit + 1];
-        let mut order = Vec::new();
-        let mut seen = vec![false; exit + 1];
-        let mut stack = vec![(exit, 0)];
-        seen[exit] = true;
-        while let Some((node, at)) = stack.pop() {
-            if let Some(&way) = backward(node).get(at) {
-                stack.push((node, at + 1));
-                if !std::mem::replace(&mut seen[way as usize], true) {
-                    stack.push((way as usize, 0));
-                }
-            } else {
-                number[node] = order.len() as u32;
-                order.push(node);
-            }
-        }
-        let mut after = vec![u32::MAX; exit + 1];
-        after[exit] = exit as u32;
-        let mut changed = true;
-        while changed {
-            changed = false;
-            for &node in order.iter().rev().skip(1) {
-                let ways = self.next[node]
-                    .iter()
-                    .copied()
-                    .chain(ends.binary_search(&(node as u32)).map(|_| exit as u32));
-                let mut found = u32::MAX;
-                for way in ways.filter(|&w| after[w as usize] != u32::MAX) {
-                    found = if found == u32::MAX { way } else { meet(&after, &number, found, way) };
-                }
-                if after[node] != found {
-                    after[node] = found;
-                    changed = true;
-                }
-            }
-        }
-        after.truncate(exit);
-        after.iter().map(|&join| if join == exit as u32 { NO_JOIN } else { join }).collect()
-    }
-}
-
-/// The nearest node that both are followed by.
-fn meet(after: &[u32], number: &[u32], mut a: u32, mut b: u32) -> u32 {
-    while a != b {
-        while number[a as usize] < number[b as usize] {
-            a = after[a as usize];
-        }
-        while number[b as usize] < number[a as usize] {
-            b = after[b as usize];
-        }
-    }
-    a
 }

@@ -65,7 +65,6 @@ pub fn finish(input: Input) -> Result<Program, (u32, String)> {
     let mut program = Program {
         code: Vec::with_capacity(input.protos.len()),
         classes: input.protos.iter().map(|p| p.op.class()).collect(),
-        joins: flow.joins(&input),
         places: input.protos.iter().map(|p| p.location).collect(),
         rows: rows.rows,
         preds: rows.preds,

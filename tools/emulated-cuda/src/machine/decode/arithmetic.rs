@@ -2,7 +2,7 @@
 
 use super::{
     Arg, Decoder, Frame,
-    operands::{literal, noun, type_named, width_of},
+    operands::{literal, noun, width_of},
 };
 use crate::{
     arith::{convert::Conversion, round::Rounding},
@@ -31,7 +31,7 @@ pub(super) fn count(
 
 /// Floats take no integer literals, and integers no floats.
 fn lane_literal(i: &Instruction, op: Op, operand: &Operand) -> Result<(), String> {
-    let integers = || i.modifiers.iter().filter_map(|m| type_named(m)).next_back();
+    let integers = || i.modifiers.iter().filter_map(|m| Type::named(m)).next_back();
     match (op, integers()) {
         // A selection's last type is that of its last operand alone.
         _ if i.opcode == "slct" => Ok(()),
@@ -153,7 +153,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn mov(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 2..=2)?;
         let [name] = i.modifiers.as_slice() else { return Err("mov takes one type".into()) };
-        let ty = type_named(name).ok_or_else(|| format!("{name} is not a type"))?;
+        let ty = Type::named(name).ok_or_else(|| format!("{name} is not a type"))?;
         if ty.size() == 1 {
             return Err(format!("mov.{name} does not exist"));
         }
@@ -269,7 +269,7 @@ impl<'a> Decoder<'a> {
         if !writes && !reads_carry {
             return Ok(false);
         }
-        let ty = match (modifiers.next().and_then(type_named), modifiers.next()) {
+        let ty = match (modifiers.next().and_then(Type::named), modifiers.next()) {
             (Some(ty @ (Type::U32 | Type::S32 | Type::U64 | Type::S64)), None) => ty,
             _ => return Ok(false),
         };

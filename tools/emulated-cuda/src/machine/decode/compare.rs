@@ -3,7 +3,7 @@
 use super::{
     Arg, Decoder, Frame,
     arithmetic::count,
-    operands::{literal, type_named, width_of},
+    operands::{literal, width_of},
 };
 use crate::{
     machine::op::{BoolOp, Compare, CompareType, Op, Width},
@@ -32,7 +32,7 @@ fn comparison(i: &Instruction) -> Result<Comparison<'_>, String> {
     }
     let ftz = modifiers.next_if_eq(&"ftz").is_some();
     let types = modifiers
-        .map(|m| type_named(m).ok_or_else(|| format!(".{m} is not known here")))
+        .map(|m| Type::named(m).ok_or_else(|| format!(".{m} is not known here")))
         .collect::<Result<_, _>>()?;
     Ok(Comparison { name, combine, ftz, types })
 }
@@ -179,7 +179,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn selp(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 4..=4)?;
         let [name] = i.modifiers.as_slice() else { return Err("selp takes one type".into()) };
-        let ty = type_named(name)
+        let ty = Type::named(name)
             .filter(|t| t.size() > 1 && !matches!(t, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2))
             .ok_or_else(|| format!("selp.{name} does not exist"))?;
         literal(&i.operands[1], ty)?;

@@ -104,7 +104,7 @@ impl Frame<'_> {
 
     /// A register of 16 bits has no upper half that an instruction on 32 bits could use.
     fn halves(&self, i: &ast::Instruction) -> Result<(), String> {
-        let half = |m: &String| operands::type_named(m).is_some_and(|ty| ty.size() == 2);
+        let half = |m: &String| ast::Type::named(m).is_some_and(|ty| ty.size() == 2);
         // Loads, stores and conversions have 8-bit types, which lie in registers of 16 bits or more.
         if matches!(i.opcode.as_str(), "ld" | "ldu" | "st" | "cvt" | "call") || i.modifiers.iter().any(half) {
             return Ok(());
@@ -378,7 +378,7 @@ impl<'a> Decoder<'a> {
     /// Takes local memory.
     fn local_bytes(&mut self, size: u64, align: u32) -> Result<u32, String> {
         let start = self.local.next_multiple_of(align.clamp(1, 512));
-        let end = u64::from(start) + size;
+        let end = u64::from(start).saturating_add(size);
         if end > u64::from(MAX_LOCAL) {
             return Err(format!("more than {MAX_LOCAL} bytes of local memory for a thread"));
         }

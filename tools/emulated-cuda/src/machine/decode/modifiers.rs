@@ -1,6 +1,5 @@
 //! What follows an opcode, read from left to right.
 
-use super::operands::type_named;
 use crate::ptx::ast::{Instruction, Space, Type};
 
 /// The modifiers of an instruction that nothing has accounted for yet.
@@ -38,7 +37,7 @@ impl<'i> Modifiers<'i> {
     /// Takes the next one, which must be a type.
     pub(super) fn ty(&mut self) -> Result<Type, String> {
         let name = self.next().ok_or("a type is missing")?;
-        type_named(name).ok_or_else(|| format!("modifier .{name} is not known here"))
+        Type::named(name).ok_or_else(|| format!("modifier .{name} is not known here"))
     }
 
     /// Takes the next one, which must be `name`.

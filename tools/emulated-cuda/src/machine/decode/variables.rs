@@ -66,13 +66,16 @@ fn fill_variables(
         let mut bytes = variable.init.clone();
         for relocation in &variable.relocations {
             let target = match relocation.symbol {
-                Symbol::Variable(id) => placed.addresses.get(&id).copied(),
-                Symbol::Function(_) => None,
+                Symbol::Variable(id) => placed.addresses.get(&id).copied().ok_or_else(|| {
+                    let name = &module.variables[id.0 as usize].name;
+                    format!("{name} has an address that only a thread knows")
+                }),
+                Symbol::Function(id) => {
+                    let name = &module.functions[id.0 as usize].name;
+                    Err(format!("the address of function {name}: indirect calls are not supported"))
+                }
             };
-            let Some(target) = target else {
-                let message = "only global and constant variables can initialise an address";
-                return Err(unsupported(variable.line, message, lines));
-            };
+            let target = target.map_err(|message| unsupported(variable.line, message, lines))?;
             let value = target.wrapping_add(relocation.addend as u64).to_le_bytes();
             let at = relocation.offset as usize;
             let size = relocation.size as usize;

@@ -60,7 +60,10 @@ impl Env<'_> {
                 let Shuffled { row, in_range, undefined } =
                     lanewise::shuffle(mode, &rows[0], &rows[1], &rows[2], lanes, members);
                 if undefined != 0 {
-                    let message = format!("a shuffle reads from a lane that takes no part (lanes {} do)", lane_list(lanes));
+                    let message = format!(
+                        "a shuffle reads from a lane that takes no part (lanes {} do)",
+                        lane_list(lanes)
+                    );
                     return Err(trouble(FaultKind::Undefined, first(undefined), message));
                 }
                 file.store::<u32>(o[0], &row, lanes);
@@ -146,7 +149,8 @@ impl Env<'_> {
             }
             Op::StMatrix { count, trans, address } => {
                 let at = addresses(file, address, o[0]);
-                let from: [&Row; 4] = std::array::from_fn(|i| file.lanes::<u32>(o[1 + i.min(count as usize - 1)]));
+                let from: [&Row; 4] =
+                    std::array::from_fn(|i| file.lanes::<u32>(o[1 + i.min(count as usize - 1)]));
                 let mut rows = [[0; 16]; 32];
                 matrix::stmatrix(&from[..count as usize], count, trans, &mut rows);
                 self.spaces.stmatrix(site, address.window, &at, count, &rows)?;

@@ -359,7 +359,8 @@ impl<'a> Env<'a> {
         let mut ways = usize::from(active != mask);
         while rest != 0 {
             let target = targets[index[first(rest)] as usize];
-            let same = lanes_of(rest).filter(|&l| targets[index[l] as usize] == target).fold(0, |m, l| m | 1 << l);
+            let same =
+                lanes_of(rest).filter(|&l| targets[index[l] as usize] == target).fold(0, |m, l| m | 1 << l);
             // The last lanes of the group take it with them.
             warp.part(at, same, target, State::Ready);
             rest &= !same;
