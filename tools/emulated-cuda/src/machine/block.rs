@@ -58,6 +58,8 @@ impl<'a> Block<'a> {
             warp.start(self.env.program, index as u32, threads);
         }
         self.random = launch.device.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Blocks whose states differ by the step of the generator would draw the same numbers, one after the other.
+        self.random = self.draw(u64::MAX);
     }
 
     /// Gives each warp a turn, in an order that the seed decides anew every time.
