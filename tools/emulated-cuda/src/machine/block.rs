@@ -60,6 +60,8 @@ impl<'a> Block<'a> {
         // Whatever this thread ran before: the order is the block's own.
         self.order.iter_mut().zip(0..).for_each(|(index, warp)| *index = warp);
         self.random = launch.device.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Blocks whose states differ by the step of the generator would draw the same numbers, one after the other.
+        self.random = self.draw(u64::MAX);
     }
 
     /// Gives each warp a turn, in an order that the seed decides anew every time.

@@ -114,7 +114,8 @@ impl<'a> Session<'a> {
 
     /// Memory for so many values that nothing has written.
     pub fn output<T: Pod>(&mut self, len: usize) -> Buffer {
-        self.gpu.allocate(len * size_of::<T>())
+        // Nobody allocates nothing.
+        self.gpu.allocate((len * size_of::<T>()).max(1))
     }
 
     /// A copy of these values.
@@ -133,9 +134,9 @@ impl<'a> Session<'a> {
 
     /// A copy of these rows of `cols` values, each followed by memory that nothing has written up to `pitch` values.
     pub fn upload_rows<T: Pod>(&mut self, values: &[T], cols: usize, pitch: usize) -> Buffer {
-        let rows = values.len() / cols;
+        let rows = values.len().checked_div(cols).unwrap_or(0);
         let buffer = self.output::<T>(rows * pitch);
-        for (row, values) in values.chunks(cols).enumerate() {
+        for (row, values) in values.chunks(cols.max(1)).enumerate() {
             self.gpu.write(buffer, row * pitch * size_of::<T>(), bytemuck::cast_slice(values));
         }
         buffer

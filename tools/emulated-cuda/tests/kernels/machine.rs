@@ -16,6 +16,8 @@ pub struct Machine {
     buffers: Vec<(u64, usize)>,
     /// Warp instructions of the largest launch so far; zero where the options ask for no counters.
     pub largest_launch: u64,
+    /// Whether a launch was cooperative.
+    pub cooperative: bool,
     /// Names of the kernels that were launched.
     pub launched: BTreeSet<String>,
 }
@@ -25,7 +27,14 @@ impl Machine {
     pub fn new(ptx: &str, options: Options) -> Result<Self, Failure> {
         let device = Device::new(Options { memory_bytes: MEMORY, ..options });
         let module = Module::load(&device, ptx).map_err(|e| Failure::Load(e.to_string()))?;
-        Ok(Self { device, module, buffers: Vec::new(), largest_launch: 0, launched: BTreeSet::new() })
+        Ok(Self {
+            device,
+            module,
+            buffers: Vec::new(),
+            largest_launch: 0,
+            cooperative: false,
+            launched: BTreeSet::new(),
+        })
     }
 }
 
@@ -50,6 +59,7 @@ impl Gpu for Machine {
     fn launch(&mut self, kernel: &str, shape: Shape, args: &[Arg]) -> Result<(), Failure> {
         let kernel = self.module.kernels.get(kernel).expect("the module has the kernel");
         assert_eq!(kernel.parameters.len(), args.len(), "arguments of {}", kernel.name);
+        self.cooperative |= shape.cooperative;
         self.launched.insert(kernel.name.clone());
         let mut params = vec![0; kernel.parameter_bytes as usize];
         for (parameter, arg) in kernel.parameters.iter().zip(args) {

@@ -27,44 +27,60 @@ use mutate::{Mutant, mutants};
 /// How a mutant was noticed.
 type Notice = String;
 
-fn options(instruction_limit: u64) -> Options {
-    Options { threads: 1, instruction_limit, ..Options::default() }
+/// A file of kernels, as one compiler made it.
+struct Subject {
+    text: String,
+    /// The cases, each with the kernels that it launches.
+    cases: Vec<(Case, BTreeSet<String>)>,
+    /// Instructions that no block may need.
+    limit: u64,
+    /// Orders of warps and blocks to try.
+    seeds: u64,
 }
 
-/// The cases of a file, each with the kernels that it launches, and the warp instructions of the largest launch.
-fn survey(file: &str, text: &str) -> (Vec<(Case, BTreeSet<String>)>, u64) {
-    let mut largest = 0;
-    let cases = CASES.iter().filter(|c| c.file == file).map(|case| {
-        let options = Options { counters: true, ..options(u64::MAX) };
-        let mut machine = Machine::new(text, options).expect("the kernel as it is loads");
-        (case.run)(&mut Session::new(&mut machine)).unwrap_or_else(|e| panic!("{} as it is: {e}", case.name));
-        largest = largest.max(machine.largest_launch);
-        (*case, machine.launched)
-    });
-    (cases.collect(), largest)
+fn options(seed: u64, instruction_limit: u64) -> Options {
+    Options { threads: 1, seed, instruction_limit, ..Options::default() }
 }
 
-/// Runs a mutant until something notices its fault.
-fn notice(mutant: &Mutant, text: &str, cases: &[(Case, BTreeSet<String>)], limit: u64) -> Option<Notice> {
-    let text = mutant.apply(text);
-    let entry = cases.iter().any(|(_, kernels)| kernels.contains(&mutant.function));
-    for (case, kernels) in cases {
-        // A function that is no entry may be called from any kernel.
-        if entry && !kernels.contains(&mutant.function) {
-            continue;
-        }
-        let mut machine = match Machine::new(&text, options(limit)) {
-            Ok(machine) => machine,
-            Err(_) => return Some("load".into()),
-        };
-        match (case.run)(&mut Session::new(&mut machine)) {
-            Ok(()) => {}
-            Err(Failure::Load(_)) => return Some("load".into()),
-            Err(Failure::Report(kind, _)) => return Some(kind),
-            Err(Failure::Wrong(_)) => return Some("result".into()),
-        }
+impl Subject {
+    /// Runs the kernels as they are.
+    fn new(file: &str, text: String) -> Self {
+        let (mut largest, mut cooperative) = (0, false);
+        let cases = CASES.iter().filter(|c| c.file == file).map(|case| {
+            let options = Options { counters: true, ..options(0, u64::MAX) };
+            let mut machine = Machine::new(&text, options).expect("the kernel as it is loads");
+            let result = (case.run)(&mut Session::new(&mut machine));
+            result.unwrap_or_else(|e| panic!("{} as it is: {e}", case.name));
+            largest = largest.max(machine.largest_launch);
+            cooperative |= machine.cooperative;
+            (*case, machine.launched)
+        });
+        let cases = cases.collect();
+        // Where blocks meet, what goes wrong depends on who comes first.
+        Self { text, cases, limit: 4 * largest + 10_000, seeds: if cooperative { 8 } else { 1 } }
     }
-    None
+
+    /// Runs a mutant until something notices its fault.
+    fn notice(&self, mutant: &Mutant) -> Option<Notice> {
+        let text = mutant.apply(&self.text);
+        // A function that is no entry may be called from any kernel.
+        let entry = self.cases.iter().any(|(_, kernels)| kernels.contains(&mutant.function));
+        for (case, _) in self.cases.iter().filter(|(_, kernels)| !entry || kernels.contains(&mutant.function))
+        {
+            for seed in 0..self.seeds {
+                let Ok(mut machine) = Machine::new(&text, options(seed, self.limit)) else {
+                    return Some("load".into());
+                };
+                match (case.run)(&mut Session::new(&mut machine)) {
+                    Ok(()) => {}
+                    Err(Failure::Load(_)) => return Some("load".into()),
+                    Err(Failure::Report(kind, _)) => return Some(kind),
+                    Err(Failure::Wrong(_)) => return Some("result".into()),
+                }
+            }
+        }
+        None
+    }
 }
 
 #[test]
@@ -75,10 +91,10 @@ fn every_mutant_is_noticed() {
     for file in files {
         for compiler in COMPILERS {
             let Some(text) = ptx(compiler, file) else { continue };
-            let (cases, largest) = survey(file, &text);
+            let subject = Subject::new(file, text);
             let mut by: BTreeMap<Notice, usize> = BTreeMap::new();
-            for mutant in mutants(&text) {
-                let run = || notice(&mutant, &text, &cases, 4 * largest + 10_000);
+            for mutant in mutants(&subject.text) {
+                let run = || subject.notice(&mutant);
                 let noticed = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Some("PANIC".into()));
                 let place = format!("{compiler}/{file}");
                 let reason = ACCEPTED.iter().find(|a| a.covers(&place, &mutant)).map(|a| a.reason);

@@ -118,6 +118,8 @@ pub fn group_sums(s: &mut Session<'_>) -> Result<(), Failure> {
     let mut random = Random::new(24);
     let (mut keys, mut x) = (vec![6u32; n], random.words(n));
     keys[..64].iter_mut().for_each(|k| *k = random.below(5));
+    keys[1] = keys[0] + 1;
+    keys[33] = keys[32] + 1;
     x[70] = 0;
     let (dkeys, dx, sums, flags) = (s.upload(&keys), s.upload(&x), s.output::<u32>(n), s.output::<u32>(n));
     let buffers = [dkeys, dx, sums, flags].map(Into::into);

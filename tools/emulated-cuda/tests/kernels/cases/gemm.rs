@@ -15,7 +15,14 @@ fn product(a: &[f64], b: &[f64], m: usize, n: usize, k: usize) -> (Vec<f64>, Vec
 }
 
 pub fn tensor_cores(s: &mut Session<'_>) -> Result<(), Failure> {
-    let (m, n, k) = (83, 67, 141);
+    tensor_cores_of(s, 83, 67, 141)?;
+    // The last row lies in the other half of its tile; a single step along k.
+    tensor_cores_of(s, 115, 67, 20)?;
+    // Nothing to add up.
+    tensor_cores_of(s, 5, 3, 0)
+}
+
+fn tensor_cores_of(s: &mut Session<'_>, m: usize, n: usize, k: usize) -> Result<(), Failure> {
     let mut random = Random::new(1);
     let (a, b) = (random.bf16s(m * k, 1.0), random.bf16s(k * n, 1.0));
     let (lda, ldb) = (k.next_multiple_of(8), n.next_multiple_of(8));
@@ -34,7 +41,9 @@ pub fn tensor_cores(s: &mut Session<'_>) -> Result<(), Failure> {
 pub fn plain(s: &mut Session<'_>) -> Result<(), Failure> {
     // The last row lies in the first half of its tile, and in the second.
     plain_of(s, 45, 37, 51)?;
-    plain_of(s, 53, 37, 51)
+    plain_of(s, 53, 37, 51)?;
+    // Nothing to add up.
+    plain_of(s, 5, 3, 0)
 }
 
 fn plain_of(s: &mut Session<'_>, m: usize, n: usize, k: usize) -> Result<(), Failure> {

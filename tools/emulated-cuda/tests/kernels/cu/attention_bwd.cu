@@ -117,7 +117,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   load_queries(a, q, d_o, lse, delta, query0, tokens);
   float sum[COLS] = {};
 #pragma unroll 1
-  for (int key0 = 0; key0 <= query0; key0 += TILE) {
+  for (u32 tile = 0; tile <= blockIdx.x; tile++) {
+    const int key0 = tile * TILE;
     load_rows(b.k, k, key0, tokens);
     load_rows(b.v, v, key0, tokens);
     // The tiles are written.

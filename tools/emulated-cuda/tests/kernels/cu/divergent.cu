@@ -108,9 +108,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const bool same = __all_sync(ALL, key == first), zero = __any_sync(ALL, value == 0);
   u32 odd;
   if (key % 2 == 1) {
-    // Lanes with an odd key are here, and no others.
-    const u32 here = __ballot_sync(__activemask(), true);
-    odd = __popc(here);
+    // Which other lanes are here with this one is up to the machine.
+    odd = __activemask() >> threadIdx.x % WARP & 1;
     sums[i] = __reduce_add_sync(peers, value);
   } else {
     odd = 0;
@@ -123,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     } while (left != 0);
     sums[i] = sum;
   }
-  odd = __reduce_add_sync(ALL, odd != 0);
+  odd = __reduce_add_sync(ALL, odd);
   flags[i] = same | zero << 1 | odd << 8 | __popc(__ballot_sync(ALL, key == first)) << 16;
 }
 

@@ -65,8 +65,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       store_relaxed(&flags[block], HAS_SUM);
     }
     u32 before = 0;
-    for (u32 other = block; other > 0;) {
-      other--;
+    // Block 0 has a prefix, so this ends there at the latest.
+    for (u32 other = block - 1; block > 0; other--) {
       u32 flag;
       do flag = load_relaxed(&flags[other]);
       while (flag == 0);
