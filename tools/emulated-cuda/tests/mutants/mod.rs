@@ -57,7 +57,7 @@ impl Subject {
         });
         let cases = cases.collect();
         // Where blocks meet, what goes wrong depends on who comes first.
-        Self { text, cases, limit: 4 * largest + 10_000, seeds: if cooperative { 8 } else { 1 } }
+        Self { text, cases, limit: 4 * largest + 10_000, seeds: if cooperative { 40 } else { 1 } }
     }
 
     /// Runs a mutant until something notices its fault.
