@@ -4,6 +4,7 @@ mod arith;
 mod decode;
 mod driver;
 mod kernels;
+mod machine;
 mod mutants;
 mod ptx;
 mod spaces;

@@ -72,13 +72,23 @@ impl Barrier {
     /// # Errors
     /// When more have.
     pub fn complete(&self, lanes: impl Iterator<Item = u32>, everybody: u32) -> Result<bool, String> {
-        let count = |(arrived, all): (&u32, u32)| if *arrived == all { 32 } else { arrived.count_ones() };
+        let count = |(arrived, needed): (&u32, u32)| match *arrived {
+            0 => 0,
+            arrived if needed & !arrived == 0 => 32,
+            arrived => arrived.count_ones(),
+        };
         let arrived: u32 = self.arrived.iter().zip(lanes).map(count).sum();
         let expected = self.expected.unwrap_or(everybody);
         if arrived > expected {
             return Err(format!("{arrived} threads arrived at a barrier for {expected}"));
         }
         Ok(arrived == expected)
+    }
+
+    /// Whether it may be complete, where it waits for a number of threads.
+    pub fn may_open(&self) -> bool {
+        let most = self.arrived.iter().filter(|&&lanes| lanes != 0).count() as u32 * 32;
+        self.expected.is_some_and(|expected| most >= expected)
     }
 
     /// Whether somebody waits here.

@@ -55,6 +55,8 @@ impl<'a> Block<'a> {
         for (index, warp) in self.warps.iter_mut().enumerate() {
             warp.start(self.env.program, index as u32, threads);
         }
+        // Whatever this thread ran before: the order is the block's own.
+        self.order.iter_mut().zip(0..).for_each(|(index, warp)| *index = warp);
         self.random = launch.device.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -83,9 +85,16 @@ impl<'a> Block<'a> {
             if std::mem::take(&mut self.env.arrivals) {
                 match self.env.open_barriers(&mut self.warps) {
                     Ok(opened) => ran |= opened,
-                    Err((lane, message)) => {
-                        let trouble = Trouble { kind: FaultKind::Barrier, lane, message };
-                        return Err(self.fault(index, self.warps[index].pc, trouble));
+                    Err(message) => {
+                        let warp = &self.warps[index];
+                        let waiting = warp.splits.iter().find(|s| s.state == State::Barrier);
+                        let (pc, lanes) = waiting.map_or((warp.pc, warp.live), |s| (s.pc, s.mask));
+                        let lane = lanes.trailing_zeros().min(31);
+                        return Err(self.fault(
+                            index,
+                            pc,
+                            Trouble { kind: FaultKind::Barrier, lane, message },
+                        ));
                     }
                 }
             }

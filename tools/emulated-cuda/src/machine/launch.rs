@@ -39,7 +39,11 @@ pub fn run(
     let total: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
     let count = config.sample.map_or(total, |sample| u64::from(sample).clamp(1, total));
     // The blocks of a sample lie evenly over the grid.
-    let block_at = |index: u64| if count == total { index } else { (2 * index + 1) * total / (2 * count) };
+    let block_at = |index: u64| match count {
+        _ if count == total => index,
+        // The product may take more than 64 bits.
+        _ => ((2 * u128::from(index) + 1) * u128::from(total) / (2 * u128::from(count))) as u64,
+    };
     let threads: u32 = config.block.iter().product();
     let shared = kernel.static_shared + config.dynamic_shared;
     let spaces = || Spaces::new(device, kernel, params, threads, shared, footprint.as_ref());

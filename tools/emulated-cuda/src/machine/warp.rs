@@ -163,8 +163,8 @@ impl Warp {
     }
 
     /// `bar.warp.sync` may be written in several places, each lane coming to its own: lets those go on who have named the
-    /// same mask and have all come. The lanes that met.
-    pub fn meet(&mut self, program: &Program) -> Option<u32> {
+    /// same mask and have all come. The lanes that met, by the instruction at which they stood.
+    pub fn meet(&mut self, program: &Program) -> Option<Vec<(u32, u32)>> {
         let mut wanted = [None; 32];
         for split in self.splits.iter().filter(|s| s.state == State::Warp) {
             let inst = &program.code[split.pc as usize];
@@ -178,14 +178,16 @@ impl Warp {
                 (0..32).filter(|&lane| wanted[lane] == Some(*mask)).fold(0, |all, lane| all | 1 << lane);
             (mask & self.live & !come == 0).then_some(come)
         })?;
+        let mut places = Vec::new();
         for at in 0..self.splits.len() {
-            let split = &self.splits[at];
-            let lanes = split.mask & met;
+            let pc = self.splits[at].pc;
+            let lanes = self.splits[at].mask & met;
             if lanes != 0 {
-                self.part(at, lanes, split.pc + 1, State::Ready);
+                places.push((pc, lanes));
+                self.part(at, lanes, pc + 1, State::Ready);
             }
         }
-        Some(met)
+        Some(places)
     }
 
     /// Where its lanes stand, in words.

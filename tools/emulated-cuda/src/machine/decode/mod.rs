@@ -32,6 +32,10 @@ use crate::ptx::ast::{
 const MAX_INSTRUCTIONS: usize = 1 << 20;
 /// Registers of a kernel at most, with those of its calls; and jump targets.
 const MAX_REGISTERS: usize = 1 << 20;
+/// What inlined calls may add to a module at most, in instructions, registers or jump targets.
+const MAX_INLINED: usize = 1 << 22;
+/// Instructions that one of the text becomes at most.
+const EXPANSION: usize = 4;
 /// Depth of nested calls at most.
 const MAX_DEPTH: usize = 64;
 /// Local memory of a thread at most, as on hardware.
@@ -130,6 +134,8 @@ type Layout = (Vec<Parameter>, u32, HashMap<VariableId, Home>);
 /// The state of one kernel's decoding.
 struct Decoder<'a> {
     module: &'a Module,
+    /// Instructions, registers and labels that it may become at most.
+    room: usize,
     /// The number of the module's `.target`.
     target: u32,
     /// Device addresses of global and constant variables.
@@ -169,11 +175,13 @@ pub(super) fn kernels(
         .map_err(|_| unsupported(1, format!("target {:?} is not an architecture", module.target), lines))?;
     let const_bytes =
         module.variables.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum::<u64>();
+    let written: usize = module.functions.iter().filter_map(|f| f.body.as_ref()).map(Decoder::written).sum();
+    let mut room = MAX_INLINED + written;
     let mut kernels = Vec::new();
     let mut reached = vec![false; module.functions.len()];
     for (index, function) in module.functions.iter().enumerate() {
         let Some(body) = function.body.as_ref().filter(|_| function.is_entry) else { continue };
-        let mut decoder = Decoder::new(module, addresses, target, index);
+        let mut decoder = Decoder::new(module, addresses, target, index, room);
         let wrap = |line: u32, message: String| {
             unsupported(line, format!("{message} (in kernel {})", function.name), lines)
         };
@@ -182,6 +190,7 @@ pub(super) fn kernels(
             decoder.parameters(function).map_err(|m| wrap(function.line, m))?;
         let mut frame = decoder.frame(body, homes, None).map_err(|m| wrap(function.line, m))?;
         decoder.body(&mut frame).map_err(|m| wrap(decoder.location.line, m))?;
+        room = room.saturating_sub(decoder.size());
         let local_bytes = decoder.local;
         let mut program = allocate::finish(allocate::Input {
             protos: decoder.protos,
@@ -213,24 +222,26 @@ pub(super) fn kernels(
     }
     for (index, function) in module.functions.iter().enumerate() {
         if !reached[index] && function.body.is_some() {
-            check_unused(module, addresses, target, index).map_err(|(line, message)| {
+            let used = check_unused(module, addresses, target, index, room).map_err(|(line, message)| {
                 unsupported(line, format!("{message} (in function {})", function.name), lines)
             })?;
+            room = room.saturating_sub(used);
         }
     }
     Ok(kernels)
 }
 
-/// Decodes a function that no kernel calls, so that what it cannot do is said at load too.
+/// Decodes a function that no kernel calls, so that what it cannot do is said at load too. How much room it took.
 fn check_unused(
     module: &Module,
     addresses: &HashMap<VariableId, u64>,
     target: u32,
     index: usize,
-) -> Result<(), (u32, String)> {
+    room: usize,
+) -> Result<usize, (u32, String)> {
     let function = &module.functions[index];
-    let Some(body) = &function.body else { return Ok(()) };
-    let mut decoder = Decoder::new(module, addresses, target, index);
+    let Some(body) = &function.body else { return Ok(0) };
+    let mut decoder = Decoder::new(module, addresses, target, index, room);
     let mut decode = || {
         decoder.place_shared(index, &mut vec![false; module.functions.len()])?;
         let mut homes = HashMap::new();
@@ -244,7 +255,8 @@ fn check_unused(
         let mut frame = decoder.frame(body, homes, Some(end))?;
         decoder.body(&mut frame)
     };
-    decode().map_err(|message| (decoder.location.line, message))
+    decode().map_err(|message| (decoder.location.line, message))?;
+    Ok(decoder.size())
 }
 
 impl<'a> Decoder<'a> {
@@ -253,9 +265,11 @@ impl<'a> Decoder<'a> {
         addresses: &'a HashMap<VariableId, u64>,
         target: u32,
         function: usize,
+        room: usize,
     ) -> Self {
         Self {
             module,
+            room,
             target,
             addresses,
             shared: HashMap::new(),
@@ -272,6 +286,16 @@ impl<'a> Decoder<'a> {
             location: Location { line: module.functions[function].line, ..Location::default() },
             guard: None,
         }
+    }
+
+    /// How much room a body takes at most, its calls aside.
+    fn written(body: &ast::Body) -> usize {
+        (EXPANSION * body.instructions.len()).max(body.registers.len()).max(body.labels.len())
+    }
+
+    /// How much room everything decoded so far takes.
+    fn size(&self) -> usize {
+        self.protos.len().max(self.widths.len()).max(self.labels.len())
     }
 
     /// Offsets of the shared variables that a kernel and what it calls name; the unsized ones come last.
@@ -351,8 +375,9 @@ impl<'a> Decoder<'a> {
     ) -> Result<Frame<'a>, String> {
         let registers = self.widths.len() as Virtual;
         let more = body.registers.len().max(body.labels.len());
-        if self.widths.len().max(self.labels.len()) + more > MAX_REGISTERS {
-            return Err(format!("more than {MAX_REGISTERS} registers or labels, calls inlined"));
+        let most = MAX_REGISTERS.min(self.room);
+        if self.widths.len().max(self.labels.len()) + more > most {
+            return Err(format!("more than {most} registers or labels, calls inlined"));
         }
         for register in &body.registers {
             let width = match (register.ty, register.ty.size()) {
@@ -413,8 +438,9 @@ impl<'a> Decoder<'a> {
             };
             self.instruction(frame, instruction)?;
             self.guard = None;
-            if self.protos.len() > MAX_INSTRUCTIONS {
-                return Err(format!("more than {MAX_INSTRUCTIONS} instructions, calls inlined"));
+            let most = MAX_INSTRUCTIONS.min(self.room);
+            if self.protos.len() > most {
+                return Err(format!("more than {most} instructions, calls inlined"));
             }
         }
         for (_, label) in order {

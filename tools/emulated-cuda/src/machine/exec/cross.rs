@@ -46,6 +46,7 @@ impl Env<'_> {
             return Ok(Flow::Next);
         }
         // Lanes whose partners are still on their way stay here, the others go on.
+        self.uncount(pc, waiting, groups.is_empty());
         warp.splits[at].pc = pc + 1;
         warp.part(at, waiting, pc, State::Warp);
         Ok(Flow::Regroup)
@@ -106,6 +107,7 @@ impl Env<'_> {
                 let message = format!("all 32 lanes must take part, and lanes {} {why}", lane_list(gone));
                 return Err(trouble(FaultKind::Undefined, first(active), message));
             }
+            self.uncount(pc, active, true);
             warp.splits[at].pc = pc + 1;
             warp.part(at, active, pc, State::Warp);
             return Ok(Flow::Regroup);

@@ -14,6 +14,8 @@ use crate::machine::{
 
 /// Bytes that the lanes of an access hold at most: 32 each.
 const BYTES: usize = 1024;
+/// Bytes that a block prints at most: many times what the buffer of a device holds.
+const MAX_OUTPUT: usize = 16 << 20;
 
 /// The addresses of `[register + offset]`.
 #[inline(always)]
@@ -221,7 +223,8 @@ impl Env<'_> {
         let mut text = Vec::new();
         loop {
             let mut byte = [0];
-            self.spaces.peek(site.warp, lane as u32, address + text.len() as u64, &mut byte)?;
+            let at = address.wrapping_add(text.len() as u64);
+            self.spaces.peek(site.warp, lane as u32, at, &mut byte)?;
             if byte == [0] || text.len() == 4096 {
                 return Ok(text);
             }
@@ -236,10 +239,11 @@ impl Env<'_> {
             let text = self.string(site, lane, text)?;
             let mut at = self.local_word(site, lane, arguments, 8)?;
             let argument = |size: u32| {
-                at = at.next_multiple_of(u64::from(size));
+                // Any address may stand there; past the last one it is out of bounds.
+                at = at.checked_next_multiple_of(u64::from(size))?;
                 let mut bytes = [0; 8];
                 self.spaces.peek(site.warp, lane as u32, at, &mut bytes[..size as usize]).ok()?;
-                at += u64::from(size);
+                at = at.wrapping_add(u64::from(size));
                 Some(u64::from_le_bytes(bytes))
             };
             let line = printf::format(&text, argument, |address| self.string(site, lane, address).ok());
@@ -248,6 +252,10 @@ impl Env<'_> {
                 trouble(FaultKind::Undefined, lane, format!("printf({text:?}) has too few arguments"))
             })?;
             self.output.extend(line);
+            if self.output.len() > MAX_OUTPUT {
+                let message = format!("the block has printed more than {MAX_OUTPUT} bytes: the limit");
+                return Err(trouble(FaultKind::Limit, lane, message));
+            }
         }
         Ok(())
     }

@@ -147,7 +147,10 @@ impl<'a> Env<'a> {
                     return Ok(Pause::Done);
                 }
                 match warp.meet(self.program) {
-                    Some(met) => self.spaces.warp_sync(warp.index, met),
+                    Some(met) => {
+                        self.spaces.warp_sync(warp.index, met.iter().fold(0, |all, (_, lanes)| all | lanes));
+                        met.iter().for_each(|&(pc, lanes)| self.count(pc, lanes));
+                    }
                     None => return Ok(Pause::Blocked),
                 }
                 continue;
@@ -190,10 +193,7 @@ impl<'a> Env<'a> {
             let guard = warp.file.pred(inst.guard);
             active &= if inst.negated { !guard } else { guard };
         }
-        if let Some(hit) = self.hits.get_mut(pc as usize) {
-            hit[0] += 1;
-            hit[1] += u64::from(active.count_ones());
-        }
+        self.count(pc, active);
         if inst.tracked && self.registers {
             self.track(warp, pc, mask, active)?;
         }
@@ -307,6 +307,25 @@ impl<'a> Env<'a> {
             Op::Barrier { .. } | Op::WarpSync => return self.sync(warp, at, inst, pc, active),
         }
         Ok(Flow::Next)
+    }
+
+    /// Counts a run of an instruction.
+    #[inline(always)]
+    fn count(&mut self, pc: u32, lanes: u32) {
+        if let Some(hit) = self.hits.get_mut(pc as usize) {
+            hit[0] += 1;
+            hit[1] += u64::from(lanes.count_ones());
+        }
+    }
+
+    /// Takes lanes out of a run that was counted: they wait, and will be counted when they run together with those they
+    /// wait for. `all` where nobody ran.
+    #[cold]
+    fn uncount(&mut self, pc: u32, lanes: u32, all: bool) {
+        if let Some(hit) = self.hits.get_mut(pc as usize) {
+            hit[0] -= u64::from(all);
+            hit[1] -= u64::from(lanes.count_ones());
+        }
     }
 
     /// Checks and notes which registers an instruction reads and writes.

@@ -7,7 +7,6 @@ use crate::machine::{
     warp::Warp,
 };
 
-
 impl Env<'_> {
     /// Writes a special register to a slot.
     #[inline(never)]

@@ -45,6 +45,7 @@ impl Env<'_> {
             rest &= !lanes;
         }
         if waiting != 0 {
+            self.uncount(pc, waiting, waiting == active);
             warp.part(at, waiting, pc, State::Warp);
         }
         Ok(Flow::Regroup)
@@ -73,6 +74,7 @@ impl Env<'_> {
                 }
             } else {
                 // The rest of the warp may be on its way here.
+                self.uncount(pc, active, true);
                 warp.splits[at].pc = pc + 1;
                 warp.part(at, active, pc, State::Warp);
                 return Ok(Flow::Regroup);
@@ -109,7 +111,8 @@ impl Env<'_> {
             barrier.voters += active.count_ones();
         }
         if kind == BarKind::Arrive {
-            return Ok(Flow::Next);
+            // The last to come opens the barrier, and does so before it can come again.
+            return Ok(if barrier.may_open() { Flow::Yield } else { Flow::Next });
         }
         warp.splits[at].pc = pc + 1;
         warp.part(at, active, pc, State::Barrier);
@@ -117,7 +120,10 @@ impl Env<'_> {
     }
 
     /// Opens the barriers that are complete: lets those who wait there go on. Whether any was.
-    pub fn open_barriers(&mut self, warps: &mut [Warp]) -> Result<bool, (u32, String)> {
+    ///
+    /// # Errors
+    /// When more threads have come to one than it is for.
+    pub fn open_barriers(&mut self, warps: &mut [Warp]) -> Result<bool, String> {
         let mut opened = false;
         for id in 0..BARRIERS {
             if !self.barriers[id].busy() {
@@ -127,8 +133,9 @@ impl Env<'_> {
             // With the checks off, who has left is not waited for.
             let lanes = warps.iter().map(|w| if checks { w.lanes } else { w.live }).filter(|l| *l != 0);
             let expected = lanes.clone().count() as u32 * 32;
-            let complete = self.barriers[id].complete(warps.iter().map(|w| w.lanes), expected);
-            if !complete.map_err(|message| (id as u32, message))? {
+            let needed = warps.iter().map(|w| if checks { w.lanes } else { w.live });
+            let complete = self.barriers[id].complete(needed, expected);
+            if !complete? {
                 continue;
             }
             opened = true;
