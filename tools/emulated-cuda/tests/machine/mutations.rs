@@ -54,8 +54,8 @@ const NUMBERS: [&str; 12] = [
 /// The statement around a token, with the semicolon at its end.
 fn statement(tokens: &[&str], at: usize) -> std::ops::Range<usize> {
     let ends = |token: &&str| [";", "{", "}", ":"].contains(token);
-    let start = tokens[..at].iter().rposition(|t| ends(t)).map_or(0, |end| end + 1);
-    let end = tokens[at..].iter().position(|t| ends(t)).map_or(tokens.len(), |end| at + end + 1);
+    let start = tokens[..at].iter().rposition(ends).map_or(0, |end| end + 1);
+    let end = tokens[at..].iter().position(ends).map_or(tokens.len(), |end| at + end + 1);
     start..end
 }
 

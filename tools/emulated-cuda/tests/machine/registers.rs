@@ -72,9 +72,10 @@ fn special(name: &str) -> Vec<u32> {
 
 #[test]
 fn places_of_threads() {
-    let expected = |formula: fn(u32, u32) -> u32| each(360, |index| formula(index / 30, index % 30));
+    type Formula = fn(u32, u32) -> u32;
+    let expected = |formula: Formula| each(360, |index| formula(index / 30, index % 30));
     // The index of the block is x + 2 * (y + 3 * z), that of the thread x + 5 * (y + 3 * z).
-    let cases: [(&str, fn(u32, u32) -> u32); 18] = [
+    let cases: [(&str, Formula); 18] = [
         ("%tid.x", |_, t| t % 5),
         ("%tid.y", |_, t| t / 5 % 3),
         ("%tid.z", |_, t| t / 15),
