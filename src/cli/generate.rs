@@ -25,7 +25,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Continue the prompts as they are. Otherwise they go through the chat template, as a user's message, if the model
-    /// has a template or an adapter
+    /// has one or its adapter was trained with one
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
@@ -99,7 +99,7 @@ impl GenerateArgs {
     }
 
     fn encode(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>> {
-        if self.raw || !(tokenizer.has_chat_template() || self.source.has_adapter()) {
+        if self.raw || !tokenizer.has_chat_template() {
             return tokenizer.encode(text, true);
         }
         let (template, _) = tokenizer.chat_template(false)?;

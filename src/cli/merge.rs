@@ -37,16 +37,11 @@ impl MergeArgs {
             let detail = format!("{} already holds a model; choose another folder", self.output.display());
             return Err(Error::config("out", detail));
         }
-        let BaseModel { mut model, mut tokenizer } = self.source.load()?;
+        let BaseModel { mut model, tokenizer } = self.source.load()?;
         let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
         let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
         if self.source.has_adapter() {
             lora::merge(&mut model)?;
-            // What the adapter was trained with, where the model itself has none.
-            if !tokenizer.has_chat_template() {
-                let (template, _) = tokenizer.chat_template(false)?;
-                tokenizer.set_chat_template(template.source());
-            }
         }
         model.save(&self.output)?;
         tokenizer.save(&self.output)?;

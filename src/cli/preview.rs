@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::data::{OverLong, SftOptions, load_sft, preview};
+use crate::data::{DataFormat, OverLong, SftOptions, load_sft, preview};
 use crate::formats::hub;
-use crate::train::base_model;
+use crate::train::{base_model, say};
 
 /// Print examples with the tokens that carry loss coloured.
 #[derive(clap::Args)]
@@ -28,10 +28,14 @@ impl PreviewArgs {
     pub(super) fn run(&self) -> Result<()> {
         let tokenizer = base_model::load_tokenizer(&hub::resolve(&self.model, None)?)?;
         let (template, note) = tokenizer.chat_template(false)?;
-        note.iter().for_each(|note| crate::train::say(format!("note: {note}")));
         let options =
             SftOptions { max_tokens: self.max_tokens, over_long: OverLong::Drop, ..SftOptions::default() };
         let set = load_sft(&self.data, &tokenizer, &template, &options)?;
+        if let Some(note) = note
+            && set.format != DataFormat::Text
+        {
+            say(format!("note: {note}"));
+        }
         let colors = console::colors_enabled();
         preview(&mut std::io::stdout().lock(), &tokenizer, &set, self.count, colors)
     }

@@ -151,7 +151,7 @@ enum RawStyle {
 
 /// What `lora.targets` may be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged, expecting = "\"all-linear\", a list of name endings, or a regular expression")]
+#[serde(untagged, expecting = "\"all-linear\", name endings, or a regular expression")]
 enum RawTargets {
     Text(String),
     Names(Vec<String>),
@@ -191,14 +191,26 @@ impl RawLora {
         )?;
         let targets = match &self.targets {
             RawTargets::Names(names) => Targets::Names(names.clone()),
-            RawTargets::Text(text) if text == "all-linear" => Targets::AllLinear,
-            RawTargets::Text(pattern) => Targets::Regex(pattern.clone()),
+            RawTargets::Text(text) => targets(text),
         };
         let mut config = LoraConfig::new(self.r, self.alpha, targets);
         config.lora_dropout = self.dropout;
         config.use_rslora = self.rslora;
         config.base_model = Some(model.to_string());
         Ok(config)
+    }
+}
+
+/// What a text says of target modules: all of them, names separated by commas, or else a regular expression.
+fn targets(text: &str) -> Targets {
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    let is_name = |name: &&str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    };
+    match text {
+        "all-linear" => Targets::AllLinear,
+        _ if names.iter().all(is_name) => Targets::Names(names.into_iter().map(str::to_string).collect()),
+        pattern => Targets::Regex(pattern.to_string()),
     }
 }
 
@@ -213,10 +225,6 @@ impl SftArgs {
             Ok(share) => toml::Value::Float(share),
             Err(_) => toml::Value::String(text.to_string()),
         });
-        let targets = self.lora_targets.as_deref().map(|text| match text.contains(',') {
-            true => toml::Value::Array(text.split(',').map(|t| t.trim().into()).collect()),
-            false => toml::Value::String(text.to_string()),
-        });
         let flags = [
             ("model.path", self.model.clone().map(toml::Value::String)),
             ("data.train", self.data.clone().map(toml::Value::String)),
@@ -224,7 +232,7 @@ impl SftArgs {
             ("method", self.full.then(|| "full".into())),
             ("lora.r", self.lora_r.map(|r| i64::from(r).into())),
             ("lora.alpha", self.lora_alpha.map(toml::Value::Float)),
-            ("lora.targets", targets),
+            ("lora.targets", self.lora_targets.clone().map(toml::Value::String)),
             ("data.max_tokens", self.max_tokens.map(|n| i64::from(n).into())),
         ];
         let Prepared { mut raw, folder, start } = self.run.prepare::<Raw>("sft", &flags)?;

@@ -6,6 +6,7 @@ use crate::cli::settings::float_dtype;
 use crate::formats::hub;
 use crate::formats::peft::{CONFIG_FILE, LoraConfig};
 use crate::peft::lora;
+use crate::text::{TOKENIZER_FILE, TextTokenizer};
 use crate::train::base_model::{self, BaseModel};
 use crate::{Error, Result};
 
@@ -29,7 +30,8 @@ impl ModelArgs {
         self.adapter.is_some()
     }
 
-    /// The model with its adapter attached.
+    /// The model with its adapter attached. Its tokenizer has the chat template that the adapter was trained with: the one beside the
+    /// adapter; the model's own where a lone adapter tells nothing, or ChatML where the model has none either.
     pub fn load(&self) -> Result<BaseModel> {
         let dtype = float_dtype("dtype", &self.dtype)?;
         let adapter = self.adapter.as_deref().map(|adapter| hub::resolve(adapter, None)).transpose()?;
@@ -41,6 +43,15 @@ impl ModelArgs {
         let mut base = base_model::load(&hub::resolve(&source, None)?, dtype)?;
         if let Some(folder) = &adapter {
             lora::load(&mut base.model, folder)?;
+            let tokenizer = &mut base.tokenizer;
+            if folder.join(TOKENIZER_FILE).is_file() {
+                if let Some(template) = TextTokenizer::load(folder)?.default_chat_template() {
+                    tokenizer.set_chat_template(template);
+                }
+            } else if !tokenizer.has_chat_template() {
+                let (template, _) = tokenizer.chat_template(false)?;
+                tokenizer.set_chat_template(template.source());
+            }
         }
         Ok(base)
     }

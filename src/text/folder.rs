@@ -1,6 +1,8 @@
 //! Tokenizers in Hugging Face folders, read and written, and those of GGUF files.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -10,7 +12,8 @@ use crate::formats::gguf::GgufTokenizer;
 use crate::formats::{GenerationConfig, read_json, write_atomic, write_json};
 use crate::{Error, Result};
 
-const TOKENIZER: &str = "tokenizer.json";
+/// The file that a tokenizer is read from.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_MAP: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -27,7 +30,7 @@ impl TextTokenizer {
     /// If a file is missing or broken, with its name and key, or a special token is not in the vocabulary.
     pub fn load(folder: impl AsRef<Path>) -> Result<TextTokenizer> {
         let folder = folder.as_ref();
-        let path = folder.join(TOKENIZER);
+        let path = folder.join(TOKENIZER_FILE);
         if !path.exists() {
             let hint = if folder.join("tokenizer.model").exists() {
                 "there is only a SentencePiece tokenizer.model; write a tokenizer.json with transformers (AutoTokenizer, save_pretrained), or use a GGUF file"
@@ -54,7 +57,7 @@ impl TextTokenizer {
             chat_templates: read_templates(folder, &config)?,
         };
         let mut tokenizer = TextTokenizer::from_parts(inner, special)?;
-        tokenizer.folder = Some(folder.to_path_buf());
+        tokenizer.files = Some(Arc::new(read_files(folder, bytes)?));
         Ok(tokenizer)
     }
 
@@ -79,45 +82,34 @@ impl TextTokenizer {
         TextTokenizer::from_parts(gguf.tokenizer, special)
     }
 
-    /// Writes the tokenizer into `folder`, so that [`TextTokenizer::load`] and transformers read it: copies of the files that
-    /// it was loaded from, or new ones if it was built from parts. Each file appears whole or not at all.
+    /// Writes the tokenizer into `folder`, so that [`TextTokenizer::load`] and transformers read it: the files that it was loaded
+    /// from, or new ones if it was built from parts. Each file appears whole or not at all.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
-        match &self.folder {
-            Some(source) => self.copy_files(source, folder),
-            None => self.write_files(folder),
-        }
-    }
-
-    fn copy_files(&self, source: &Path, folder: &Path) -> Result<()> {
-        let mut names = vec![TOKENIZER, CONFIG, SPECIAL_MAP];
-        if !self.template_changed {
-            names.extend([TEMPLATE, TEMPLATE_JSON]);
-        }
-        for name in names {
-            let from = source.join(name);
-            if from.exists() {
-                let bytes = std::fs::read(&from).map_err(Error::io(&from, "cannot read"))?;
-                write_bytes(&folder.join(name), &bytes)?;
+        let Some(files) = &self.files else { return self.write_files(folder) };
+        let holds_template =
+            |name: &str| [TEMPLATE, TEMPLATE_JSON].contains(&name) || name.starts_with(MORE_TEMPLATES);
+        for (name, bytes) in files.iter().filter(|(name, _)| !(self.template_changed && holds_template(name)))
+        {
+            let path = folder.join(name);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(Error::io(parent, "cannot create"))?;
             }
+            write_bytes(&path, bytes)?;
         }
         if self.template_changed {
-            let mut config = read_object(&source.join(CONFIG))?.unwrap_or_default();
+            let path = folder.join(CONFIG);
+            let mut config =
+                files.contains_key(CONFIG).then(|| read_json(&path)).transpose()?.unwrap_or_default();
             config.insert("chat_template".to_owned(), self.template_value());
-            write_json(&folder.join(CONFIG), &config)?;
-        } else if let Some(names) = list_templates(source)? {
-            let target = folder.join(MORE_TEMPLATES);
-            std::fs::create_dir_all(&target).map_err(Error::io(&target, "cannot create"))?;
-            for (name, text) in names {
-                write_bytes(&target.join(format!("{name}.jinja")), text.as_bytes())?;
-            }
+            write_json(&path, &config)?;
         }
         Ok(())
     }
 
     fn write_files(&self, folder: &Path) -> Result<()> {
         let text = self.inner.to_string(false).map_err(|e| super::tokenizer_error(e.to_string()))?;
-        write_bytes(&folder.join(TOKENIZER), text.as_bytes())?;
+        write_bytes(&folder.join(TOKENIZER_FILE), text.as_bytes())?;
         let special = self.special_tokens();
         let mut map = Map::new();
         for (key, token) in [
@@ -137,7 +129,13 @@ impl TextTokenizer {
         if !special.chat_templates.is_empty() {
             config.insert("chat_template".to_owned(), self.template_value());
         }
-        write_json(&folder.join(CONFIG), &config)
+        write_json(&folder.join(CONFIG), &config)?;
+        // The token map has room for one eos only.
+        if self.eos_ids().len() > 1 {
+            let generation = Map::from_iter([("eos_token_id".to_owned(), json!(self.eos_ids()))]);
+            write_json(&folder.join(GENERATION), &generation)?;
+        }
+        Ok(())
     }
 
     /// The templates as tokenizer_config.json holds them: one as a string, several as a list with names.
@@ -149,6 +147,21 @@ impl TextTokenizer {
             }
         }
     }
+}
+
+/// The files of a tokenizer by name, `tokenizer` being the bytes of tokenizer.json.
+fn read_files(folder: &Path, tokenizer: Vec<u8>) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::from([(TOKENIZER_FILE.to_owned(), tokenizer)]);
+    for name in [CONFIG, SPECIAL_MAP, TEMPLATE, TEMPLATE_JSON, GENERATION] {
+        let path = folder.join(name);
+        if path.exists() {
+            files.insert(name.to_owned(), std::fs::read(&path).map_err(Error::io(&path, "cannot read"))?);
+        }
+    }
+    for (name, text) in list_templates(folder)?.unwrap_or_default() {
+        files.insert(format!("{MORE_TEMPLATES}/{name}.jinja"), text.into_bytes());
+    }
+    Ok(files)
 }
 
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {

@@ -13,6 +13,7 @@ mod train_bpe;
 mod turns;
 
 pub use chat_template::{CHATML, ChatTemplate, Conversation, MaskSource, Rendered};
+pub use folder::TOKENIZER_FILE;
 pub use stream::StreamDecoder;
 pub use tokenizer::{Encoded, SpecialTokens, TextTokenizer};
 pub use train_bpe::{END_OF_TEXT, IM_END, IM_START, train_byte_level_bpe};

@@ -1,7 +1,8 @@
 //! Text to token ids and back.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokenizers::{DecoderWrapper, PreTokenizerWrapper, Tokenizer};
 
@@ -40,8 +41,8 @@ pub struct Encoded {
 pub struct TextTokenizer {
     pub(super) inner: Tokenizer,
     pub(super) special: SpecialTokens,
-    /// The folder that it was loaded from; `save` copies its files.
-    pub(super) folder: Option<PathBuf>,
+    /// The files that it was loaded from, by name, for `save`: the folder may be gone by then, or have changed.
+    pub(super) files: Option<Arc<BTreeMap<String, Vec<u8>>>>,
     /// The template is not the folder's own.
     pub(super) template_changed: bool,
     bos_id: Option<u32>,
@@ -84,7 +85,7 @@ impl TextTokenizer {
         Ok(TextTokenizer {
             inner,
             special,
-            folder: None,
+            files: None,
             template_changed: false,
             bos_id,
             eos_ids,
@@ -236,15 +237,25 @@ impl TextTokenizer {
         !self.special.chat_templates.is_empty()
     }
 
+    /// The source of the usual chat template, if the model came with one.
+    pub fn default_chat_template(&self) -> Option<&str> {
+        self.template_named("default")
+    }
+
+    fn template_named(&self, name: &str) -> Option<&str> {
+        let templates = &self.special.chat_templates;
+        templates.iter().find(|(n, _)| n == name).map(|(_, source)| source.as_str())
+    }
+
     /// The chat template, compiled. With `tools`, the one named "tool_use" is preferred where there is one. If the model has
     /// none, ChatML is taken, and the second value says so in words for the user.
     ///
     /// # Errors
     /// If the template does not compile, or there are several and none is called "default".
     pub fn chat_template(&self, tools: bool) -> Result<(ChatTemplate, Option<String>)> {
+        let for_tools = if tools { self.template_named("tool_use") } else { None };
+        let source = for_tools.or_else(|| self.default_chat_template());
         let templates = &self.special.chat_templates;
-        let named = |name: &str| templates.iter().find(|(n, _)| n == name).map(|(_, source)| source.as_str());
-        let source = if tools { named("tool_use").or_else(|| named("default")) } else { named("default") };
         if let Some(source) = source {
             return Ok((ChatTemplate::new(source, &self.special)?, None));
         }

@@ -20,6 +20,6 @@ pub mod step;
 pub mod tensorboard;
 
 pub use interrupt::Interrupt;
-pub use progress::say;
+pub use progress::{TimeLeft, say};
 pub use recorder::Recorder;
 pub use run_folder::{RunFolder, next_free};

@@ -1,6 +1,5 @@
 //! What a run shows while it goes: a bar on a terminal, plain lines elsewhere.
 
-use std::cell::Cell;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -16,50 +15,71 @@ pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
+/// How long a run will still take, from how long its steps have taken.
+#[derive(Clone, Debug)]
+pub struct TimeLeft {
+    total: u64,
+    first: u64,
+    since: Instant,
+}
+
+impl TimeLeft {
+    /// The run stands at step `first` of `total` at the time `now`.
+    pub fn new(first: u64, total: u64, now: Instant) -> TimeLeft {
+        TimeLeft { total, first, since: now }
+    }
+
+    /// What is left at the time `now`, when `step` has ended; `None` while no step has. What came before the first step (the
+    /// evaluation of the model as it was) is not a step's time, so the clock starts anew after it.
+    pub fn after(&mut self, step: u64, now: Instant) -> Option<Duration> {
+        if step <= self.first {
+            self.since = now;
+            return None;
+        }
+        let (done, left) = (step - self.first, self.total.saturating_sub(step));
+        Some(now.saturating_duration_since(self.since).mul_f64(left as f64 / done as f64))
+    }
+}
+
 /// The progress of a run, on standard error.
 pub struct Progress {
     bar: ProgressBar,
     total: u64,
-    started_at: u64,
-    start: Instant,
-    last_line: Cell<Option<Instant>>,
+    time_left: TimeLeft,
+    last_line: Option<Instant>,
 }
 
 impl Progress {
     /// Starts at `step` of `total` steps.
     pub fn new(step: u64, total: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  left {eta}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}") {
             bar.set_style(style);
         }
         bar.set_position(step);
-        bar.reset_eta();
-        Progress { bar, total, started_at: step, start: Instant::now(), last_line: Cell::new(None) }
+        Progress { bar, total, time_left: TimeLeft::new(step, total, Instant::now()), last_line: None }
     }
 
     /// Shows a step.
-    pub fn step(&self, record: &Record) {
+    pub fn step(&mut self, record: &Record) {
         let text = describe(record);
-        self.bar.set_position(record.step);
-        self.bar.set_message(text.clone());
+        let now = Instant::now();
+        let left = self.time_left.after(record.step, now).map(human_time);
+        let line = left.map_or_else(|| text.clone(), |left| format!("{text}  left {left}"));
         let evaluated = record.eval_loss.is_some();
+        self.bar.set_position(record.step);
+        self.bar.set_message(line.clone());
         if !self.bar.is_hidden() {
             if evaluated {
                 self.bar.println(format!("step {}  {text}", record.step));
             }
             return;
         }
-        let due = self.last_line.get().is_none_or(|at| at.elapsed() >= PLAIN_INTERVAL);
+        let due = self.last_line.is_none_or(|at| now.saturating_duration_since(at) >= PLAIN_INTERVAL);
         if due || evaluated || record.step == self.total {
-            self.last_line.set(Some(Instant::now()));
-            let left = human_time(self.time_left(record.step));
-            let _ = writeln!(std::io::stderr(), "step {}/{}  {text}  left {left}", record.step, self.total);
+            self.last_line = Some(now);
+            let _ = writeln!(std::io::stderr(), "step {}/{}  {line}", record.step, self.total);
         }
-    }
-
-    fn time_left(&self, step: u64) -> Duration {
-        let done = step.saturating_sub(self.started_at).max(1);
-        self.start.elapsed().mul_f64(self.total.saturating_sub(step) as f64 / done as f64)
     }
 }
 

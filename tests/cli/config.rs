@@ -69,6 +69,27 @@ fn flags_win_over_set_wins_over_the_file() {
 }
 
 #[test]
+fn target_modules_are_names_or_a_pattern() {
+    let tiny = Tiny::new();
+    let cases = [
+        ("q_proj", vec!["q_proj"]),
+        ("q_proj, mlp.up_proj", vec!["q_proj", "up_proj"]),
+        (r".*\.[kv]{1,2}_proj", vec!["k_proj", "v_proj"]),
+        ("all-linear", vec!["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]),
+    ];
+    for (i, (targets, expected)) in cases.into_iter().enumerate() {
+        let out = format!("run{i}");
+        succeed(&tiny, &sft(&["--max-steps", "1", "--out", &out, "--lora-targets", targets]));
+        let file = std::fs::read(tiny.path(&out).join("adapter/adapter_model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let module = |name: &str| name.strip_suffix(".lora_A.weight")?.rsplit('.').next().map(str::to_owned);
+        let mut adapted: Vec<String> = tensors.names().into_iter().filter_map(module).collect();
+        adapted.sort();
+        assert_eq!(adapted, expected, "{targets}");
+    }
+}
+
+#[test]
 fn a_dry_run_shows_the_plan_and_leaves_nothing() {
     let tiny = Tiny::new();
     let shown = succeed(&tiny, &sft(&["--dry-run"])).out;

@@ -1,5 +1,7 @@
 //! Models and data that cannot be used: an error before training, with the place, and exit code 1.
 
+use std::path::Path;
+
 use super::{fail, sft};
 use crate::support::tiny::Tiny;
 
@@ -42,4 +44,9 @@ fn a_model_that_is_none_is_named() {
     std::fs::write(&weights, &whole).unwrap();
     std::fs::remove_file(tiny.model().join("tokenizer.json")).unwrap();
     fail(&tiny, 1, &sft(&[]), &["tokenizer.json"]);
+    // The embedded model's tokenizer has more ids than this model has embeddings.
+    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/base/tokenizer.json");
+    std::fs::copy(other, tiny.model().join("tokenizer.json")).unwrap();
+    fail(&tiny, 1, &sft(&[]), &["tokenizer", "not of one kind"]);
+    assert!(!tiny.path("runs").exists(), "nothing was started");
 }

@@ -34,6 +34,45 @@ fn train_generate_merge() {
 }
 
 #[test]
+fn a_model_without_a_chat_template_is_asked_as_it_was_trained() {
+    let tiny = Tiny::new();
+    tiny.forget_chat_template();
+    let prompt = "What follows one, 1 times?";
+    let chatml = format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n");
+    let generate = |more: &[&str]| {
+        let mut args = vec!["generate", "--max-new-tokens", "12"];
+        args.extend(more);
+        succeed(&tiny, &args).out
+    };
+    let more = ["--max-steps", "30", "--lr", "0.02", "--set", "data.validation=0"];
+    for (kind, source) in [
+        (["--out", "full", "--full"].as_slice(), ["--model", "full/model"]),
+        (&["--out", "lora"], ["--adapter", "lora/adapter"]),
+        (&[], ["--adapter", "lora/checkpoints/checkpoint-30"]),
+    ] {
+        if !kind.is_empty() {
+            let shown = succeed(&tiny, &sft(&[kind, &more].concat())).out;
+            assert!(shown.contains("note: the model has no chat template: using ChatML"), "{shown}");
+        }
+        let [flag, value] = source;
+        let asked = generate(&[flag, value, "--prompt", prompt]);
+        assert_eq!(asked, generate(&[flag, value, "--raw", "--prompt", &chatml]), "{value}");
+        assert_ne!(asked, generate(&[flag, value, "--raw", "--prompt", prompt]), "{value}");
+    }
+    succeed(&tiny, &["merge", "--adapter", "lora/adapter", "--out", "merged"]);
+    assert_eq!(
+        generate(&["--model", "merged", "--prompt", prompt]),
+        generate(&["--adapter", "lora/adapter", "--prompt", prompt])
+    );
+    // An adapter of plain text says by its tokenizer that it knows no template.
+    std::fs::write(tiny.path("text.jsonl"), "{\"text\": \"one two three\"}\n".repeat(8)).unwrap();
+    let args = ["sft", "--model", "model", "--data", "text.jsonl", "--out", "text", "--max-steps", "2"];
+    succeed(&tiny, &args);
+    let ask = |more: &[&str]| generate(&[&["--adapter", "text/adapter", "--prompt", prompt], more].concat());
+    assert_eq!(ask(&[]), ask(&["--raw"]));
+}
+
+#[test]
 fn several_prompts_are_answered_as_each_alone() {
     let tiny = Tiny::new();
     let alone = |prompt: &str| {

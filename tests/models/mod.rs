@@ -6,3 +6,4 @@ mod generate;
 mod lora;
 mod sampler;
 mod smollm2;
+mod untrained;

@@ -11,6 +11,8 @@ use warptune::models::Decoder;
 use warptune::nn::TokenBatch;
 use warptune::ops::linear_cross_entropy::IGNORE_LABEL;
 use warptune::tensor::{DType, Tensor};
+use warptune::text::Conversation;
+use warptune::train::base_model;
 
 use crate::support::golden::assert_near;
 
@@ -82,4 +84,20 @@ fn logits_losses_and_greedy_tokens_are_those_of_transformers() {
     for (prompt, answer) in prompts.iter().zip(answers) {
         assert_eq!(answer.ids, ids(&prompt["greedy"]), "{}", prompt["text"]);
     }
+}
+
+#[test]
+fn in_a_chat_it_explains_the_blue_sky() {
+    let Some(model) = model() else { return };
+    let path = std::env::var_os(GGUF).unwrap();
+    let tokenizer = base_model::load_tokenizer(Path::new(&path)).unwrap();
+    let (template, note) = tokenizer.chat_template(false).unwrap();
+    assert_eq!(note, None, "the file brings its template");
+    let question = Conversation::from_turns([("user", "Why is the sky blue?")]);
+    let prompt = tokenizer.encode(&template.render(&question, true).unwrap(), false).unwrap();
+    let stop_ids = tokenizer.eos_ids().to_vec();
+    let options = GenerateOptions { max_new_tokens: 96, stop_ids, ..GenerateOptions::default() };
+    let answers = generate(&model, &[prompt], &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let text = tokenizer.decode(&answers[0].ids, true).unwrap();
+    assert!(text.contains("Rayleigh scattering"), "{text}");
 }

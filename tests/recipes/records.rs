@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
-use warptune::train::Recorder;
 use warptune::train::metrics::{self, MetricsFile, Record};
 use warptune::train::tensorboard::{self, EventFile};
+use warptune::train::{Recorder, TimeLeft};
 
 fn record(step: u64) -> Record {
     Record { step, loss: Some(1.0 / step as f64), lr: Some(1e-3), tokens: 10 * step, ..Record::default() }
@@ -102,4 +103,23 @@ fn the_curve_is_drawn() {
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert_eq!(svg.matches("<circle").count(), 2, "a point for each evaluation");
     assert!(svg.contains("training") && svg.contains("validation"));
+}
+
+#[test]
+fn the_time_left_counts_steps_and_not_the_evaluation_before_them() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let seconds = |left: Option<Duration>| left.map(|left| left.as_secs_f64().round() as u64);
+
+    // A run of 10 steps: the first evaluation takes 100 s, each step 2 s, and one more evaluation 6 s.
+    let mut new = TimeLeft::new(0, 10, at(0));
+    assert_eq!(seconds(new.after(0, at(100))), None);
+    assert_eq!(seconds(new.after(1, at(102))), Some(18));
+    assert_eq!(seconds(new.after(4, at(108))), Some(12));
+    assert_eq!(seconds(new.after(5, at(116))), Some(16), "later evaluations come again: they count");
+    assert_eq!(seconds(new.after(10, at(126))), Some(0));
+
+    // A resumed run has done none of the steps before it.
+    let mut resumed = TimeLeft::new(90, 100, at(0));
+    assert_eq!(seconds(resumed.after(91, at(3))), Some(27));
 }

@@ -7,6 +7,7 @@ use warptune::Error;
 use warptune::data::SftOptions;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::tensor::DType;
+use warptune::text::{CHATML, TextTokenizer};
 use warptune::train::Interrupt;
 use warptune::train::launch::{Launch, Start};
 use warptune::train::metrics::{self, Record};
@@ -151,6 +152,43 @@ fn a_resumed_run_is_the_uninterrupted_run() {
         run(&resumed, &launch(Start::Checkpoint(point))).unwrap();
         assert!(weights(&whole) == weights(&resumed), "{kind}");
     }
+}
+
+#[test]
+fn a_resumed_full_run_outlives_the_checkpoint_that_it_began_from() {
+    let tiny = Tiny::new();
+    let mut options = sft(&tiny, Method::Full, "run");
+    options.train = TrainOptions { save_every: 2, keep_last: 1, ..options.train };
+    let stopped = launch(Start::New);
+    stopped.interrupt.request();
+    run(&options, &stopped).unwrap_err();
+    run(&options, &launch(Start::Latest)).unwrap();
+    assert!(!options.output.join("checkpoints/checkpoint-1").exists());
+    let text = "What follows one?";
+    let ids = |folder: &Path| TextTokenizer::load(folder).unwrap().encode(text, true).unwrap();
+    assert_eq!(ids(&options.output.join("model")), ids(&tiny.model()));
+}
+
+#[test]
+fn the_chatml_template_of_a_model_without_one_is_saved_with_what_it_trained() {
+    let tiny = Tiny::new();
+    tiny.forget_chat_template();
+    let template =
+        |folder: &Path| TextTokenizer::load(folder).unwrap().default_chat_template().map(str::to_owned);
+    assert_eq!(template(&tiny.model()), None);
+    for (name, method, result) in [("lora", lora(), "adapter"), ("full", Method::Full, "model")] {
+        let mut options = sft(&tiny, method, name);
+        options.train.max_steps = Some(1);
+        run(&options, &launch(Start::New)).unwrap();
+        assert_eq!(template(&options.output.join(result)).as_deref(), Some(CHATML), "{name}");
+    }
+    // Plain text went through no template.
+    let mut options = sft(&tiny, Method::Full, "text");
+    options.train.max_steps = Some(1);
+    options.data.train = tiny.path("text.jsonl");
+    std::fs::write(&options.data.train, "{\"text\": \"one two three\"}\n".repeat(20)).unwrap();
+    run(&options, &launch(Start::New)).unwrap();
+    assert_eq!(template(&options.output.join("model")), None);
 }
 
 #[test]

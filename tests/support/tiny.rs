@@ -39,6 +39,15 @@ impl Tiny {
         tiny
     }
 
+    /// Takes the chat template out of the model's folder.
+    pub fn forget_chat_template(&self) {
+        let path = self.model().join("tokenizer_config.json");
+        let mut config: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert!(config.remove("chat_template").is_some());
+        std::fs::write(path, serde_json::to_string(&config).unwrap()).unwrap();
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -125,13 +125,48 @@ fn a_saved_tokenizer_is_the_same_when_loaded() {
     let mut loaded = TextTokenizer::load(folder.path()).unwrap();
     let text = "The fox 🙂<|im_end|>";
     assert_eq!(loaded.encode(text, true).unwrap(), byte_level().encode(text, true).unwrap());
-    assert_eq!(loaded.eos_id(), byte_level().eos_id());
+    assert_eq!(loaded.eos_ids(), byte_level().eos_ids());
     assert_eq!(loaded.special_tokens().chat_templates, byte_level().special_tokens().chat_templates);
     let again = tempfile::tempdir().unwrap();
     loaded.set_chat_template("{{ messages[0].content }}");
     loaded.save(again.path()).unwrap();
     let templates = TextTokenizer::load(again.path()).unwrap().special_tokens().chat_templates.clone();
     assert_eq!(templates, [("default".to_owned(), "{{ messages[0].content }}".to_owned())]);
+}
+
+#[test]
+fn a_tokenizer_is_saved_whole_after_its_folder_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    byte_level().save(folder.path()).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("generation_config.json", r#"{"eos_token_id": [2, 0], "temperature": 0.6}"#);
+    write("chat_template.jinja", "J");
+    std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "T");
+    let mut tokenizer = TextTokenizer::load(folder.path()).unwrap();
+    let read = |folder: &std::path::Path| -> Vec<(String, Vec<u8>)> {
+        let names =
+            ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+        let more = ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"];
+        let names = names.into_iter().chain(more).filter(|name| folder.join(name).exists());
+        names.map(|name| (name.to_owned(), std::fs::read(folder.join(name)).unwrap())).collect()
+    };
+    let before = read(folder.path());
+    assert_eq!(before.len(), 6);
+    drop(folder);
+    let copy = tempfile::tempdir().unwrap();
+    tokenizer.save(copy.path()).unwrap();
+    assert!(read(copy.path()) == before);
+    // Another template replaces all that the folder held; the rest stays.
+    let other = tempfile::tempdir().unwrap();
+    tokenizer.set_chat_template("{{ messages[0].content }}");
+    tokenizer.save(other.path()).unwrap();
+    let other = TextTokenizer::load(other.path()).unwrap();
+    assert_eq!(
+        other.special_tokens().chat_templates,
+        [("default".to_owned(), "{{ messages[0].content }}".to_owned())]
+    );
+    assert_eq!(other.eos_ids(), tokenizer.eos_ids());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::autograd::Param;
-use crate::data::{Loader, LoaderOptions, Sample, Stats, load_sft, split};
+use crate::data::{DataFormat, Loader, LoaderOptions, PromptStyle, Sample, SftSet, Stats, load_sft, split};
 use crate::device::Device;
 use crate::formats::hub;
 use crate::formats::peft::LoraConfig;
@@ -79,7 +79,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let resume = launch.resume_point(&checkpoints)?;
 
     // The model. What is trained comes from the checkpoint, where there is one.
-    let BaseModel { mut model, tokenizer } = match (&options.method, &resume) {
+    let BaseModel { mut model, mut tokenizer } = match (&options.method, &resume) {
         (Method::Lora(_), _) => base_model::load(&hub::resolve(&options.model, None)?, options.dtype)?,
         (Method::Full, None) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
         (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
@@ -102,7 +102,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     // The data.
     header::device(Device::Cpu);
     header::model(&options.model, model.config(), &all);
-    let (train_samples, validation_samples) = load_data(options, &tokenizer)?;
+    let (train_samples, validation_samples) = load_data(options, &mut tokenizer)?;
     let data = fingerprint(&train_samples);
     header::data("training", &Stats::of(&train_samples));
     header::data("validation", &Stats::of(&validation_samples));
@@ -210,21 +210,29 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-/// The training and validation examples, tokenized.
-fn load_data(options: &Options, tokenizer: &TextTokenizer) -> Result<(Vec<Sample>, Vec<Sample>)> {
+/// The training and validation examples, tokenized. If they went through a chat template that the model does not bring, the
+/// tokenizer gets it, so that it is saved with the result.
+fn load_data(options: &Options, tokenizer: &mut TextTokenizer) -> Result<(Vec<Sample>, Vec<Sample>)> {
     let data = &options.data;
-    let (template, note) = tokenizer.chat_template(false)?;
-    note.iter().for_each(|note| say(format!("note: {note}")));
-    let load = |path: &Path| -> Result<Vec<Sample>> {
+    let (template, fallback) = tokenizer.chat_template(false)?;
+    let load = |path: &Path| -> Result<SftSet> {
         let set = load_sft(path, tokenizer, &template, &data.examples)?;
         say(format!("format      {}: {}", path.display(), set.format));
         set.notes.iter().for_each(|note| say(format!("note: {note}")));
-        Ok(set.samples)
+        Ok(set)
     };
-    let samples = load(&data.train)?;
-    match &data.validation {
-        Some(path) => Ok((samples, load(path)?)),
-        None => split(samples, data.validation_fraction, options.train.seed),
+    let set = load(&data.train)?;
+    let validation = data.validation.as_deref().map(load).transpose()?;
+    if let Some(note) = fallback
+        && data.examples.style == PromptStyle::Chat
+        && set.format != DataFormat::Text
+    {
+        say(format!("note: {note}"));
+        tokenizer.set_chat_template(template.source());
+    }
+    match validation {
+        Some(validation) => Ok((set.samples, validation.samples)),
+        None => split(set.samples, data.validation_fraction, options.train.seed),
     }
 }
 

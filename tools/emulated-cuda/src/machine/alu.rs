@@ -72,7 +72,7 @@ fn holds<T: Copy>(a: &[T; 32], b: &[T; 32], f: impl Fn(T, T) -> bool) -> u32 {
 }
 
 #[inline(always)]
-#[allow(clippy::eq_op, clippy::neg_cmp_op_on_partial_ord)] // Unordered comparisons are what they say.
+#[allow(clippy::eq_op, clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)] // Each says what it says of NaN.
 fn compared<T: Copy + PartialOrd>(compare: Compare, a: &[T; 32], b: &[T; 32]) -> u32 {
     match compare {
         Compare::Eq => holds(a, b, |x, y| x == y),
@@ -101,13 +101,7 @@ pub fn compare(compare: Compare, ty: CompareType, file: &File, a: Slot, b: Slot)
         compared(compare, &a.map(T::get), &b.map(T::get))
     }
     #[inline(always)]
-    fn as_f32(
-        compare: Compare,
-        file: &File,
-        a: Slot,
-        b: Slot,
-        widen: impl Fn(u32) -> f32 + Copy,
-    ) -> u32 {
+    fn as_f32(compare: Compare, file: &File, a: Slot, b: Slot, widen: impl Fn(u32) -> f32 + Copy) -> u32 {
         let (a, b) = (file.lanes::<u32>(a), file.lanes::<u32>(b));
         compared(compare, &a.map(widen), &b.map(widen))
     }
@@ -148,7 +142,8 @@ pub fn test(file: &File, a: Slot, property: FloatProperty, double: bool) -> u32 
         FloatProperty::Subnormal => class == FpCategory::Subnormal,
     };
     let values = read(file, a, double);
-    let class = |v: u64| if double { f64::from_bits(v).classify() } else { f32::from_bits(v as u32).classify() };
+    let class =
+        |v: u64| if double { f64::from_bits(v).classify() } else { f32::from_bits(v as u32).classify() };
     values.iter().enumerate().fold(0, |all, (lane, &v)| all | u32::from(holds(class(v))) << lane)
 }
 

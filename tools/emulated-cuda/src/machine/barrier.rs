@@ -1,9 +1,6 @@
 //! The barriers of a block.
 
-use super::{
-    op::BarKind,
-    spaces::Clock,
-};
+use super::{op::BarKind, spaces::Clock};
 
 /// How many a block has.
 pub const BARRIERS: usize = 16;
@@ -53,7 +50,8 @@ impl Barrier {
             return Err("the same threads arrive twice before the barrier opens".into());
         }
         if self.busy && self.expected != expected {
-            let words = |count: Option<u32>| count.map_or("the whole block".into(), |n| format!("{n} threads"));
+            let words =
+                |count: Option<u32>| count.map_or("the whole block".into(), |n| format!("{n} threads"));
             let (old, new) = (words(self.expected), words(expected));
             return Err(format!("threads wait for {new} at a barrier where others wait for {old}"));
         }

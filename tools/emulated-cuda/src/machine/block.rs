@@ -10,6 +10,8 @@ use super::{
 
 /// Instructions that a warp runs before others have a turn.
 const SLICE: u32 = 2048;
+/// The same in a cooperative launch, where the seed draws a number below this.
+const SHORT_SLICE: u32 = 24;
 
 /// A block that runs, or can be given another block to run.
 pub struct Block<'a> {
@@ -60,21 +62,33 @@ impl<'a> Block<'a> {
 
     /// Gives each warp a turn, in an order that the seed decides anew every time.
     ///
+    /// In a cooperative launch, whose blocks meet in global memory, turns are short and some warps and whole blocks miss theirs, so
+    /// that none can lean on the pace of another.
+    ///
     /// # Errors
     /// The first fault of a thread.
     pub fn turn(&mut self) -> Result<Progress, Box<Fault>> {
+        let uneven = self.env.launch.config.cooperative;
+        if uneven && self.draw(2) == 0 {
+            return Ok(Progress::Running);
+        }
         self.shuffle();
         let (mut done, mut ran) = (0, false);
         for position in 0..self.order.len() {
             let index = self.order[position] as usize;
+            let slice = if uneven { self.draw(u64::from(SHORT_SLICE)) as u32 } else { SLICE };
             let warp = &mut self.warps[index];
             let ready = warp.splits.iter().any(|s| s.state != State::Barrier);
             if !ready {
                 done += usize::from(warp.splits.is_empty());
                 continue;
             }
+            if slice == 0 {
+                ran = true;
+                continue;
+            }
             let before = self.env.steps;
-            match self.env.run(warp, SLICE) {
+            match self.env.run(warp, slice) {
                 Ok(Pause::Done) => done += 1,
                 Ok(Pause::Blocked | Pause::Yielded) => {}
                 Err(trouble) => return Err(self.fault(index, self.warps[index].pc, *trouble)),
@@ -105,29 +119,36 @@ impl<'a> Block<'a> {
         (self.env.count_instructions(), std::mem::take(&mut self.env.output))
     }
 
+    /// A number below `end`, by splitmix64.
+    fn draw(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % end
+    }
+
     /// Permutes the order of the warps (Fisher and Yates).
     fn shuffle(&mut self) {
         for last in (1..self.order.len()).rev() {
-            // splitmix64
-            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.random;
-            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            self.order.swap(last, ((z ^ z >> 31) % (last as u64 + 1)) as usize);
+            let other = self.draw(last as u64 + 1) as usize;
+            self.order.swap(last, other);
         }
     }
 
     /// Nobody can go on.
     #[cold]
     fn stuck(&self) -> Box<Fault> {
-        let waiting = self.warps.iter().find_map(|w| w.splits.iter().find(|s| s.state == State::Warp).map(|s| (w, s)));
+        let waiting =
+            self.warps.iter().find_map(|w| w.splits.iter().find(|s| s.state == State::Warp).map(|s| (w, s)));
         let any = || self.warps.iter().find_map(|w| w.splits.first().map(|s| (w, s)));
         let Some((warp, split)) = waiting.or_else(any) else {
             unreachable!("a block in which no lane is left is done");
         };
-        let at_barrier = self.warps.iter().flat_map(|w| &w.splits).any(|s| {
-            matches!(self.env.program.code[s.pc as usize].op, Op::Barrier { .. } | Op::WarpSync)
-        });
+        let at_barrier =
+            self.warps.iter().flat_map(|w| &w.splits).any(|s| {
+                matches!(self.env.program.code[s.pc as usize].op, Op::Barrier { .. } | Op::WarpSync)
+            });
         let kind = if at_barrier { FaultKind::Barrier } else { FaultKind::Deadlock };
         let mut message = "no thread of the block can go on".to_owned();
         const SHOWN: usize = 8;

@@ -27,7 +27,13 @@ struct Outcome {
 }
 
 /// Runs a kernel.
-pub fn run(device: &Device, kernel: &Kernel, config: LaunchConfig, params: &[u8], id: u64) -> Result<Counters, Box<Fault>> {
+pub fn run(
+    device: &Device,
+    kernel: &Kernel,
+    config: LaunchConfig,
+    params: &[u8],
+    id: u64,
+) -> Result<Counters, Box<Fault>> {
     let launch = Launch { device, kernel, config, id, start: Instant::now() };
     let footprint = device.options.counters.then(|| Footprint::new(&device.memory));
     let total: u64 = config.grid.iter().map(|&n| u64::from(n)).product();

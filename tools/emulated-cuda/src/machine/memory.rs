@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeMap,
     ptr::NonNull,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Alignment of every allocation, and the least distance between two.
@@ -319,6 +322,46 @@ impl DeviceMemory {
     #[inline(always)]
     pub fn states_at(&self, offset: usize) -> *mut u8 {
         self.states.start.as_ptr().wrapping_add(offset)
+    }
+
+    /// The state of the byte at an offset; kernels may change it meanwhile.
+    #[inline(always)]
+    pub fn state(&self, offset: usize) -> u8 {
+        // SAFETY: offsets lie in the mapping, as `offset` checked; all that runs beside a kernel takes states as atomics.
+        unsafe { AtomicU8::from_ptr(self.states_at(offset)) }.load(Relaxed)
+    }
+
+    /// Whether `state & mask == wanted` holds for each byte of a range; kernels may change states meanwhile.
+    #[inline(always)]
+    pub fn every_state(&self, offset: usize, len: usize, mask: u8, wanted: u8) -> bool {
+        let (mask, wanted) = (u64::from_ne_bytes([mask; 8]), u64::from_ne_bytes([wanted; 8]));
+        let (first, last) = (offset & !7, (offset + len - 1) & !7);
+        let wrong = |at: usize| {
+            // SAFETY: as in `state`; the mapping consists of whole words and starts with a page.
+            let word = unsafe { AtomicU64::from_ptr(self.states_at(at).cast()) }.load(Relaxed);
+            u64::from_le(word & mask ^ wanted)
+        };
+        // Bytes of the first and last word that belong to the range.
+        let from = u64::MAX << (8 * (offset - first));
+        let to = u64::MAX >> (8 * (last + 8 - (offset + len)));
+        if first == last {
+            return wrong(first) & from & to == 0;
+        }
+        let inner = (first + 8..last).step_by(8).fold(0, |any, at| any | wrong(at));
+        wrong(first) & from | wrong(last) & to | inner == 0
+    }
+
+    /// Marks live bytes as written, beside other threads that do the same.
+    #[inline(always)]
+    pub fn mark_shared(&self, offset: usize, len: usize) {
+        // Most are marked already: look first, so that threads do not fight for the line.
+        if self.every_state(offset, len, !0, shadow::WRITTEN) {
+            return;
+        }
+        for at in offset..offset + len {
+            // SAFETY: as in `state`.
+            unsafe { AtomicU8::from_ptr(self.states_at(at)) }.store(shadow::WRITTEN, Relaxed);
+        }
     }
 
     /// Where a range that is no part of one allocation lies, in words.

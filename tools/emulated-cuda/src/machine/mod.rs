@@ -4,6 +4,7 @@ mod allocate;
 mod alu;
 mod barrier;
 mod block;
+mod class;
 pub mod counters;
 mod decode;
 mod exec;
@@ -18,12 +19,12 @@ pub mod program;
 mod simd;
 pub mod spaces;
 mod warp;
-mod windows;
+pub mod windows;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
 pub use memory::DeviceMemory;
-pub use options::{Checks, Options};
+pub use options::{Checks, CountersOutput, Options, OptionsError};
 pub use program::{Kernel, LoadError, Module, Parameter};
 
 use std::sync::{
@@ -58,7 +59,11 @@ pub struct LaunchConfig {
 impl Device {
     /// A device with its own memory.
     pub fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self { memory: DeviceMemory::new(options.memory_bytes), options, launches: AtomicU64::new(0) })
+        Arc::new(Self {
+            memory: DeviceMemory::new(options.memory_bytes),
+            options,
+            launches: AtomicU64::new(0),
+        })
     }
 
     /// Runs a kernel to its end. `params` holds the parameters as [`Kernel::parameters`] lays them out. Returns what it
@@ -68,7 +73,12 @@ impl Device {
     ///
     /// # Errors
     /// The first fault that a thread ran into.
-    pub fn launch(&self, kernel: &Arc<Kernel>, config: LaunchConfig, params: &[u8]) -> Result<Counters, Box<Fault>> {
+    pub fn launch(
+        &self,
+        kernel: &Arc<Kernel>,
+        config: LaunchConfig,
+        params: &[u8],
+    ) -> Result<Counters, Box<Fault>> {
         launch::run(self, kernel, config, params, self.launches.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -30,6 +30,9 @@ pub struct Inst {
     pub o: [Slot; MAX_OPERANDS],
 }
 
+// The machine reads one for every warp instruction: it stays within a cache line.
+const _: () = assert!(size_of::<Inst>() <= 64);
+
 /// How many rows an operand takes, or that it is a predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Width {
@@ -80,6 +83,19 @@ pub struct Shape {
     pub wide: bool,
     /// Whether other threads may change the bytes meanwhile (volatile, relaxed, acquire, release).
     pub strong: bool,
+}
+
+/// What an access orders beside its own bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing: weak, volatile and relaxed accesses.
+    None,
+    /// What follows it in the thread comes after it.
+    Acquire,
+    /// What precedes it in the thread comes before it.
+    Release,
+    /// Both.
+    AcqRel,
 }
 
 /// What an atomic does with the old value and its operand.
@@ -264,8 +280,20 @@ pub enum MbarrierKind {
         /// Whether the warp should let others run when it is not complete.
         try_wait: bool,
     },
-    /// `pending_count n, state`
+    /// `pending_count n, state`: the first source is [`NONE`], no memory is touched.
     PendingCount,
+}
+
+/// `testp` properties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum FloatProperty {
+    Finite,
+    Infinite,
+    Number,
+    NotANumber,
+    Normal,
+    Subnormal,
 }
 
 /// A special register.
@@ -381,6 +409,13 @@ pub enum Op {
         /// 64 bits.
         wide: bool,
     },
+    /// `p, a`: whether a float has a property.
+    Testp {
+        /// The property.
+        property: FloatProperty,
+        /// f64 instead of f32.
+        double: bool,
+    },
     /// `p, a, b`
     Pred(PredOp),
     /// `d, a`: a move, through which an undefined value may pass.
@@ -418,11 +453,11 @@ pub enum Op {
     /// `d`
     Special(Special),
     /// `d0.., a`
-    Load(Address, Shape),
+    Load(Address, Shape, Order),
     /// `a, s0..`
-    Store(Address, Shape),
-    /// `d, a, b(, c)`; without `d` for `red`.
-    Atomic(Address, AtomicKind, AtomicType),
+    Store(Address, Shape, Order),
+    /// `d, a, b(, c)`; `d` is [`NONE`] for `red`.
+    Atomic(Address, AtomicKind, AtomicType, Order),
     /// `d, a`: whether the address lies in the window.
     IsSpace(Window),
     /// `d, a`: adds or takes off the start of a window.
@@ -474,17 +509,17 @@ pub enum Op {
     MovMatrix,
     /// `d.., a.., b.., c..`
     Mma(Mma),
-    /// `to, from(, bytes)`: to shared memory.
+    /// `to, from(, bytes or p)`: to shared memory.
     CpAsync {
         /// 4, 8 or 16.
         bytes: u8,
-        /// Bytes added to the shared address.
-        to: i16,
+        /// The shared address.
+        to: Address,
         /// The global address.
         from: Address,
         /// Whether a third operand says how many bytes to read.
         sized: bool,
-        /// Whether a predicate says that none are read.
+        /// Whether a third operand is a predicate that says that none are read.
         ignore: bool,
     },
     /// Closes a group of copies.
@@ -500,7 +535,7 @@ pub enum Op {
         /// Whether the expected count stays as it is.
         noinc: bool,
     },
-    /// `(state or p,) a(, count or state or parity)`
+    /// `(state or p,) a(, count or state or parity)`; [`NONE`] for a count that is not given.
     Mbarrier(MbarrierKind, Address),
     /// `(d or p,) id, count(, p)`; [`NONE`] for no count.
     Barrier {

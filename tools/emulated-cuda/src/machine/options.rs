@@ -1,5 +1,7 @@
 //! Settings of a device, by default from the environment.
 
+use std::path::PathBuf;
+
 /// Which checks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {
@@ -18,15 +20,50 @@ impl Checks {
     pub const ALL: Checks = Checks { uninitialised: true, races: true, barriers: true, leaks: true };
     /// Only what cannot be switched off: bounds, alignment, use after free, and copies that nobody waited for.
     pub const NONE: Checks = Checks { uninitialised: false, races: false, barriers: false, leaks: false };
+
+    /// `all`, `none`, or a list as `races,leaks`.
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => return Ok(Self::ALL),
+            "none" => return Ok(Self::NONE),
+            _ => {}
+        }
+        let mut checks = Self::NONE;
+        for name in text.split(',').map(str::trim) {
+            match name {
+                "uninitialised" => checks.uninitialised = true,
+                "races" => checks.races = true,
+                "barriers" => checks.barriers = true,
+                "leaks" => checks.leaks = true,
+                _ => {
+                    return Err(format!(
+                        "'{name}' is no check: all, none, or some of uninitialised, races, barriers, leaks"
+                    ));
+                }
+            }
+        }
+        Ok(checks)
+    }
+}
+
+/// Where the counters of a foreign program's launches go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CountersOutput {
+    /// A table on stderr.
+    Stderr,
+    /// A JSON file.
+    File(PathBuf),
 }
 
 /// Settings of a device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Which checks run.
     pub checks: Checks,
     /// Whether launches are counted (sectors, wavefronts, instructions by class).
     pub counters: bool,
+    /// Where the counters of every launch are written when a context goes and when the process ends.
+    pub counters_output: Option<CountersOutput>,
     /// Seed of the order in which the warps of a block run.
     pub seed: u64,
     /// CPU threads over which blocks are spread; 0 for one a core.
@@ -35,6 +72,9 @@ pub struct Options {
     pub instruction_limit: u64,
     /// Size of device memory in bytes.
     pub memory_bytes: u64,
+    /// Multiprocessors that the device reports: 108 as an A100 has. Decides how large a cooperative launch may be, and
+    /// what `%smid` and `%nsmid` say.
+    pub sm_count: u32,
 }
 
 impl Default for Options {
@@ -42,10 +82,107 @@ impl Default for Options {
         Self {
             checks: Checks::ALL,
             counters: false,
+            counters_output: None,
             seed: 0,
             threads: 0,
             instruction_limit: 4_000_000_000,
             memory_bytes: 8 << 30,
+            sm_count: 108,
         }
     }
+}
+
+/// A setting in the environment that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={value}: {why}")]
+pub struct OptionsError {
+    /// The variable.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// What was expected.
+    pub why: String,
+}
+
+impl Options {
+    /// The defaults, changed by these variables of the environment:
+    ///
+    /// | variable | value |
+    /// | --- | --- |
+    /// | `EMULATED_CUDA_CHECKS` | `all`, `none`, or some of `uninitialised,races,barriers,leaks` |
+    /// | `EMULATED_CUDA_COUNTERS` | path of a JSON file for the counters of every launch; `-` for a table on stderr |
+    /// | `EMULATED_CUDA_SEED` | seed of the order of warps |
+    /// | `EMULATED_CUDA_THREADS` | CPU threads, 0 for one a core |
+    /// | `EMULATED_CUDA_INSTRUCTION_LIMIT` | warp instructions that one block may run |
+    /// | `EMULATED_CUDA_MEMORY` | device memory: bytes, or with a suffix `K`, `M`, `G` (powers of 1024) |
+    /// | `EMULATED_CUDA_SM_COUNT` | multiprocessors that the device reports |
+    ///
+    /// # Errors
+    /// A value that cannot be read, or a variable with this prefix that is not in the table.
+    pub fn from_env() -> Result<Self, OptionsError> {
+        let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        };
+        Self::from_variables(std::env::vars_os().filter_map(ours))
+    }
+
+    /// As [`Options::from_env`], from variables by name and value; those without the prefix are somebody else's.
+    ///
+    /// # Errors
+    /// As [`Options::from_env`].
+    pub fn from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, OptionsError> {
+        let mut options = Self::default();
+        for (name, value) in variables {
+            if let Some(setting) = name.strip_prefix(PREFIX)
+                && let Err(why) = options.set(setting, &value)
+            {
+                return Err(OptionsError { name, value, why });
+            }
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, setting: &str, value: &str) -> Result<(), String> {
+        match setting {
+            "CHECKS" => self.checks = Checks::parse(value)?,
+            "COUNTERS" => {
+                self.counters_output = Some(match value {
+                    "" => return Err("a path or '-' is expected".into()),
+                    "-" => CountersOutput::Stderr,
+                    path => CountersOutput::File(path.into()),
+                });
+                self.counters = true;
+            }
+            "SEED" => self.seed = number(value, 0..=u64::MAX)?,
+            "THREADS" => self.threads = number(value, 0..=4096)? as usize,
+            "INSTRUCTION_LIMIT" => self.instruction_limit = number(value, 1..=u64::MAX)?,
+            "MEMORY" => self.memory_bytes = bytes(value)?,
+            "SM_COUNT" => self.sm_count = number(value, 1..=4096)? as u32,
+            _ => return Err("there is no such setting".into()),
+        }
+        Ok(())
+    }
+}
+
+const PREFIX: &str = "EMULATED_CUDA_";
+/// Device memory at least and at most: address space is reserved for several times as much.
+const MEMORY_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 42;
+
+fn number(value: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    let wanted = || format!("a number from {} to {} is expected", range.start(), range.end());
+    value.parse().ok().filter(|n| range.contains(n)).ok_or_else(wanted)
+}
+
+fn bytes(value: &str) -> Result<u64, String> {
+    let (digits, unit) = match value.char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (&value[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&value[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&value[..at], 1 << 30),
+        _ => (value, 1u64),
+    };
+    let size = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    size.filter(|n| MEMORY_RANGE.contains(n)).ok_or("from 1M to 4096G is expected, as 512M or 8G".into())
 }

@@ -25,7 +25,8 @@ pub fn format(
             }
             let mut value = None;
             while let Some(digit) = rest.next_if(u8::is_ascii_digit) {
-                value = Some(value.unwrap_or(0i32).saturating_mul(10).saturating_add(i32::from(digit - b'0')));
+                value =
+                    Some(value.unwrap_or(0i32).saturating_mul(10).saturating_add(i32::from(digit - b'0')));
             }
             Some(value)
         };
@@ -169,7 +170,8 @@ impl Spec {
             _ => {
                 let precision = precision.max(1);
                 let scientific = exponential(value, precision - 1);
-                let exponent = scientific.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
+                let exponent =
+                    scientific.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
                 if exponent < -4 || exponent >= precision as i32 {
                     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "+00"));
                     format!("{}e{exponent}", self.trimmed(digits))
@@ -228,13 +230,28 @@ mod tests {
     #[test]
     fn formats_as_c_does() {
         let double = |v: f64| v.to_bits();
-        assert_eq!(printed("%d|%5d|%-5d|%05d|%+d", &[u64::from(-7i32 as u32), 42, 42, 42, 42]), "-7|   42|42   |00042|+42");
-        assert_eq!(printed("%u %x %#X %o %lld", &[u64::from(u32::MAX), 255, 255, 8, -1i64 as u64]), "4294967295 ff 0XFF 10 -1");
-        assert_eq!(printed("%f %.2f %8.3f|", &[double(1.5), double(-2.345), double(0.1)]), "1.500000 -2.35 ".to_owned() + "   0.100|");
-        assert_eq!(printed("%e %g %g %g", &[double(12345.678), double(0.0001), double(1e-5), double(1e20)]), "1.234568e+04 0.0001 1e-05 1e+20");
+        assert_eq!(
+            printed("%d|%5d|%-5d|%05d|%+d", &[u64::from(-7i32 as u32), 42, 42, 42, 42]),
+            "-7|   42|42   |00042|+42"
+        );
+        assert_eq!(
+            printed("%u %x %#X %o %lld", &[u64::from(u32::MAX), 255, 255, 8, -1i64 as u64]),
+            "4294967295 ff 0XFF 10 -1"
+        );
+        assert_eq!(
+            printed("%f %.2f %8.3f|", &[double(1.5), double(-2.345), double(0.1)]),
+            "1.500000 -2.35 ".to_owned() + "   0.100|"
+        );
+        assert_eq!(
+            printed("%e %g %g %g", &[double(12345.678), double(0.0001), double(1e-5), double(1e20)]),
+            "1.234568e+04 0.0001 1e-05 1e+20"
+        );
         assert_eq!(printed("%g %g", &[double(100000.0), double(1234567.0)]), "100000 1.23457e+06");
         assert_eq!(printed("%s|%6s|%.2s|%c|%%", &[1, 1, 1, u64::from(b'x')]), "warp|  warp|wa|x|%");
-        assert_eq!(printed("%a %f %f", &[double(1.5), double(f64::INFINITY), double(f64::NAN)]), "0x1.8p+0 inf nan");
+        assert_eq!(
+            printed("%a %f %f", &[double(1.5), double(f64::INFINITY), double(f64::NAN)]),
+            "0x1.8p+0 inf nan"
+        );
         assert_eq!(printed("%hhd %hd %*d", &[0xff, 0xffff, 4, 1]), "-1 -1    1");
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Device, decode, lanes::Line, memory::AllocationKind, op::Inst};
+use super::{Device, counters::Class, decode, lanes::Line, memory::AllocationKind, op::Inst};
 use crate::ptx::{ParseError, ast::Location};
 
 /// A module could not be loaded.
@@ -39,7 +39,9 @@ pub struct Parameter {
 /// Registers of an instruction that may be undefined when it runs.
 #[derive(Clone, Debug, Default)]
 pub struct Tracked {
-    /// Registers that it reads, by their index among the tracked: a fault where one is undefined.
+    /// Its guard, by its index among the tracked: a fault where it is undefined.
+    pub guard: Option<u16>,
+    /// Registers that it reads where its guard holds: a fault where one is undefined.
     pub reads: Vec<u16>,
     /// Registers that it copies from: the destination is as undefined as these.
     pub copies: Vec<u16>,
@@ -52,6 +54,8 @@ pub struct Tracked {
 pub struct Program {
     /// The instructions.
     pub code: Vec<Inst>,
+    /// The class that each is counted in.
+    pub classes: Vec<Class>,
     /// Where each was written.
     pub places: Vec<Location>,
     /// Constants that the instructions use as operands.
@@ -123,7 +127,8 @@ impl Module {
         let module = crate::ptx::parse(text)?;
         let lines: Arc<[String]> = text.lines().map(str::to_owned).collect();
         let placed = decode::place_variables(device, &module, &lines)?;
-        let mut loaded = Self { kernels: HashMap::new(), globals: placed.named, allocations: placed.allocations };
+        let mut loaded =
+            Self { kernels: HashMap::new(), globals: placed.named, allocations: placed.allocations };
         match decode::kernels(&module, &placed.addresses, &lines) {
             Ok(kernels) => {
                 loaded.kernels = kernels.into_iter().map(|k| (k.name.clone(), Arc::new(k))).collect();

@@ -1,15 +1,15 @@
 //! What runs on all 32 lanes at once, compiled for several instruction sets; the best one is chosen when the process starts.
 //!
-//! All versions give the same bits: they are the same Rust functions, and every operation in them is exactly defined.
+//! AVX-512 would gain little over AVX2 here, where calls and not lanes take the time. All versions give the same bits: they are the same Rust functions, and every operation in them is exactly defined.
 
 use std::sync::LazyLock;
 
 use super::{
     alu,
     lanes::{File, Float, Integer, Packed},
-    op::{CompareType, Compare, MAX_OPERANDS, Slot},
+    op::{Compare, CompareType, MAX_OPERANDS, Slot},
 };
-use crate::arith::{Row, convert::Conversion, mma::Mma};
+use crate::arith::convert::Conversion;
 
 type Operands = [Slot; MAX_OPERANDS];
 
@@ -20,7 +20,6 @@ pub struct Simd {
     packed: unsafe fn(Packed, &mut File, &Operands, u32),
     convert: unsafe fn(Conversion, bool, &mut File, &Operands, u32),
     compare: unsafe fn(Compare, CompareType, &File, Slot, Slot) -> u32,
-    mma: unsafe fn(Mma, &[&Row], &[&Row], &[&Row], &mut [Row]),
 }
 
 /// The versions for this processor.
@@ -62,13 +61,6 @@ impl Simd {
         unsafe { (self.compare)(compare, ty, file, a, b) }
     }
 
-    /// Runs a tensor core operation.
-    #[inline(always)]
-    pub fn mma(&self, op: Mma, a: &[&Row], b: &[&Row], c: &[&Row], d: &mut [Row]) {
-        // SAFETY: as above.
-        unsafe { (self.mma)(op, a, b, c, d) }
-    }
-
     fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -78,14 +70,6 @@ impl Simd {
                 && is_x86_feature_detected!("bmi2")
                 && is_x86_feature_detected!("lzcnt")
                 && is_x86_feature_detected!("popcnt");
-            let v4 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512cd");
-            if v3 && v4 {
-                return v4::SIMD;
-            }
             if v3 {
                 return v3::SIMD;
             }
@@ -100,7 +84,7 @@ macro_rules! version {
         mod $name {
             use super::*;
 
-            pub const SIMD: Simd = Simd { integer, float, packed, convert, compare, mma };
+            pub const SIMD: Simd = Simd { integer, float, packed, convert, compare };
 
             $(#[target_feature(enable = $feature)])?
             fn integer(op: Integer, file: &mut File, o: &Operands, mask: u32) {
@@ -122,10 +106,6 @@ macro_rules! version {
             fn compare(compare: Compare, ty: CompareType, file: &File, a: Slot, b: Slot) -> u32 {
                 alu::compare(compare, ty, file, a, b)
             }
-            $(#[target_feature(enable = $feature)])?
-            fn mma(op: Mma, a: &[&Row], b: &[&Row], c: &[&Row], d: &mut [Row]) {
-                op.run(a, b, c, d);
-            }
         }
     };
 }
@@ -133,5 +113,3 @@ macro_rules! version {
 version!(baseline,);
 #[cfg(target_arch = "x86_64")]
 version!(v3, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt");
-#[cfg(target_arch = "x86_64")]
-version!(v4, "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd");

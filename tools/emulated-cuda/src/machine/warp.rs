@@ -169,11 +169,13 @@ impl Warp {
         for split in self.splits.iter().filter(|s| s.state == State::Warp) {
             let inst = &program.code[split.pc as usize];
             if matches!(inst.op, Op::WarpSync) {
-                lanes_of(split.mask).for_each(|lane| wanted[lane] = Some(self.file.lanes::<u32>(inst.o[0])[lane]));
+                lanes_of(split.mask)
+                    .for_each(|lane| wanted[lane] = Some(self.file.lanes::<u32>(inst.o[0])[lane]));
             }
         }
         let met = wanted.iter().flatten().find_map(|mask| {
-            let come = (0..32).filter(|&lane| wanted[lane] == Some(*mask)).fold(0, |all, lane| all | 1 << lane);
+            let come =
+                (0..32).filter(|&lane| wanted[lane] == Some(*mask)).fold(0, |all, lane| all | 1 << lane);
             (mask & self.live & !come == 0).then_some(come)
         })?;
         for at in 0..self.splits.len() {

@@ -10,8 +10,6 @@ pub const SHARED: u64 = 0x0101_0000_0000_0000;
 pub const LOCAL: u64 = 0x0102_0000_0000_0000;
 /// Start of the window onto the parameters of the kernel.
 pub const PARAM: u64 = 0x0103_0000_0000_0000;
-/// Bytes of a window.
-pub const SIZE: u64 = 1 << 32;
 
 /// Start of a window in the generic address space.
 pub fn base(window: Window) -> u64 {

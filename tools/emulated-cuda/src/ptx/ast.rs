@@ -73,6 +73,33 @@ pub enum Type {
 }
 
 impl Type {
+    /// A type by its name without the dot, as in `f32`.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "pred" => Type::Pred,
+            "b8" => Type::B8,
+            "b16" => Type::B16,
+            "b32" => Type::B32,
+            "b64" => Type::B64,
+            "b128" => Type::B128,
+            "u8" => Type::U8,
+            "u16" => Type::U16,
+            "u32" => Type::U32,
+            "u64" => Type::U64,
+            "s8" => Type::S8,
+            "s16" => Type::S16,
+            "s32" => Type::S32,
+            "s64" => Type::S64,
+            "f16" => Type::F16,
+            "f16x2" => Type::F16x2,
+            "bf16" => Type::Bf16,
+            "bf16x2" => Type::Bf16x2,
+            "f32" => Type::F32,
+            "f64" => Type::F64,
+            _ => return None,
+        })
+    }
+
     /// Size in bytes; a predicate counts as one.
     pub fn size(self) -> u32 {
         match self {
@@ -185,9 +212,9 @@ pub enum Formal {
 /// The body of a function, its nested scopes flattened.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
-    /// Registers of every scope.
+    /// Registers of every scope; a vector register is as many as it has components (`v.x`, `v.y`).
     pub registers: Vec<Register>,
-    /// Labels of every scope: name and the index into `statements` of what follows.
+    /// Labels of every scope: name and the index into `instructions` of what follows, their number at the end.
     pub labels: Vec<(String, u32)>,
     /// Variables declared inside (local, shared, const, global or the params of call sequences).
     pub variables: Vec<VariableId>,
@@ -264,7 +291,7 @@ pub enum Operand {
     Vector(Vec<Operand>),
     /// `a|p`
     Pair(Box<Operand>, Box<Operand>),
-    /// `reg.x`-style component of a vector register is refused by the parser; `_` is this.
+    /// `_`
     Sink,
     /// A branch target.
     Label(LabelId),

@@ -2,7 +2,7 @@
 
 use super::{
     Arg, Decoder, Frame,
-    operands::{type_named, width_of},
+    operands::{literal, noun, width_of},
 };
 use crate::{
     arith::{convert::Conversion, round::Rounding},
@@ -14,11 +14,34 @@ use crate::{
 };
 
 /// An operand count that is not what the instruction takes.
-pub(super) fn count(instruction: &Instruction, wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {
+pub(super) fn count(
+    instruction: &Instruction,
+    wanted: std::ops::RangeInclusive<usize>,
+) -> Result<(), String> {
     if wanted.contains(&instruction.operands.len()) {
         return Ok(());
     }
-    Err(format!("{} takes {wanted:?} operands, here are {}", instruction.opcode, instruction.operands.len()))
+    let (least, most) = wanted.into_inner();
+    let given = instruction.operands.len();
+    Err(match least == most {
+        true => format!("it takes {least} operands, here are {given}"),
+        false => format!("it takes {least} to {most} operands, here are {given}"),
+    })
+}
+
+/// Floats take no integer literals, and integers no floats.
+fn lane_literal(i: &Instruction, op: Op, operand: &Operand) -> Result<(), String> {
+    let integers = || i.modifiers.iter().filter_map(|m| Type::named(m)).next_back();
+    match (op, integers()) {
+        // A selection's last type is that of its last operand alone.
+        _ if i.opcode == "slct" => Ok(()),
+        _ if i.opcode == "lop3" && i.operands.last() == Some(operand) => match operand {
+            Operand::Integer(0..=255) => Ok(()),
+            _ => Err("the table of lop3 is a constant below 256".into()),
+        },
+        (Op::Float(_) | Op::Integer(_), Some(ty)) => literal(operand, ty),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Decoder<'a> {
@@ -41,6 +64,7 @@ impl<'a> Decoder<'a> {
         count(i, from.len() + 1..=from.len() + 1)?;
         let mut reads = [Arg::None; 4];
         for (read, (operand, width)) in reads.iter_mut().zip(i.operands[1..].iter().zip(from)) {
+            lane_literal(i, op, operand)?;
             *read = self.source(frame, operand, *width)?;
         }
         let to = self.target(frame, &i.operands[0], to)?;
@@ -81,7 +105,9 @@ impl<'a> Decoder<'a> {
         let width = if double { Width::Wide } else { Width::Word };
         count(i, sources + 1..=sources + 1)?;
         let mut reads = [Arg::None; 3];
+        let ty = if double { Type::F64 } else { Type::F32 };
         for (read, operand) in reads.iter_mut().zip(&i.operands[1..]) {
+            literal(operand, ty)?;
             *read = self.source(frame, operand, width)?;
         }
         let to = self.target(frame, &i.operands[0], width)?;
@@ -127,7 +153,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn mov(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 2..=2)?;
         let [name] = i.modifiers.as_slice() else { return Err("mov takes one type".into()) };
-        let ty = type_named(name).ok_or_else(|| format!("{name} is not a type"))?;
+        let ty = Type::named(name).ok_or_else(|| format!("{name} is not a type"))?;
         if ty.size() == 1 {
             return Err(format!("mov.{name} does not exist"));
         }
@@ -137,8 +163,10 @@ impl<'a> Decoder<'a> {
             (Operand::Vector(parts), source) => {
                 let part = self.part(ty, parts.len())?;
                 let source = self.source(frame, source, width)?;
-                let targets =
-                    parts.iter().map(|p| self.target(frame, p, part)).collect::<Result<Vec<_>, _>>()?;
+                let targets = parts
+                    .iter()
+                    .map(|p| self.target_or_sink(frame, p, part))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.emit(Op::Unpack { count: parts.len() as u8, wide }, &targets, &[source]);
             }
             (target, Operand::Vector(parts)) => {
@@ -148,7 +176,12 @@ impl<'a> Decoder<'a> {
                 let target = self.target(frame, target, width)?;
                 self.emit(Op::Pack { count: parts.len() as u8, wide }, &[target], &sources);
             }
+            (target, Operand::Special(name, component)) => {
+                let target = self.target(frame, target, width)?;
+                self.special(name, *component, target, width)?;
+            }
             (target, source) => {
+                literal(source, ty)?;
                 let source = match source {
                     Operand::Integer(value) if ty.size() == 2 => {
                         self.constant(width, *value as u64 & 0xffff)?
@@ -164,6 +197,9 @@ impl<'a> Decoder<'a> {
 
     /// The width of a part of a vector that `mov` packs.
     fn part(&self, ty: Type, parts: usize) -> Result<Width, String> {
+        if !matches!(ty, Type::B32 | Type::B64) {
+            return Err(format!("vectors are moved as b32 or b64, not as {ty:?}"));
+        }
         match (ty.size(), parts) {
             (8, 2 | 4) | (4, 2) => Ok(Width::Word),
             (size, parts) => Err(format!("mov of {size} bytes and {parts} parts is not supported")),
@@ -173,6 +209,9 @@ impl<'a> Decoder<'a> {
     /// `cvt`
     pub(super) fn cvt(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
+        if modifiers.first() == Some(&"pack") {
+            return Err("cvt.pack is not supported".into());
+        }
         let conversion = Conversion::parse(&modifiers)?;
         let sources = conversion.sources();
         count(i, sources + 1..=sources + 1)?;
@@ -182,15 +221,22 @@ impl<'a> Decoder<'a> {
             let needed = if conversion.source_bits() == 64 { Width::Wide } else { Width::Word };
             let width = self.width(frame, operand).unwrap_or(needed);
             if width == Width::Pred || needed == Width::Wide && width != needed {
-                return Err(format!("{operand:?} is too narrow for its type"));
+                return Err(format!("{} is too narrow for its type", noun(operand)));
             }
-            let source = self.source(frame, operand, width)?;
+            let source = match operand {
+                Operand::Special(name, component) => {
+                    let to = self.temporary(width);
+                    self.special(name, *component, to, width)?;
+                    to
+                }
+                other => self.source(frame, other, width)?,
+            };
             *read = if width != needed { self.narrowed(source) } else { source };
         }
         let needed = if conversion.target_bits() == 64 { Width::Wide } else { Width::Word };
         let width = self.width(frame, &i.operands[0]).unwrap_or(needed);
         if width == Width::Pred || needed == Width::Wide && width != needed {
-            return Err(format!("{:?} is too narrow for its type", i.operands[0]));
+            return Err(format!("{} is too narrow for its type", noun(&i.operands[0])));
         }
         let target = self.target(frame, &i.operands[0], width)?;
         self.emit(Op::Convert { conversion, wide: width == Width::Wide }, &[target], &reads[..sources]);
@@ -223,7 +269,7 @@ impl<'a> Decoder<'a> {
         if !writes && !reads_carry {
             return Ok(false);
         }
-        let ty = match (modifiers.next().and_then(type_named), modifiers.next()) {
+        let ty = match (modifiers.next().and_then(Type::named), modifiers.next()) {
             (Some(ty @ (Type::U32 | Type::S32 | Type::U64 | Type::S64)), None) => ty,
             _ => return Ok(false),
         };

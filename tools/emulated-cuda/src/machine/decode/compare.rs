@@ -1,6 +1,10 @@
 //! Comparisons and selections.
 
-use super::{Arg, Decoder, Frame, arithmetic::count, operands::{type_named, width_of}};
+use super::{
+    Arg, Decoder, Frame,
+    arithmetic::count,
+    operands::{literal, width_of},
+};
 use crate::{
     machine::op::{BoolOp, Compare, CompareType, Op, Width},
     ptx::ast::{Instruction, Operand, Type},
@@ -28,7 +32,7 @@ fn comparison(i: &Instruction) -> Result<Comparison<'_>, String> {
     }
     let ftz = modifiers.next_if_eq(&"ftz").is_some();
     let types = modifiers
-        .map(|m| type_named(m).ok_or_else(|| format!(".{m} is not known here")))
+        .map(|m| Type::named(m).ok_or_else(|| format!(".{m} is not known here")))
         .collect::<Result<_, _>>()?;
     Ok(Comparison { name, combine, ftz, types })
 }
@@ -61,9 +65,28 @@ fn compare(name: &str, ty: Type) -> Result<Compare, String> {
     })
 }
 
+/// What `set` writes where the comparison holds: all ones, or the number 1.
+fn one(to: Type, from: Type) -> Result<u32, String> {
+    Ok(match (to, from) {
+        (Type::U32 | Type::S32, _) => u32::MAX,
+        (Type::U16 | Type::S16, Type::F16 | Type::Bf16) => 0xffff,
+        (Type::F16x2, Type::F16x2) | (Type::F16, Type::F16) => 0x3c00,
+        (Type::Bf16x2, Type::Bf16x2) | (Type::Bf16, Type::Bf16) => 0x3f80,
+        (_, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
+            return Err(format!("a comparison of {from:?} does not give {to:?}"));
+        }
+        (Type::F16, _) => 0x3c00,
+        (Type::F32, _) => 1f32.to_bits(),
+        _ => return Err(format!("a comparison does not give {to:?}")),
+    })
+}
+
 /// How a type is compared.
 fn compare_type(ty: Type, ftz: bool) -> Result<CompareType, String> {
-    if ftz && !matches!(ty, Type::F32 | Type::F16) {
+    if ftz && matches!(ty, Type::F16 | Type::F16x2) {
+        return Err(format!(".ftz for {ty:?} is not supported"));
+    }
+    if ftz && ty != Type::F32 {
         return Err(format!(".ftz does not exist for {ty:?}"));
     }
     Ok(match ty {
@@ -110,17 +133,18 @@ impl<'a> Decoder<'a> {
         let (third, not) = self.combined(frame, i, combine)?;
         let (p, q) = match &i.operands[0] {
             Operand::Pair(p, q) => {
-                (self.target(frame, p, Width::Pred)?, self.target(frame, q, Width::Pred)?)
+                (self.target_or_sink(frame, p, Width::Pred)?, self.target_or_sink(frame, q, Width::Pred)?)
             }
-            one => (self.target(frame, one, Width::Pred)?, Arg::None),
+            one => (self.target_or_sink(frame, one, Width::Pred)?, Arg::None),
         };
+        literal(&i.operands[1], ty)?;
+        literal(&i.operands[2], ty)?;
         let width = width_of(ty)?;
         let a = self.source(frame, &i.operands[1], width)?;
         let b = self.source(frame, &i.operands[2], width)?;
         let op = match ty {
-            Type::F16x2 | Type::Bf16x2 => {
-                Op::SetpHalves { compare, brain: ty == Type::Bf16x2, combine, not }
-            }
+            Type::F16x2 | Type::Bf16x2 if ftz => return Err(".ftz for pairs is not supported".into()),
+            Type::F16x2 | Type::Bf16x2 => Op::SetpHalves { compare, brain: ty == Type::Bf16x2, combine, not },
             _ => Op::Setp { compare, ty: compare_type(ty, ftz)?, combine, not },
         };
         self.emit(op, &[p, q], &[a, b, third]);
@@ -133,28 +157,19 @@ impl<'a> Decoder<'a> {
         let [to, from] = types[..] else { return Err("set takes two types".into()) };
         let compare = compare(name, from)?;
         let (third, not) = self.combined(frame, i, combine)?;
+        literal(&i.operands[1], from)?;
+        literal(&i.operands[2], from)?;
         let d = self.target(frame, &i.operands[0], Width::Word)?;
         let width = width_of(from)?;
         let a = self.source(frame, &i.operands[1], width)?;
         let b = self.source(frame, &i.operands[2], width)?;
-        let half = |ones: u32| match to {
-            Type::F16 | Type::F16x2 => Ok(0x3c00),
-            Type::Bf16 | Type::Bf16x2 => Ok(0x3f80),
-            Type::U16 | Type::S16 | Type::U32 | Type::S32 => Ok(ones),
-            _ => Err(format!("set to {to:?} does not exist")),
-        };
         let op = match from {
+            Type::F16x2 | Type::Bf16x2 if ftz => return Err(".ftz for pairs is not supported".into()),
             Type::F16x2 | Type::Bf16x2 => {
-                Op::SetHalves { compare, brain: from == Type::Bf16x2, one: half(0xffff)? as u16, combine, not }
+                let one = one(to, from)? as u16;
+                Op::SetHalves { compare, brain: from == Type::Bf16x2, one, combine, not }
             }
-            _ => {
-                let one = match to {
-                    Type::U32 | Type::S32 => u32::MAX,
-                    Type::F32 => 1f32.to_bits(),
-                    _ => half(0xffff)?,
-                };
-                Op::Set { compare, ty: compare_type(from, ftz)?, one, combine, not }
-            }
+            _ => Op::Set { compare, ty: compare_type(from, ftz)?, one: one(to, from)?, combine, not },
         };
         self.emit(op, &[d], &[a, b, third]);
         Ok(())
@@ -164,7 +179,11 @@ impl<'a> Decoder<'a> {
     pub(super) fn selp(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 4..=4)?;
         let [name] = i.modifiers.as_slice() else { return Err("selp takes one type".into()) };
-        let ty = type_named(name).filter(|t| t.size() > 1).ok_or_else(|| format!("selp.{name} does not exist"))?;
+        let ty = Type::named(name)
+            .filter(|t| t.size() > 1 && !matches!(t, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2))
+            .ok_or_else(|| format!("selp.{name} does not exist"))?;
+        literal(&i.operands[1], ty)?;
+        literal(&i.operands[2], ty)?;
         let width = width_of(ty)?;
         let d = self.target(frame, &i.operands[0], width)?;
         let a = self.source(frame, &i.operands[1], width)?;

@@ -1,34 +1,17 @@
 //! Branches, calls and the table of opcodes.
 
-use super::{Arg, Decoder, Frame, Home, Label, MAX_DEPTH, arithmetic::count};
+use super::{
+    Arg, Decoder, Frame, Home, Label, MAX_DEPTH, arithmetic::count, modifiers::Modifiers, operands::noun,
+};
 use crate::{
-    machine::op::{Address, Op, Shape, Width, Window},
-    ptx::ast::{Formal, Function, Instruction, Operand, Symbol, VariableId},
+    machine::op::{Address, Op, Order, Shape, Width, Window},
+    ptx::ast::{Formal, Function, Instruction, Operand, Space, Symbol, VariableId},
 };
 
 impl<'a> Decoder<'a> {
     /// Decodes an instruction.
     pub(super) fn instruction(&mut self, frame: &mut Frame<'a>, i: &'a Instruction) -> Result<(), String> {
-        if self.lane_op(frame, i)? || self.pred_op(frame, i)? {
-            return Ok(());
-        }
-        let known = match i.opcode.as_str() {
-            "mov" => self.mov(frame, i).map(|()| true),
-            "cvt" => self.cvt(frame, i).map(|()| true),
-            "setp" => self.setp(frame, i).map(|()| true),
-            "set" => self.set(frame, i).map(|()| true),
-            "selp" => self.selp(frame, i).map(|()| true),
-            "bra" => self.bra(frame, i).map(|()| true),
-            "brx" => self.brx(frame, i).map(|()| true),
-            "call" => self.call(frame, i).map(|()| true),
-            "ret" | "exit" => self.leave(frame, i).map(|()| true),
-            _ => Ok(self.directed(frame, i)?
-                || self.carry(frame, i)?
-                || self.memory_op(frame, i)?
-                || self.warp_op(frame, i)?
-                || self.sync_op(frame, i)?
-                || self.simple(frame, i)?),
-        };
+        let known = self.available(i).and_then(|()| self.decode(frame, i));
         let full = || {
             let mut name = i.opcode.clone();
             i.modifiers.iter().for_each(|m| {
@@ -39,39 +22,111 @@ impl<'a> Decoder<'a> {
         };
         match known {
             Ok(true) => Ok(()),
-            Ok(false) => Err(format!("instruction {} is not supported", full())),
+            Ok(false) => match super::refused::reason(i) {
+                Some(reason) => Err(format!("{}: {reason}", full())),
+                None => Err(format!("instruction {} is not supported", full())),
+            },
             Err(message) => Err(format!("{}: {message}", full())),
         }
     }
 
-    /// What has no operands to speak of.
+    /// Decodes an instruction; false if it is not known.
+    fn decode(&mut self, frame: &mut Frame<'a>, i: &'a Instruction) -> Result<bool, String> {
+        frame.halves(i)?;
+        match i.opcode.as_str() {
+            _ if self.lane_op(frame, i)? || self.pred_op(frame, i)? => {}
+            "mov" => self.mov(frame, i)?,
+            "cvt" => self.cvt(frame, i)?,
+            "setp" => self.setp(frame, i)?,
+            "set" => self.set(frame, i)?,
+            "selp" => self.selp(frame, i)?,
+            "bra" => self.bra(frame, i)?,
+            "brx" => self.brx(frame, i)?,
+            "call" => self.call(frame, i)?,
+            "ret" | "exit" => self.leave(frame, i)?,
+            _ => {
+                return Ok(self.directed(frame, i)?
+                    || self.carry(frame, i)?
+                    || self.memory_op(frame, i)?
+                    || self.warp_op(frame, i)?
+                    || self.sync_op(frame, i)?
+                    || self.simple(frame, i)?);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What fits nowhere else; false if it is none.
     fn simple(&mut self, frame: &Frame, i: &Instruction) -> Result<bool, String> {
         let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
-        let op = match (i.opcode.as_str(), &modifiers[..]) {
-            ("trap", []) => Op::Trap,
+        match (i.opcode.as_str(), &modifiers[..]) {
+            // Without a debugger, a breakpoint ends the kernel as a trap does.
+            ("trap" | "brkpt", []) => {
+                count(i, 0..=0)?;
+                self.emit(Op::Trap, &[], &[]);
+            }
             ("nanosleep", ["u32"]) => {
                 count(i, 1..=1)?;
                 let time = self.source(frame, &i.operands[0], Width::Word)?;
                 self.emit(Op::Sleep, &[], &[time]);
-                return Ok(true);
             }
-            ("pmevent", [] | ["mask"]) => Op::Nop,
-            ("createpolicy", ["fractional" | "range", ..]) => {
-                let policy = self.target(frame, i.operands.first().ok_or("no operand")?, Width::Wide)?;
-                let zero = self.constant(Width::Wide, 0)?;
-                self.emit(Op::Mov { wide: true }, &[policy], &[zero]);
-                return Ok(true);
+            ("pmevent", [] | ["mask"]) => {
+                count(i, 1..=1)?;
+                let limit = if modifiers.is_empty() { 16 } else { 1 << 16 };
+                if !matches!(i.operands[0], Operand::Integer(event) if (0..limit).contains(&event)) {
+                    return Err(format!("its operand is a constant below {limit}"));
+                }
+                self.emit(Op::Nop, &[], &[]);
             }
+            ("createpolicy", _) => self.create_policy(frame, i)?,
             _ => return Ok(false),
-        };
-        self.emit(op, &[], &[]);
+        }
         Ok(true)
+    }
+
+    /// A cache policy: nothing looks at it, so it is 0.
+    fn create_policy(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
+        let mut m = Modifiers::new(i);
+        let second = &["L2::evict_first", "L2::evict_unchanged"];
+        let first = &["L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged"];
+        let widths: &[Width] = match m.next() {
+            Some("fractional") if m.any(first).is_some() => {
+                m.any(second);
+                count(i, 1..=2)?;
+                &[Width::Word]
+            }
+            Some("range") => {
+                let space = m.space()?;
+                if !matches!(space, None | Some(Space::Global)) || m.any(first).is_none() {
+                    return Err("it takes .global and an eviction priority".into());
+                }
+                m.any(second);
+                count(i, 4..=4)?;
+                self.address(frame, &i.operands[1], space)?;
+                &[Width::Word; 2]
+            }
+            Some("cvt") => {
+                m.expect("L2")?;
+                count(i, 2..=2)?;
+                &[Width::Wide]
+            }
+            _ => return Err("modifiers that are not known here".into()),
+        };
+        m.expect("b64")?;
+        m.done()?;
+        for (operand, &width) in i.operands[1..].iter().rev().zip(widths) {
+            self.source(frame, operand, width)?;
+        }
+        let policy = self.target(frame, &i.operands[0], Width::Wide)?;
+        let zero = self.constant(Width::Wide, 0)?;
+        self.emit(Op::Mov { wide: true }, &[policy], &[zero]);
+        Ok(())
     }
 
     fn label(&self, frame: &Frame, operand: &Operand) -> Result<Label, String> {
         match operand {
             Operand::Label(id) => Ok(frame.labels + id.0),
-            other => Err(format!("{other:?} is not a label")),
+            other => Err(format!("{} where a label is wanted", noun(other))),
         }
     }
 
@@ -89,11 +144,14 @@ impl<'a> Decoder<'a> {
 
     fn brx(&mut self, frame: &Frame, i: &Instruction) -> Result<(), String> {
         count(i, 2..=2)?;
-        if !matches!(i.modifiers.iter().map(String::as_str).collect::<Vec<_>>()[..], ["idx"] | ["idx", "uni"]) {
+        if !matches!(i.modifiers.iter().map(String::as_str).collect::<Vec<_>>()[..], ["idx"] | ["idx", "uni"])
+        {
             return Err("only brx.idx exists".into());
         }
         let index = self.source(frame, &i.operands[0], Width::Word)?;
-        let Operand::BranchTargets(at) = i.operands[1] else { return Err("a list of targets is missing".into()) };
+        let Operand::BranchTargets(at) = i.operands[1] else {
+            return Err("a list of targets is missing".into());
+        };
         let targets = frame.body.branch_targets[at as usize].iter().map(|l| frame.labels + l.0).collect();
         self.branch_lists.push(targets);
         let list = self.branch_lists.len() as u32 - 1;
@@ -149,7 +207,7 @@ impl<'a> Decoder<'a> {
                 let location = self.location;
                 let end = self.new_label();
                 let homes = self.bind_parameters(frame, function, returns, arguments)?;
-                let mut inner = self.frame(function, body, homes, Some(end))?;
+                let mut inner = self.frame(body, homes, Some(end))?;
                 self.pass_registers(frame, &inner, &function.params, arguments, true)?;
                 self.body(&mut inner)?;
                 self.bind(end);
@@ -178,9 +236,9 @@ impl<'a> Decoder<'a> {
             let variable = &self.module.variables[id.0 as usize];
             let home = match actual {
                 Operand::Symbol(Symbol::Variable(given), 0) => {
-                    let size = self.module.variables[given.0 as usize].size;
-                    if size < variable.size {
-                        return Err(format!("{} is smaller than parameter {}", size, variable.name));
+                    let given_variable = &self.module.variables[given.0 as usize];
+                    if given_variable.size < variable.size {
+                        return Err(format!("{} is smaller than {}", given_variable.name, variable.name));
                     }
                     *frame.homes.get(given).ok_or("an argument is out of reach")?
                 }
@@ -205,7 +263,7 @@ impl<'a> Decoder<'a> {
         let value = self.source(frame, value, if wide { Width::Wide } else { Width::Word })?;
         let address = Address { window: Window::Local, wide: false, offset: home as i32 };
         let shape = Shape { count: 1, bytes: size as u8, signed: false, wide, strong: false };
-        self.emit(Op::Store(address, shape), &[], &[Arg::None, value]);
+        self.emit(Op::Store(address, shape, Order::None), &[], &[Arg::None, value]);
         Ok(())
     }
 
@@ -262,7 +320,7 @@ impl<'a> Decoder<'a> {
                     let zero = self.constant(Width::Word, 0)?;
                     let address = Address { window: Window::Local, wide: false, offset };
                     let shape = Shape { count: 1, bytes: 4, signed: false, wide: false, strong: false };
-                    self.emit(Op::Store(address, shape), &[], &[Arg::None, zero]);
+                    self.emit(Op::Store(address, shape, Order::None), &[], &[Arg::None, zero]);
                 }
             }
             ("__assertfail", [message, file, line, in_function, ..]) => {

@@ -1,27 +1,37 @@
 //! From the syntax tree to programs: calls inlined, operands resolved, every opcode and modifier accounted for.
 
 mod arithmetic;
+mod atomic;
 mod compare;
 mod control;
+mod copy;
 mod memory;
+mod modifiers;
 mod operands;
+mod refused;
 mod sync;
+mod target;
+mod variables;
 mod warp;
+
+pub use variables::place_variables;
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Device, allocate,
+    allocate,
     lanes::Line,
-    op::{CONSTANT, MAX_OPERANDS, Op, Slot, Width},
-    program::{Kernel, LoadError, Parameter, allocation_kind},
+    op::{CONSTANT, MAX_OPERANDS, Op, Slot, Width, Window},
+    program::{Kernel, LoadError, Parameter},
 };
 use crate::ptx::ast::{
-    self, Formal, Function, FunctionId, Linkage, Location, Module, Operand, Space, Symbol, VariableId,
+    self, Formal, Function, FunctionId, Location, Module, Operand, Space, Symbol, VariableId,
 };
 
 /// Instructions of a kernel at most, with its calls inlined.
 const MAX_INSTRUCTIONS: usize = 1 << 20;
+/// Registers of a kernel at most, with those of its calls; and jump targets.
+const MAX_REGISTERS: usize = 1 << 20;
 /// Depth of nested calls at most.
 const MAX_DEPTH: usize = 64;
 /// Local memory of a thread at most, as on hardware.
@@ -72,7 +82,6 @@ enum Home {
 
 /// A function being decoded: the kernel, or a call inlined into it.
 struct Frame<'a> {
-    function: &'a Function,
     body: &'a ast::Body,
     /// First of its registers.
     registers: Virtual,
@@ -84,9 +93,45 @@ struct Frame<'a> {
     end: Option<Label>,
 }
 
+impl Frame<'_> {
+    /// The window of a state space, none for generic addresses: the parameters of a function lie in local memory.
+    fn window(&self, space: Option<Space>) -> Window {
+        match space {
+            Some(Space::Param) if self.end.is_some() => Window::Local,
+            space => operands::window(space),
+        }
+    }
+
+    /// A register of 16 bits has no upper half that an instruction on 32 bits could use.
+    fn halves(&self, i: &ast::Instruction) -> Result<(), String> {
+        let half = |m: &String| ast::Type::named(m).is_some_and(|ty| ty.size() == 2);
+        // Loads, stores and conversions have 8-bit types, which lie in registers of 16 bits or more.
+        if matches!(i.opcode.as_str(), "ld" | "ldu" | "st" | "cvt" | "call") || i.modifiers.iter().any(half) {
+            return Ok(());
+        }
+        match i.operands.iter().any(|o| self.bytes(o) == Some(2)) {
+            true => Err("a register of 16 bits is too narrow".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The size of an operand that is a register.
+    fn bytes(&self, operand: &Operand) -> Option<u32> {
+        match operand {
+            Operand::Register(id) => Some(self.body.registers[id.0 as usize].ty.size()),
+            _ => None,
+        }
+    }
+}
+
+/// The parameters of a kernel, their bytes, and where each lies.
+type Layout = (Vec<Parameter>, u32, HashMap<VariableId, Home>);
+
 /// The state of one kernel's decoding.
 struct Decoder<'a> {
     module: &'a Module,
+    /// The number of the module's `.target`.
+    target: u32,
     /// Device addresses of global and constant variables.
     addresses: &'a HashMap<VariableId, u64>,
     /// Offsets of the shared variables that the kernel reaches.
@@ -106,89 +151,9 @@ struct Decoder<'a> {
     guard: Option<(Virtual, bool)>,
 }
 
-/// What [`place_variables`] did.
-pub(super) struct Placed {
-    pub addresses: HashMap<VariableId, u64>,
-    pub named: HashMap<String, (u64, u64)>,
-    pub allocations: Vec<u64>,
-}
-
 fn unsupported(line: u32, message: impl Into<String>, lines: &[String]) -> LoadError {
     let text = lines.get(line.saturating_sub(1) as usize).cloned().unwrap_or_default();
     LoadError::Unsupported { line, message: message.into(), text: text.trim().to_owned() }
-}
-
-/// Allocates and initialises the global and constant variables of a module.
-pub(super) fn place_variables(
-    device: &Device,
-    module: &Module,
-    lines: &[String],
-) -> Result<Placed, LoadError> {
-    let mut placed =
-        Placed { addresses: HashMap::new(), named: HashMap::new(), allocations: Vec::new() };
-    let result = fill_variables(device, module, lines, &mut placed);
-    if result.is_err() {
-        for &address in &placed.allocations {
-            // Allocated just above.
-            let _ = device.memory.free(address);
-        }
-    }
-    result.map(|()| placed)
-}
-
-fn fill_variables(
-    device: &Device,
-    module: &Module,
-    lines: &[String],
-    placed: &mut Placed,
-) -> Result<(), LoadError> {
-    let memory = |e: super::memory::MemoryError, name: &str| LoadError::Memory(format!("variable {name}: {e}"));
-    for (index, variable) in module.variables.iter().enumerate() {
-        if !matches!(variable.space, Space::Global | Space::Const) {
-            continue;
-        }
-        if variable.linkage == Linkage::Extern {
-            let message = format!("{} is declared here and defined in no module", variable.name);
-            return Err(unsupported(variable.line, message, lines));
-        }
-        if variable.align > 512 {
-            return Err(unsupported(variable.line, "alignment above 512 bytes", lines));
-        }
-        let address = device
-            .memory
-            .allocate(variable.size, allocation_kind(variable.space))
-            .map_err(|e| memory(e, &variable.name))?;
-        placed.allocations.push(address);
-        placed.addresses.insert(VariableId(index as u32), address);
-        placed.named.insert(variable.name.clone(), (address, variable.size));
-    }
-    for (index, variable) in module.variables.iter().enumerate() {
-        let Some(&address) = placed.addresses.get(&VariableId(index as u32)) else { continue };
-        let mut bytes = variable.init.clone();
-        for relocation in &variable.relocations {
-            let target = match relocation.symbol {
-                Symbol::Variable(id) => placed.addresses.get(&id).copied(),
-                Symbol::Function(_) => None,
-            };
-            let Some(target) = target else {
-                let message = "only global and constant variables can initialise an address";
-                return Err(unsupported(variable.line, message, lines));
-            };
-            let value = target.wrapping_add(relocation.addend as u64).to_le_bytes();
-            let at = relocation.offset as usize;
-            let size = relocation.size as usize;
-            let Some(room) = bytes.get_mut(at..at + size).filter(|_| size == 8) else {
-                return Err(unsupported(variable.line, "an address takes 8 bytes", lines));
-            };
-            room.copy_from_slice(&value[..size]);
-        }
-        if variable.size > 0 {
-            // Variables without initialiser are zero, as on hardware.
-            device.memory.fill(address, &[0], variable.size).map_err(|e| memory(e, &variable.name))?;
-            device.memory.write(address, &bytes).map_err(|e| memory(e, &variable.name))?;
-        }
-    }
-    Ok(())
 }
 
 /// Decodes every kernel of a module.
@@ -199,37 +164,24 @@ pub(super) fn kernels(
 ) -> Result<Vec<Kernel>, LoadError> {
     let files = Arc::new(module.files.iter().cloned().collect::<HashMap<_, _>>());
     let target = module.target.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_alphabetic());
-    let target = target.parse().map_err(|_| {
-        unsupported(1, format!("target {:?} is not an architecture", module.target), lines)
-    })?;
+    let target = target
+        .parse()
+        .map_err(|_| unsupported(1, format!("target {:?} is not an architecture", module.target), lines))?;
+    let const_bytes =
+        module.variables.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum::<u64>();
     let mut kernels = Vec::new();
+    let mut reached = vec![false; module.functions.len()];
     for (index, function) in module.functions.iter().enumerate() {
         let Some(body) = function.body.as_ref().filter(|_| function.is_entry) else { continue };
-        let mut decoder = Decoder {
-            module,
-            addresses,
-            shared: HashMap::new(),
-            protos: Vec::new(),
-            widths: Vec::new(),
-            names: Vec::new(),
-            labels: Vec::new(),
-            constants: Vec::new(),
-            known: HashMap::new(),
-            branch_lists: Vec::new(),
-            assertions: Vec::new(),
-            local: 0,
-            stack: vec![FunctionId(index as u32)],
-            location: Location { line: function.line, ..Location::default() },
-            guard: None,
-        };
+        let mut decoder = Decoder::new(module, addresses, target, index);
         let wrap = |line: u32, message: String| {
             unsupported(line, format!("{message} (in kernel {})", function.name), lines)
         };
-        let static_shared = decoder.place_shared(index).map_err(|m| wrap(function.line, m))?;
-        let (parameters, parameter_bytes, homes) = decoder.parameters(function);
-        let mut frame = decoder.frame(function, body, homes, None).map_err(|m| wrap(function.line, m))?;
+        let static_shared = decoder.place_shared(index, &mut reached).map_err(|m| wrap(function.line, m))?;
+        let (parameters, parameter_bytes, homes) =
+            decoder.parameters(function).map_err(|m| wrap(function.line, m))?;
+        let mut frame = decoder.frame(body, homes, None).map_err(|m| wrap(function.line, m))?;
         decoder.body(&mut frame).map_err(|m| wrap(decoder.location.line, m))?;
-        let const_bytes = module.variables.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum::<u64>();
         let local_bytes = decoder.local;
         let mut program = allocate::finish(allocate::Input {
             protos: decoder.protos,
@@ -259,12 +211,72 @@ pub(super) fn kernels(
             program,
         });
     }
+    for (index, function) in module.functions.iter().enumerate() {
+        if !reached[index] && function.body.is_some() {
+            check_unused(module, addresses, target, index).map_err(|(line, message)| {
+                unsupported(line, format!("{message} (in function {})", function.name), lines)
+            })?;
+        }
+    }
     Ok(kernels)
 }
 
+/// Decodes a function that no kernel calls, so that what it cannot do is said at load too.
+fn check_unused(
+    module: &Module,
+    addresses: &HashMap<VariableId, u64>,
+    target: u32,
+    index: usize,
+) -> Result<(), (u32, String)> {
+    let function = &module.functions[index];
+    let Some(body) = &function.body else { return Ok(()) };
+    let mut decoder = Decoder::new(module, addresses, target, index);
+    let mut decode = || {
+        decoder.place_shared(index, &mut vec![false; module.functions.len()])?;
+        let mut homes = HashMap::new();
+        for formal in function.returns.iter().chain(&function.params) {
+            if let Formal::Variable(id) = *formal {
+                let variable = &module.variables[id.0 as usize];
+                homes.insert(id, Home::Local(decoder.local_bytes(variable.size, variable.align)?));
+            }
+        }
+        let end = decoder.new_label();
+        let mut frame = decoder.frame(body, homes, Some(end))?;
+        decoder.body(&mut frame)
+    };
+    decode().map_err(|message| (decoder.location.line, message))
+}
+
 impl<'a> Decoder<'a> {
+    fn new(
+        module: &'a Module,
+        addresses: &'a HashMap<VariableId, u64>,
+        target: u32,
+        function: usize,
+    ) -> Self {
+        Self {
+            module,
+            target,
+            addresses,
+            shared: HashMap::new(),
+            protos: Vec::new(),
+            widths: Vec::new(),
+            names: Vec::new(),
+            labels: Vec::new(),
+            constants: Vec::new(),
+            known: HashMap::new(),
+            branch_lists: Vec::new(),
+            assertions: Vec::new(),
+            local: 0,
+            stack: vec![FunctionId(function as u32)],
+            location: Location { line: module.functions[function].line, ..Location::default() },
+            guard: None,
+        }
+    }
+
     /// Offsets of the shared variables that a kernel and what it calls name; the unsized ones come last.
-    fn place_shared(&mut self, kernel: usize) -> Result<u32, String> {
+    /// Marks the functions among `functions`.
+    fn place_shared(&mut self, kernel: usize, functions: &mut [bool]) -> Result<u32, String> {
         let mut reached = vec![kernel];
         let mut seen = vec![false; self.module.functions.len()];
         let mut variables = Vec::new();
@@ -272,6 +284,7 @@ impl<'a> Decoder<'a> {
             if std::mem::replace(&mut seen[index], true) {
                 continue;
             }
+            functions[index] = true;
             let Some(body) = &self.module.functions[index].body else { continue };
             for operand in body.instructions.iter().flat_map(|i| &i.operands) {
                 symbols(operand, &mut |symbol| match symbol {
@@ -282,7 +295,8 @@ impl<'a> Decoder<'a> {
         }
         variables.sort();
         variables.dedup();
-        let shared = variables.into_iter().filter(|v| self.module.variables[v.0 as usize].space == Space::Shared);
+        let shared =
+            variables.into_iter().filter(|v| self.module.variables[v.0 as usize].space == Space::Shared);
         let (sized, dynamic): (Vec<_>, Vec<_>) =
             shared.partition(|v| self.module.variables[v.0 as usize].size > 0);
         let mut next = 0u64;
@@ -306,32 +320,40 @@ impl<'a> Decoder<'a> {
     }
 
     /// Lays the parameters of a kernel out.
-    fn parameters(&self, function: &Function) -> (Vec<Parameter>, u32, HashMap<VariableId, Home>) {
+    fn parameters(&self, function: &Function) -> Result<Layout, String> {
+        let limit = if self.module.version < (8, 1) { 4096 } else { 32764 };
         let mut offset = 0u32;
         let mut homes = HashMap::new();
         let mut parameters = Vec::new();
         for formal in &function.params {
-            // The parser lets kernels have parameters in memory only.
-            let Formal::Variable(id) = *formal else { continue };
+            let Formal::Variable(id) = *formal else {
+                return Err("the parameters of a kernel lie in memory".into());
+            };
             let variable = &self.module.variables[id.0 as usize];
             let size = variable.size.min(1 << 20) as u32;
             offset = offset.next_multiple_of(variable.align.clamp(1, 512));
             parameters.push(Parameter { offset, size });
             homes.insert(id, Home::Param(offset));
-            offset = offset.saturating_add(size);
+            offset += size;
+            if offset > limit {
+                return Err(format!("more than {limit} bytes of parameters, with {}", variable.name));
+            }
         }
-        (parameters, offset, homes)
+        Ok((parameters, offset, homes))
     }
 
     /// Registers, labels and local variables for a function.
     fn frame(
         &mut self,
-        function: &'a Function,
         body: &'a ast::Body,
         mut homes: HashMap<VariableId, Home>,
         end: Option<Label>,
     ) -> Result<Frame<'a>, String> {
         let registers = self.widths.len() as Virtual;
+        let more = body.registers.len().max(body.labels.len());
+        if self.widths.len().max(self.labels.len()) + more > MAX_REGISTERS {
+            return Err(format!("more than {MAX_REGISTERS} registers or labels, calls inlined"));
+        }
         for register in &body.registers {
             let width = match (register.ty, register.ty.size()) {
                 (ast::Type::Pred, _) => Width::Pred,
@@ -350,13 +372,13 @@ impl<'a> Decoder<'a> {
                 homes.insert(id, Home::Local(self.local_bytes(variable.size, variable.align)?));
             }
         }
-        Ok(Frame { function, body, registers, labels, homes, end })
+        Ok(Frame { body, registers, labels, homes, end })
     }
 
     /// Takes local memory.
     fn local_bytes(&mut self, size: u64, align: u32) -> Result<u32, String> {
         let start = self.local.next_multiple_of(align.clamp(1, 512));
-        let end = u64::from(start) + size;
+        let end = u64::from(start).saturating_add(size);
         if end > u64::from(MAX_LOCAL) {
             return Err(format!("more than {MAX_LOCAL} bytes of local memory for a thread"));
         }
@@ -386,9 +408,7 @@ impl<'a> Decoder<'a> {
             }
             self.location = instruction.location;
             self.guard = match instruction.guard {
-                Some(guard) => {
-                    Some((self.register(frame, guard.register, Width::Pred)?, guard.negated))
-                }
+                Some(guard) => Some((self.register(frame, guard.register, Width::Pred)?, guard.negated)),
                 None => None,
             };
             self.instruction(frame, instruction)?;
@@ -412,13 +432,19 @@ impl<'a> Decoder<'a> {
         let mut args = [Arg::None; MAX_OPERANDS];
         args[..writes.len()].copy_from_slice(writes);
         args[writes.len()..writes.len() + reads.len()].copy_from_slice(reads);
-        self.protos.push(Proto { op, guard: self.guard, writes: writes.len() as u8, args, location: self.location });
+        self.protos.push(Proto {
+            op,
+            guard: self.guard,
+            writes: writes.len() as u8,
+            args,
+            location: self.location,
+        });
     }
 
-    /// A register of the decoder's own.
+    /// A register of the decoder's own, without a name: it is written just before it is read, under the same guard.
     fn temporary(&mut self, width: Width) -> Arg {
         self.widths.push(width);
-        self.names.push("(temporary)".into());
+        self.names.push(String::new());
         Arg::Reg((self.widths.len() - 1) as Virtual)
     }
 

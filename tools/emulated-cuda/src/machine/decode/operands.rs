@@ -9,33 +9,6 @@ use crate::{
     ptx::ast::{Base, Operand, RegisterId, Space, Symbol, Type, VariableId},
 };
 
-/// A type by its name.
-pub(super) fn type_named(name: &str) -> Option<Type> {
-    Some(match name {
-        "pred" => Type::Pred,
-        "b8" => Type::B8,
-        "b16" => Type::B16,
-        "b32" => Type::B32,
-        "b64" => Type::B64,
-        "b128" => Type::B128,
-        "u8" => Type::U8,
-        "u16" => Type::U16,
-        "u32" => Type::U32,
-        "u64" => Type::U64,
-        "s8" => Type::S8,
-        "s16" => Type::S16,
-        "s32" => Type::S32,
-        "s64" => Type::S64,
-        "f16" => Type::F16,
-        "f16x2" => Type::F16x2,
-        "bf16" => Type::Bf16,
-        "bf16x2" => Type::Bf16x2,
-        "f32" => Type::F32,
-        "f64" => Type::F64,
-        _ => return None,
-    })
-}
-
 /// The width of a register for a type.
 pub(super) fn width_of(ty: Type) -> Result<Width, String> {
     match (ty, ty.size()) {
@@ -70,8 +43,21 @@ impl<'a> Decoder<'a> {
     pub(super) fn target(&self, frame: &Frame, operand: &Operand, width: Width) -> Result<Arg, String> {
         match operand {
             Operand::Register(id) => Ok(Arg::Reg(self.register(frame, *id, width)?)),
+            Operand::Sink => Err("its result cannot be discarded".into()),
+            other => Err(format!("{} cannot be written to", noun(other))),
+        }
+    }
+
+    /// A destination that may be `_`.
+    pub(super) fn target_or_sink(
+        &self,
+        frame: &Frame,
+        operand: &Operand,
+        width: Width,
+    ) -> Result<Arg, String> {
+        match operand {
             Operand::Sink => Ok(Arg::None),
-            other => Err(format!("{other:?} cannot be written to")),
+            other => self.target(frame, other, width),
         }
     }
 
@@ -88,20 +74,15 @@ impl<'a> Decoder<'a> {
                 Width::Wide => self.constant(width, *bits),
                 _ => self.constant(width, u64::from((f64::from_bits(*bits) as f32).to_bits())),
             },
-            Operand::Special(name, component) => {
-                let (special, wide) = special(name, *component)?;
-                if wide != (width == Width::Wide) {
-                    return Err(format!("special register {name} has another size"));
-                }
-                let to = self.temporary(width);
-                self.emit(Op::Special(special), &[to], &[]);
-                Ok(to)
-            }
+            Operand::Special(name, _) => Err(format!("special register {name} is read by mov and cvt only")),
             Operand::Symbol(symbol, offset) => {
-                let address = self.address_of(frame, *symbol)?.wrapping_add(*offset as u64);
-                self.constant(width, address)
+                let (window, address) = self.address_of(frame, *symbol)?;
+                if window == Window::Global && width != Width::Wide {
+                    return Err("a global address has 64 bits".into());
+                }
+                self.constant(width, address.wrapping_add(*offset as u64))
             }
-            other => Err(format!("{other:?} is not a value")),
+            other => Err(format!("{} where a value is wanted", noun(other))),
         }
     }
 
@@ -112,22 +93,49 @@ impl<'a> Decoder<'a> {
             Operand::NotRegister(id) => Ok((Arg::Reg(self.register(frame, *id, Width::Pred)?), true)),
             Operand::Integer(0) => Ok((Arg::False, false)),
             Operand::Integer(_) => Ok((Arg::False, true)),
-            other => Err(format!("{other:?} is not a predicate")),
+            other => Err(format!("{} where a predicate is wanted", noun(other))),
         }
     }
 
+    /// Reads a special register into `to`.
+    pub(super) fn special(
+        &mut self,
+        name: &str,
+        component: Option<char>,
+        to: Arg,
+        width: Width,
+    ) -> Result<(), String> {
+        let (special, wide) = special(name, component)?;
+        if wide != (width == Width::Wide) {
+            return Err(format!("special register {name} has another size"));
+        }
+        self.emit(Op::Special(special), &[to], &[]);
+        Ok(())
+    }
+
     /// The address of a symbol in its own state space.
-    fn address_of(&self, frame: &Frame, symbol: Symbol) -> Result<u64, String> {
+    fn address_of(&self, frame: &Frame, symbol: Symbol) -> Result<(Window, u64), String> {
         match symbol {
-            Symbol::Variable(id) => match self.place(frame, id)? {
-                (Window::Global, address) => Ok(address),
-                (_, offset) => Ok(offset),
-            },
+            Symbol::Variable(id) => self.place(frame, id),
             Symbol::Function(id) => {
                 let name = &self.module.functions[id.0 as usize].name;
                 Err(format!("the address of function {name}: indirect calls are not supported"))
             }
         }
+    }
+
+    /// A variable must lie in the state space that an instruction names.
+    pub(super) fn in_space(&self, operand: &Operand, space: Space) -> Result<(), String> {
+        let (Operand::Symbol(Symbol::Variable(id), _)
+        | Operand::Address(Base::Symbol(Symbol::Variable(id)), _)) = operand
+        else {
+            return Ok(());
+        };
+        let variable = &self.module.variables[id.0 as usize];
+        if variable.space != space {
+            return Err(format!("{} lies in {:?} memory, not in {space:?}", variable.name, variable.space));
+        }
+        Ok(())
     }
 
     /// The window of a variable and its address there.
@@ -146,17 +154,21 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// `[base + offset]` of an access to a window: the address and its register.
+    /// `[base + offset]` of an access to a state space, none for generic: the address and its register.
     pub(super) fn address(
         &mut self,
         frame: &Frame,
         operand: &Operand,
-        window: Window,
+        space: Option<Space>,
     ) -> Result<(Address, Arg), String> {
         let Operand::Address(base, offset) = operand else {
-            return Err(format!("{operand:?} is not an address"));
+            return Err(format!("{} where an address is wanted", noun(operand)));
         };
+        if let Some(space) = space {
+            self.in_space(operand, space)?;
+        }
         let short = i32::try_from(*offset).map_err(|_| format!("offset {offset} does not fit 32 bits"))?;
+        let window = frame.window(space);
         match base {
             Base::Register(id) => {
                 let register = frame.registers + id.0;
@@ -173,23 +185,13 @@ impl<'a> Decoder<'a> {
             Base::Symbol(Symbol::Variable(id)) => {
                 let (home, at) = self.place(frame, *id)?;
                 let at = at.wrapping_add(*offset as u64);
-                match (window, home) {
-                    (Window::Generic, _) => {
-                        let base = self.constant(Width::Wide, at.wrapping_add(windows::base(home)))?;
-                        Ok((Address { window, wide: true, offset: 0 }, base))
-                    }
-                    (Window::Global, Window::Global) => {
-                        let base = self.constant(Width::Wide, at)?;
-                        Ok((Address { window, wide: true, offset: 0 }, base))
-                    }
-                    // The parameters of a function lie in local memory.
-                    (Window::Param, Window::Local | Window::Param) | (Window::Shared, Window::Shared)
-                    | (Window::Local, Window::Local) => {
-                        let offset = i32::try_from(at as i64).map_err(|_| "the offset is too large".to_owned())?;
-                        Ok((Address { window: home, wide: false, offset }, Arg::None))
-                    }
-                    _ => Err("the variable lies in another state space".into()),
+                if window == Window::Generic || window == Window::Global {
+                    let base = self.constant(Width::Wide, at.wrapping_add(windows::base(home)))?;
+                    return Ok((Address { window, wide: true, offset: 0 }, base));
                 }
+                // The home of a parameter may be the caller's memory, or the kernel's parameters.
+                let offset = i32::try_from(at as i64).map_err(|_| "the offset is too large".to_owned())?;
+                Ok((Address { window: home, wide: false, offset }, Arg::None))
             }
             Base::Symbol(Symbol::Function(_)) => Err("a function cannot be read or written".into()),
             Base::Absolute => {
@@ -198,6 +200,49 @@ impl<'a> Decoder<'a> {
             }
         }
     }
+}
+
+/// The window of a state space, none for generic addresses.
+pub(super) fn window(space: Option<Space>) -> Window {
+    match space {
+        None => Window::Generic,
+        Some(Space::Global | Space::Const) => Window::Global,
+        Some(Space::Shared) => Window::Shared,
+        Some(Space::Local) => Window::Local,
+        Some(Space::Param) => Window::Param,
+    }
+}
+
+/// What an operand is, for messages.
+pub(super) fn noun(operand: &Operand) -> &'static str {
+    match operand {
+        Operand::Register(_) => "a register",
+        Operand::NotRegister(_) => "an inverted predicate",
+        Operand::Special(..) => "a special register",
+        Operand::Integer(_) => "an integer literal",
+        Operand::F32(_) | Operand::F64(_) => "a float literal",
+        Operand::Symbol(..) => "a symbol",
+        Operand::Address(..) => "an address",
+        Operand::Vector(_) => "a vector",
+        Operand::Pair(..) => "a pair",
+        Operand::Sink => "_",
+        Operand::Label(_) | Operand::BranchTargets(_) => "a label",
+        Operand::Function(_) | Operand::Prototype(_) => "a function",
+        Operand::List(_) => "a list",
+    }
+}
+
+/// A literal must be of the kind of its type: integers for integers, floats for floats, `0f` forms for bits too.
+pub(super) fn literal(operand: &Operand, ty: Type) -> Result<(), String> {
+    let float = matches!(ty, Type::F32 | Type::F64 | Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2);
+    let bits = matches!(ty, Type::B8 | Type::B16 | Type::B32 | Type::B64);
+    let fits = match operand {
+        Operand::Integer(_) => !float,
+        Operand::F32(_) => matches!(ty, Type::F32 | Type::F64) || bits && ty.size() == 4,
+        Operand::F64(_) => matches!(ty, Type::F32 | Type::F64) || bits && ty.size() == 8,
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(format!("{} where {ty:?} is wanted", noun(operand))) }
 }
 
 /// A special register and whether it has 64 bits.
@@ -232,6 +277,7 @@ fn special(name: &str, component: Option<char>) -> Result<(Special, bool), Strin
         ("%globaltimer_hi", None) => Special::GlobalTimerHi,
         ("%dynamic_smem_size", None) => Special::DynamicShared,
         ("%total_smem_size", None) => Special::TotalShared,
+        _ if name.starts_with("%pm") && name.ends_with("_64") => return Ok((Special::Zero, true)),
         _ if name.starts_with("%envreg") || name.starts_with("%pm") || name.starts_with("%reserved_smem") => {
             Special::Zero
         }

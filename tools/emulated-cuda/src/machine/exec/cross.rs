@@ -2,7 +2,10 @@
 
 use super::{Env, Flow, Step, first, memory::addresses, trouble};
 use crate::{
-    arith::{Row, matrix, warp as lanewise},
+    arith::{
+        Row, matrix,
+        warp::{self as lanewise, Shuffled},
+    },
     machine::{
         FaultKind,
         alu::lanes_of,
@@ -54,13 +57,17 @@ impl Env<'_> {
         match inst.op {
             Op::Shuffle(mode) => {
                 let rows = [o[2], o[3], o[4]].map(|slot| *file.lanes::<u32>(slot));
-                let (out, bits, undefined) = lanewise::shuffle(mode, &rows[0], &rows[1], &rows[2], lanes, members);
+                let Shuffled { row, in_range, undefined } =
+                    lanewise::shuffle(mode, &rows[0], &rows[1], &rows[2], lanes, members);
                 if undefined != 0 {
-                    let message = format!("a shuffle reads from a lane that takes no part (lanes {} do)", lane_list(lanes));
+                    let message = format!(
+                        "a shuffle reads from a lane that takes no part (lanes {} do)",
+                        lane_list(lanes)
+                    );
                     return Err(trouble(FaultKind::Undefined, first(undefined), message));
                 }
-                file.store::<u32>(o[0], &out, lanes);
-                file.set_pred(o[1], bits, lanes);
+                file.store::<u32>(o[0], &row, lanes);
+                file.set_pred(o[1], in_range, lanes);
             }
             Op::Vote { mode, not } => {
                 let votes = if not { !file.pred(o[1]) } else { file.pred(o[1]) };
@@ -68,15 +75,15 @@ impl Env<'_> {
                 if mode == VoteMode::Ballot {
                     file.store::<u32>(o[0], &[result; 32], lanes);
                 } else {
-                    file.set_pred(o[0], if result != 0 { FULL } else { 0 }, lanes);
+                    file.set_pred(o[0], result, lanes);
                 }
             }
             Op::Match { all, wide } => {
                 let values = crate::machine::alu::read(file, o[2], wide);
                 if all {
                     let same = lanewise::match_all(&values, lanes);
-                    file.store::<u32>(o[0], &[if same { lanes } else { 0 }; 32], lanes);
-                    file.set_pred(o[1], if same { FULL } else { 0 }, lanes);
+                    file.store::<u32>(o[0], &[same; 32], lanes);
+                    file.set_pred(o[1], if same != 0 { FULL } else { 0 }, lanes);
                 } else {
                     file.store::<u32>(o[0], &lanewise::match_any(&values, lanes), lanes);
                 }
@@ -120,7 +127,7 @@ impl Env<'_> {
                 let mut out: [Row; 16] = [[0; 32]; 16];
                 let (a, b, c) = (a.rows(file, scale), b.rows(file, scale), c.rows(file, scale));
                 let written = d.count * scale;
-                self.simd.mma(mma, &a.0[..a.1], &b.0[..b.1], &c.0[..c.1], &mut out[..written]);
+                mma.run(&a.0[..a.1], &b.0[..b.1], &c.0[..c.1], &mut out[..written]);
                 for (index, &slot) in d.slots[..d.count].iter().enumerate() {
                     if scale == 2 {
                         let pair: [Row; 2] = [out[2 * index], out[2 * index + 1]];
@@ -142,12 +149,10 @@ impl Env<'_> {
             }
             Op::StMatrix { count, trans, address } => {
                 let at = addresses(file, address, o[0]);
-                let mut from = [[0; 32]; 4];
-                for (row, slot) in from.iter_mut().zip(&o[1..=count as usize]) {
-                    *row = *file.lanes::<u32>(*slot);
-                }
+                let from: [&Row; 4] =
+                    std::array::from_fn(|i| file.lanes::<u32>(o[1 + i.min(count as usize - 1)]));
                 let mut rows = [[0; 16]; 32];
-                matrix::stmatrix(&from, count, trans, &mut rows);
+                matrix::stmatrix(&from[..count as usize], count, trans, &mut rows);
                 self.spaces.stmatrix(site, address.window, &at, count, &rows)?;
             }
             Op::MovMatrix => {

@@ -260,7 +260,8 @@ impl Env<'_> {
             Ok(String::from_utf8_lossy(&self.string(site, lane, address)?).into_owned())
         };
         let line = self.local_word(site, lane, line, 4)?;
-        let words = format!("{}:{line}: {}: assertion `{}` failed", text(file)?, text(function)?, text(message)?);
+        let words =
+            format!("{}:{line}: {}: assertion `{}` failed", text(file)?, text(function)?, text(message)?);
         Ok(trouble(FaultKind::Assert, lane, words))
     }
 }

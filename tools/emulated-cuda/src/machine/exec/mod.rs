@@ -119,8 +119,9 @@ impl<'a> Env<'a> {
     /// Counts the instructions that ran by their class.
     pub fn count_instructions(&mut self) -> Counters {
         let counters = &mut self.spaces.counters;
-        for (inst, [warps, lanes]) in self.program.code.iter().zip(&self.hits) {
-            counters.instructions[inst.op.class() as usize] += warps;
+        let program = self.program;
+        for ((inst, class), [warps, lanes]) in program.code.iter().zip(&program.classes).zip(&self.hits) {
+            counters.instructions[*class as usize] += warps;
             counters.thread_instructions += lanes;
             if let Op::Mma(mma) = inst.op
                 && *warps > 0
@@ -358,7 +359,8 @@ impl<'a> Env<'a> {
         let mut ways = usize::from(active != mask);
         while rest != 0 {
             let target = targets[index[first(rest)] as usize];
-            let same = lanes_of(rest).filter(|&l| targets[index[l] as usize] == target).fold(0, |m, l| m | 1 << l);
+            let same =
+                lanes_of(rest).filter(|&l| targets[index[l] as usize] == target).fold(0, |m, l| m | 1 << l);
             // The last lanes of the group take it with them.
             warp.part(at, same, target, State::Ready);
             rest &= !same;

@@ -7,8 +7,6 @@ use crate::machine::{
     warp::Warp,
 };
 
-/// Multiprocessors of the device, as `%nsmid` has them.
-const MULTIPROCESSORS: u64 = 108;
 
 impl Env<'_> {
     /// Writes a special register to a slot.
@@ -18,7 +16,7 @@ impl Env<'_> {
         let [x, y, _] = config.block.map(u64::from);
         let thread = |lane: usize| u64::from(warp.index) * 32 + lane as u64;
         let same = |value: u64| [value; 32];
-        let shared = |dynamic: u32| u64::from(dynamic);
+        let multiprocessors = u64::from(self.launch.device.options.sm_count);
         let time = || self.launch.start.elapsed().as_nanos() as u64;
         let lane = |f: fn(u32) -> u32| std::array::from_fn(|lane| u64::from(f(lane as u32)));
         let values: [u64; 32] = match special {
@@ -30,9 +28,11 @@ impl Env<'_> {
             Special::Nctaid(axis) => same(u64::from(config.grid[axis as usize])),
             Special::LaneId => lane(|l| l),
             Special::WarpId => same(u64::from(warp.index)),
-            Special::NWarpId => same(config.block.iter().map(|&n| u64::from(n)).product::<u64>().div_ceil(32)),
-            Special::SmId => same(self.linear % MULTIPROCESSORS),
-            Special::NSmId => same(MULTIPROCESSORS),
+            Special::NWarpId => {
+                same(config.block.iter().map(|&n| u64::from(n)).product::<u64>().div_ceil(32))
+            }
+            Special::SmId => same(self.linear % multiprocessors),
+            Special::NSmId => same(multiprocessors),
             Special::GridId => same(self.launch.id),
             Special::LaneMaskEq => lane(|l| 1 << l),
             Special::LaneMaskLe => lane(|l| u32::MAX >> (31 - l)),
@@ -44,8 +44,8 @@ impl Env<'_> {
             Special::ClockHi => same(self.steps >> 32),
             Special::GlobalTimer | Special::GlobalTimerLo => same(time()),
             Special::GlobalTimerHi => same(time() >> 32),
-            Special::DynamicShared => same(shared(config.dynamic_shared)),
-            Special::TotalShared => same(shared(config.dynamic_shared + self.launch.kernel.static_shared)),
+            Special::DynamicShared => same(u64::from(config.dynamic_shared)),
+            Special::TotalShared => same(u64::from(config.dynamic_shared + self.launch.kernel.static_shared)),
             Special::Zero => same(0),
         };
         let wide = matches!(special, Special::GridId | Special::Clock64 | Special::GlobalTimer);

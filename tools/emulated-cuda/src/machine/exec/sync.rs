@@ -14,7 +14,9 @@ impl Env<'_> {
     /// Runs a barrier.
     pub(super) fn sync(&mut self, warp: &mut Warp, at: usize, inst: &Inst, pc: u32, active: u32) -> Step {
         match inst.op {
-            Op::Barrier { kind, aligned, not } => self.block_barrier(warp, at, inst, pc, active, kind, aligned, not),
+            Op::Barrier { kind, aligned, not } => {
+                self.block_barrier(warp, at, inst, pc, active, kind, aligned, not)
+            }
             _ => self.warp_barrier(warp, at, inst, pc, active),
         }
     }
@@ -81,7 +83,8 @@ impl Env<'_> {
             let values = file.lanes::<u32>(slot);
             if same(values, active) { Ok(values[lane]) } else { Err(()) }
         };
-        let differ = || trouble(FaultKind::Barrier, lane, "the lanes of a warp name different barriers or counts");
+        let differ =
+            || trouble(FaultKind::Barrier, lane, "the lanes of a warp name different barriers or counts");
         let id = uniform(o[1]).map_err(|()| differ())?;
         let count = match o[2] {
             NONE => None,
@@ -146,7 +149,9 @@ impl Env<'_> {
                         let (votes, voters) = (barrier.votes, barrier.voters);
                         let all = |holds: bool| if holds { FULL } else { 0 };
                         match reduction {
-                            BarRed::Popc => alu::write(&mut warp.file, inst.o[0], false, &[u64::from(votes); 32], mask),
+                            BarRed::Popc => {
+                                alu::write(&mut warp.file, inst.o[0], false, &[u64::from(votes); 32], mask)
+                            }
                             BarRed::And => warp.file.set_pred(inst.o[0], all(votes == voters), mask),
                             BarRed::Or => warp.file.set_pred(inst.o[0], all(votes > 0), mask),
                         }

@@ -1,7 +1,7 @@
 //! Integers and bits.
 
 use super::{File, Lane, Slot, Width, lane_table};
-use crate::arith::integer as int;
+use crate::arith::{half::halves, integer as int, round::flush32};
 
 lane_table! {
     /// Instructions on integers and bits.
@@ -30,6 +30,7 @@ lane_table! {
         Mad24LoS ["mad24.lo.s32"] (a: i32, b: i32, c: i32) -> i32 { int::mul24_lo_s32(a, b).wrapping_add(c) }
         Mad24HiU ["mad24.hi.u32"] (a: u32, b: u32, c: u32) -> u32 { int::mul24_hi_u32(a, b).wrapping_add(c) }
         Mad24HiS ["mad24.hi.s32"] (a: i32, b: i32, c: i32) -> i32 { int::mul24_hi_s32(a, b).wrapping_add(c) }
+        Mad24HiSat ["mad24.hi.sat.s32"] (a: i32, b: i32, c: i32) -> i32 { int::mul24_hi_s32(a, b).saturating_add(c) }
         SadU32 ["sad.u32"] (a: u32, b: u32, c: u32) -> u32 { a.abs_diff(b).wrapping_add(c) }
         SadS32 ["sad.s32"] (a: i32, b: i32, c: i32) -> i32 { c.wrapping_add(a.abs_diff(b) as i32) }
         DivU32 ["div.u32"] (a: u32, b: u32) -> u32 { int::div_u32(a, b) }
@@ -61,18 +62,18 @@ lane_table! {
         SzextWrapS ["szext.wrap.s32"] (a: i32, b: u32) -> i32 { int::szext_wrap_s32(a, b) }
         BmskClamp ["bmsk.clamp.b32"] (a: u32, b: u32) -> u32 { int::bmsk_clamp(a, b) }
         BmskWrap ["bmsk.wrap.b32"] (a: u32, b: u32) -> u32 { int::bmsk_wrap(a, b) }
-        Dp4aUU ["dp4a.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a_uu(a, b, c) }
-        Dp4aUS ["dp4a.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a_us(a, b, c) }
-        Dp4aSU ["dp4a.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a_su(a, b, c) }
-        Dp4aSS ["dp4a.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a_ss(a, b, c) }
-        Dp2aLoUU ["dp2a.lo.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_lo_uu(a, b, c) }
-        Dp2aLoUS ["dp2a.lo.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_lo_us(a, b, c) }
-        Dp2aLoSU ["dp2a.lo.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_lo_su(a, b, c) }
-        Dp2aLoSS ["dp2a.lo.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_lo_ss(a, b, c) }
-        Dp2aHiUU ["dp2a.hi.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_hi_uu(a, b, c) }
-        Dp2aHiUS ["dp2a.hi.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_hi_us(a, b, c) }
-        Dp2aHiSU ["dp2a.hi.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_hi_su(a, b, c) }
-        Dp2aHiSS ["dp2a.hi.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a_hi_ss(a, b, c) }
+        Dp4aUU ["dp4a.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a::<false, false>(a, b, c) }
+        Dp4aUS ["dp4a.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a::<false, true>(a, b, c) }
+        Dp4aSU ["dp4a.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a::<true, false>(a, b, c) }
+        Dp4aSS ["dp4a.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp4a::<true, true>(a, b, c) }
+        Dp2aLoUU ["dp2a.lo.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<false, false, false>(a, b, c) }
+        Dp2aLoUS ["dp2a.lo.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<false, false, true>(a, b, c) }
+        Dp2aLoSU ["dp2a.lo.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<false, true, false>(a, b, c) }
+        Dp2aLoSS ["dp2a.lo.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<false, true, true>(a, b, c) }
+        Dp2aHiUU ["dp2a.hi.u32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<true, false, false>(a, b, c) }
+        Dp2aHiUS ["dp2a.hi.u32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<true, false, true>(a, b, c) }
+        Dp2aHiSU ["dp2a.hi.s32.u32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<true, true, false>(a, b, c) }
+        Dp2aHiSS ["dp2a.hi.s32.s32"] (a: u32, b: u32, c: u32) -> u32 { int::dp2a::<true, true, true>(a, b, c) }
         And32 ["and.b32"] (a: u32, b: u32) -> u32 { a & b }
         Or32 ["or.b32"] (a: u32, b: u32) -> u32 { a | b }
         Xor32 ["xor.b32"] (a: u32, b: u32) -> u32 { a ^ b }
@@ -147,10 +148,10 @@ lane_table! {
         MadWideS16 ["mad.wide.s16"] (a: i16, b: i16, c: i32) -> i32 { (a as i32 * b as i32).wrapping_add(c) }
         SadU16 ["sad.u16"] (a: u16, b: u16, c: u16) -> u16 { a.abs_diff(b).wrapping_add(c) }
         SadS16 ["sad.s16"] (a: i16, b: i16, c: i16) -> i16 { c.wrapping_add(a.abs_diff(b) as i16) }
-        DivU16 ["div.u16"] (a: u16, b: u16) -> u16 { int::div_u32(a as u32, b as u32) as u16 }
-        DivS16 ["div.s16"] (a: i16, b: i16) -> i16 { int::div_s32(a as i32, b as i32) as i16 }
-        RemU16 ["rem.u16"] (a: u16, b: u16) -> u16 { int::rem_u32(a as u32, b as u32) as u16 }
-        RemS16 ["rem.s16"] (a: i16, b: i16) -> i16 { int::rem_s32(a as i32, b as i32) as i16 }
+        DivU16 ["div.u16"] (a: u16, b: u16) -> u16 { int::div_u16(a, b) }
+        DivS16 ["div.s16"] (a: i16, b: i16) -> i16 { int::div_s16(a, b) }
+        RemU16 ["rem.u16"] (a: u16, b: u16) -> u16 { int::rem_u16(a, b) }
+        RemS16 ["rem.s16"] (a: i16, b: i16) -> i16 { int::rem_s16(a, b) }
         AbsS16 ["abs.s16"] (a: i16) -> i16 { a.wrapping_abs() }
         NegS16 ["neg.s16"] (a: i16) -> i16 { a.wrapping_neg() }
         MinU16 ["min.u16"] (a: u16, b: u16) -> u16 { a.min(b) }
@@ -162,9 +163,9 @@ lane_table! {
         Xor16 ["xor.b16"] (a: u16, b: u16) -> u16 { a ^ b }
         Not16 ["not.b16"] (a: u16) -> u16 { !a }
         Cnot16 ["cnot.b16"] (a: u16) -> u16 { (a == 0) as u16 }
-        Shl16 ["shl.b16"] (a: u16, b: u32) -> u16 { int::shl_b32(a as u32, b) as u16 }
-        ShrU16 ["shr.u16" "shr.b16"] (a: u16, b: u32) -> u16 { int::shr_u32(a as u32, b) as u16 }
-        ShrS16 ["shr.s16"] (a: i16, b: u32) -> i16 { int::shr_s32(a as i32, b) as i16 }
+        Shl16 ["shl.b16"] (a: u16, b: u32) -> u16 { int::shl_b16(a, b) }
+        ShrU16 ["shr.u16" "shr.b16"] (a: u16, b: u32) -> u16 { int::shr_u16(a, b) }
+        ShrS16 ["shr.s16"] (a: i16, b: u32) -> i16 { int::shr_s16(a, b) }
         // selections by sign
         Slct32 ["slct.b32.s32" "slct.u32.s32" "slct.s32.s32" "slct.f32.s32"]
             (a: u32, b: u32, c: i32) -> u32 { if c >= 0 { a } else { b } }
@@ -176,5 +177,32 @@ lane_table! {
             (a: u32, b: u32, c: f32) -> u32 { if c >= 0.0 { a } else { b } }
         SlctF64 ["slct.b64.f32" "slct.u64.f32" "slct.s64.f32" "slct.f64.f32"]
             (a: u64, b: u64, c: f32) -> u64 { if c >= 0.0 { a } else { b } }
+        SlctF16 ["slct.b16.f32" "slct.u16.f32" "slct.s16.f32"]
+            (a: u16, b: u16, c: f32) -> u16 { if c >= 0.0 { a } else { b } }
+        SlctFtzF32 ["slct.ftz.b32.f32" "slct.ftz.u32.f32" "slct.ftz.s32.f32" "slct.ftz.f32.f32"]
+            (a: u32, b: u32, c: f32) -> u32 { if flush32(c) >= 0.0 { a } else { b } }
+        SlctFtzF64 ["slct.ftz.b64.f32" "slct.ftz.u64.f32" "slct.ftz.s64.f32" "slct.ftz.f64.f32"]
+            (a: u64, b: u64, c: f32) -> u64 { if flush32(c) >= 0.0 { a } else { b } }
+        SlctFtzF16 ["slct.ftz.b16.f32" "slct.ftz.u16.f32" "slct.ftz.s16.f32"]
+            (a: u16, b: u16, c: f32) -> u16 { if flush32(c) >= 0.0 { a } else { b } }
+        // pairs of 16 bits; the ISA prints .relu after the type, too
+        AddI16x2 ["add.u16x2" "add.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.wrapping_add(b)) }
+        MinU16x2 ["min.u16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.min(b)) }
+        MaxU16x2 ["max.u16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => a.max(b)) }
+        MinS16x2 ["min.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).min(b as i16) as u16) }
+        MaxS16x2 ["max.s16x2"] (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).max(b as i16) as u16) }
+        MinReluS16x2 ["min.relu.s16x2" "min.s16x2.relu"]
+            (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).min(b as i16).max(0) as u16) }
+        MaxReluS16x2 ["max.relu.s16x2" "max.s16x2.relu"]
+            (a: u32, b: u32) -> u32 { halves!(a, b => (a as i16).max(b as i16).max(0) as u16) }
+        // clamped and packed
+        PackU16 ["cvt.pack.sat.u16.s32"] (a: i32, b: i32) -> u32 { int::pack_clamped::<false, 16>(a, b, 0) }
+        PackS16 ["cvt.pack.sat.s16.s32"] (a: i32, b: i32) -> u32 { int::pack_clamped::<true, 16>(a, b, 0) }
+        PackU8 ["cvt.pack.sat.u8.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<false, 8>(a, b, c) }
+        PackS8 ["cvt.pack.sat.s8.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<true, 8>(a, b, c) }
+        PackU4 ["cvt.pack.sat.u4.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<false, 4>(a, b, c) }
+        PackS4 ["cvt.pack.sat.s4.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<true, 4>(a, b, c) }
+        PackU2 ["cvt.pack.sat.u2.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<false, 2>(a, b, c) }
+        PackS2 ["cvt.pack.sat.s2.s32.b32"] (a: i32, b: i32, c: u32) -> u32 { int::pack_clamped::<true, 2>(a, b, c) }
     }
 }

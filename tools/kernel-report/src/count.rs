@@ -1,0 +1,208 @@
+//! Runs a problem on the emulated device and counts what it does.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use emulated_cuda::machine::{
+    Checks, Counters, Device, Kernel, LaunchConfig, Module, Options, memory::AllocationKind,
+};
+
+use crate::problem::{Fill, Parameter, Problem, Type, float_bytes};
+use crate::random::Random;
+use crate::{Error, Result};
+
+/// Memory that a device has besides the problem's buffers: gaps between them, the module's variables.
+const SPARE_BYTES: u64 = 256 << 20;
+/// By how much (of a dimension) a smaller sample must lie nearer to the middle to be taken.
+const WORTHWHILE: f64 = 0.01;
+/// Elements that are made at once.
+const CHUNK: u64 = 1 << 20;
+
+/// What a problem was counted to do.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// What the blocks that ran did.
+    pub counters: Counters,
+    /// Static shared memory of a block in bytes.
+    pub static_shared: u32,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Blocks to run at most, spread evenly over the grid; 0 for all.
+    pub max_blocks: u32,
+    /// Whether the device's checks are on (they cost time).
+    pub checks: bool,
+    /// Seed of the random data.
+    pub seed: u64,
+}
+
+/// Runs a problem, all of its blocks or a sample of them, and counts.
+///
+/// # Errors
+/// If the kernel is not in the PTX, its parameters are others, or it faults.
+pub fn count(ptx: &str, problem: &Problem, settings: Settings) -> Result<Counted> {
+    let bad = |detail: String| Error::kernel(&problem.kernel, detail);
+    let bytes = |parameter: &Parameter| match parameter {
+        Parameter::Buffer { ty, length, .. } => length.checked_mul(ty.size()),
+        Parameter::Scalar(_) => Some(0),
+    };
+    let mut sizes = problem.parameters.iter().map(bytes);
+    let total = sizes.try_fold(SPARE_BYTES, |sum, size| sum.checked_add(size?));
+    let memory_bytes = total.ok_or_else(|| bad("the buffers are larger than memory can be".to_string()))?;
+    // The emulated device keeps a byte of state for each byte.
+    let (needed, available) = (memory_bytes.saturating_mul(2), available_bytes());
+    if needed > available {
+        return Err(bad(format!(
+            "it needs {needed} bytes of memory, {available} are available: take a smaller size"
+        )));
+    }
+    let checks = if settings.checks { Checks::ALL } else { Checks::NONE };
+    let device = Device::new(Options { checks, counters: true, memory_bytes, ..Options::default() });
+    let module = Module::load(&device, ptx).map_err(|e| bad(e.to_string()))?;
+    let kernel = module.kernels.get(&problem.kernel).ok_or_else(|| {
+        let mut names: Vec<&str> = module.kernels.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        bad(format!("there is no such kernel; the PTX has: {}", names.join(", ")))
+    })?;
+    check_launch(problem, kernel)?;
+    let parameters = parameters(&device, problem, kernel, settings.seed)?;
+    let sample = match settings.max_blocks {
+        0 => None,
+        most => (problem.blocks() > u64::from(most)).then(|| sample_size(problem.grid, most)),
+    };
+    let config = LaunchConfig {
+        grid: problem.grid,
+        block: problem.block,
+        dynamic_shared: problem.dynamic_shared,
+        cooperative: false,
+        sample,
+    };
+    let counters = device.launch(kernel, config, &parameters).map_err(|fault| bad(fault.to_string()))?;
+    Ok(Counted { counters, static_shared: kernel.static_shared })
+}
+
+/// How many blocks to run, between half of `most` and `most`, which is less than the grid holds. The device takes them at even
+/// distances, and where a distance is a multiple of a dimension all of them lie in one column: of causal attention, say, all with the
+/// same rows. The number is taken whose blocks lie most like the grid's in every dimension, by mean and variance.
+pub fn sample_size(grid: [u32; 3], most: u32) -> u32 {
+    let mut best = (most, distance(grid, most));
+    for count in (most.div_ceil(2)..most).rev() {
+        let here = distance(grid, count);
+        if here + WORTHWHILE < best.1 {
+            best = (count, here);
+        }
+    }
+    best.0
+}
+
+/// How far mean and variance of the coordinates of `count` blocks are from those of the grid, in dimensions and their squares.
+fn distance(grid: [u32; 3], count: u32) -> f64 {
+    let total: u64 = grid.iter().map(|&n| u64::from(n)).product();
+    let mut sums = [(0.0, 0.0); 3];
+    for i in 0..u64::from(count) {
+        let mut block = (2 * i + 1) * total / (2 * u64::from(count));
+        for ((sum, squares), size) in sums.iter_mut().zip(grid) {
+            let place = (block % u64::from(size)) as f64;
+            *sum += place;
+            *squares += place * place;
+            block /= u64::from(size);
+        }
+    }
+    let off = |((sum, squares), size): ((f64, f64), u32)| {
+        let (n, size) = (f64::from(count), f64::from(size));
+        let mean = sum / n;
+        let variance = squares / n - mean * mean;
+        (mean - (size - 1.0) / 2.0).abs() / size
+            + (variance - (size * size - 1.0) / 12.0).abs() / (size * size)
+    };
+    sums.into_iter().zip(grid).map(off).sum()
+}
+
+fn check_launch(problem: &Problem, kernel: &Kernel) -> Result<()> {
+    let bad = |detail: String| Err(Error::kernel(&problem.kernel, detail));
+    if problem.threads() > kernel.max_threads {
+        return bad(format!("a block of {} threads; it allows {}", problem.threads(), kernel.max_threads));
+    }
+    match kernel.required_threads {
+        Some(required) if required != problem.block => {
+            bad(format!("a block of {:?} threads; it requires {required:?}", problem.block))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parameter block, its buffers allocated and filled.
+fn parameters(device: &Arc<Device>, problem: &Problem, kernel: &Kernel, seed: u64) -> Result<Vec<u8>> {
+    let bad = |detail: String| Error::kernel(&problem.kernel, detail);
+    let (given, taken) = (problem.parameters.len(), kernel.parameters.len());
+    if given != taken {
+        return Err(bad(format!("it takes {taken} parameters, the problem gives {given}")));
+    }
+    let mut block = vec![0; kernel.parameter_bytes as usize];
+    for (i, (parameter, place)) in problem.parameters.iter().zip(&kernel.parameters).enumerate() {
+        let value = match parameter {
+            Parameter::Scalar(bytes) => bytes.clone(),
+            Parameter::Buffer { ty, length, fill, below, step } => {
+                let memory =
+                    |e: emulated_cuda::machine::memory::MemoryError| bad(format!("parameters[{i}]: {e}"));
+                let address =
+                    device.memory.allocate(length * ty.size(), AllocationKind::Device).map_err(memory)?;
+                let mut random = Random::new(seed ^ (i as u64) << 32);
+                let mut start = 0;
+                while start < *length && *fill != Fill::None {
+                    let end = (*length).min(start + CHUNK);
+                    let content = content(*ty, start..end, *fill, *below, *step, &mut random);
+                    device.memory.write(address + start * ty.size(), &content).map_err(memory)?;
+                    start = end;
+                }
+                address.to_le_bytes().to_vec()
+            }
+        };
+        let (offset, size) = (place.offset as usize, place.size as usize);
+        match block.get_mut(offset..offset + size) {
+            Some(at) if size == value.len() => at.copy_from_slice(&value),
+            _ => {
+                let detail =
+                    format!("parameters[{i}]: it takes {size} bytes, the problem gives {}", value.len());
+                return Err(bad(detail));
+            }
+        }
+    }
+    Ok(block)
+}
+
+/// Memory that the system can still give, where it says so.
+fn available_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
+}
+
+/// The bytes of some elements of a buffer; none for one that nothing is written to. `random` goes on from one part of a buffer to the
+/// next.
+pub fn content(
+    ty: Type,
+    elements: Range<u64>,
+    fill: Fill,
+    below: u64,
+    step: u64,
+    random: &mut Random,
+) -> Vec<u8> {
+    let size = ty.size() as usize;
+    let length = elements.end.saturating_sub(elements.start) as usize;
+    let mut bytes = Vec::with_capacity(length * size);
+    let mut integer = |value: u64| bytes.extend_from_slice(&value.to_le_bytes()[..size]);
+    match (fill, ty.is_float()) {
+        (Fill::None, _) => {}
+        (Fill::Zeros, _) => bytes.resize(length * size, 0),
+        (Fill::Steps, false) => elements.for_each(|i| integer(i.wrapping_mul(step))),
+        (Fill::Random, false) if below > 0 => elements.for_each(|_| integer(random.below(below))),
+        (Fill::Random, false) => elements.for_each(|_| integer(random.bits())),
+        (Fill::Steps, true) => elements.for_each(|i| bytes.extend(float_bytes(ty, i as f64 * step as f64))),
+        (Fill::Random, true) => elements.for_each(|_| bytes.extend(float_bytes(ty, random.symmetric()))),
+    }
+    bytes
+}

@@ -1,0 +1,364 @@
+//! Problem files: a family of kernels in one PTX file, how each is launched, and the sizes to report on.
+//!
+//! ```toml
+//! ptx = "gemm.ptx"                        # beside this file
+//!
+//! [[kernel]]
+//! name = "gemm_bf16"                      # the .entry
+//! grid = ["ceil_div(n, 64)", "ceil_div(m, 64)"]
+//! block = [128]
+//! dynamic_shared = 0
+//! parameters = [
+//!   { buffer = "bf16", length = "m * k" },
+//!   { buffer = "bf16", length = "k * n" },
+//!   { buffer = "f32", length = "m * n", fill = "none" },
+//!   { scalar = "s32", value = "m" },
+//!   { fields = [{ scalar = "f32", value = 0.5 }, { scalar = "u64", value = "m" }] },   # a struct, passed by value
+//! ]
+//! ideal = { operations = { bf16 = "2 * m * n * k" }, bytes = "2 * (m * k + k * n) + 4 * m * n" }
+//! sizes = [{ name = "4096", m = 4096, n = 4096, k = 4096 }]
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::expr::{Expr, Sizes};
+use crate::model::Ideal;
+use crate::{Error, Result};
+
+/// A type of buffer elements and scalars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Type {
+    U8,
+    S8,
+    U16,
+    S16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F16,
+    Bf16,
+    F32,
+    F64,
+}
+
+impl Type {
+    /// Bytes.
+    pub fn size(self) -> u64 {
+        match self {
+            Type::U8 | Type::S8 => 1,
+            Type::U16 | Type::S16 | Type::F16 | Type::Bf16 => 2,
+            Type::U32 | Type::S32 | Type::F32 => 4,
+            Type::U64 | Type::S64 | Type::F64 => 8,
+        }
+    }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, Type::F16 | Type::Bf16 | Type::F32 | Type::F64)
+    }
+}
+
+/// What a buffer holds before the launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// Random numbers: floats in -1..1, whole numbers below `below` (without it, of the whole range).
+    #[default]
+    Random,
+    /// Zeros.
+    Zeros,
+    /// 0, `step`, 2 `step`, ...: offsets and indices.
+    Steps,
+    /// Nothing: an output.
+    None,
+}
+
+/// A value of a scalar parameter.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "a number, or an expression of sizes as text")]
+enum RawValue {
+    Integer(i64),
+    Float(f64),
+    Text(String),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawParameter {
+    buffer: Option<Type>,
+    length: Option<Expr>,
+    #[serde(default)]
+    fill: Fill,
+    below: Option<Expr>,
+    step: Option<Expr>,
+    scalar: Option<Type>,
+    value: Option<RawValue>,
+    fields: Option<Vec<RawField>>,
+}
+
+/// A member of a struct.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawField {
+    scalar: Type,
+    value: RawValue,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIdeal {
+    #[serde(default)]
+    operations: BTreeMap<String, Expr>,
+    #[serde(default)]
+    bytes: Expr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct RawSize {
+    name: String,
+    #[serde(flatten)]
+    values: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKernel {
+    name: String,
+    grid: Vec<Expr>,
+    block: Vec<Expr>,
+    #[serde(default)]
+    dynamic_shared: Expr,
+    parameters: Vec<RawParameter>,
+    #[serde(default)]
+    ideal: RawIdeal,
+    sizes: Vec<RawSize>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    ptx: PathBuf,
+    kernel: Vec<RawKernel>,
+}
+
+/// A parameter of a launch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parameter {
+    /// The address of a buffer.
+    Buffer {
+        /// Its elements' type.
+        ty: Type,
+        /// Their number.
+        length: u64,
+        /// What they are.
+        fill: Fill,
+        /// The bound of random whole numbers, 0 for none.
+        below: u64,
+        /// The difference of [`Fill::Steps`].
+        step: u64,
+    },
+    /// A value or a struct of values, little-endian.
+    Scalar(Vec<u8>),
+}
+
+/// One kernel on one problem size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The kernel.
+    pub kernel: String,
+    /// The name of the size.
+    pub size: String,
+    /// The size's values.
+    pub sizes: Sizes,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// The parameters in order.
+    pub parameters: Vec<Parameter>,
+    /// The least that the problem asks for.
+    pub ideal: Ideal,
+}
+
+impl Problem {
+    /// Blocks of the grid.
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&n| u64::from(n)).product()
+    }
+
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+}
+
+/// A problem file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Family {
+    /// The PTX file.
+    pub ptx: PathBuf,
+    /// Every kernel on every size.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a problem file.
+///
+/// # Errors
+/// If it cannot be read, or what makes no sense in it, and where.
+pub fn read(path: &Path) -> Result<Family> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    parse(path, &text)
+}
+
+/// As [`read`], with the text of the file.
+pub fn parse(path: &Path, text: &str) -> Result<Family> {
+    let bad = |detail: String| Error::Problem { path: path.to_path_buf(), detail };
+    let raw: RawFile = toml::from_str(text).map_err(|e| bad(e.to_string().trim_end().to_string()))?;
+    let mut problems = Vec::new();
+    for kernel in &raw.kernel {
+        if kernel.sizes.is_empty() {
+            return Err(bad(format!("{}: there is no size in sizes", kernel.name)));
+        }
+        for size in &kernel.sizes {
+            let problem = kernel.problem(size);
+            problems.push(problem.map_err(|why| bad(format!("{}, size {}: {why}", kernel.name, size.name)))?);
+        }
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(Family { ptx: folder.join(raw.ptx), problems })
+}
+
+impl RawKernel {
+    fn problem(&self, size: &RawSize) -> Result<Problem, String> {
+        let sizes = &size.values;
+        let parameter = |(i, parameter): (usize, &RawParameter)| {
+            parameter.resolve(sizes).map_err(|why| format!("parameters[{i}]: {why}"))
+        };
+        let mut operations = Vec::new();
+        for (unit, expr) in &self.ideal.operations {
+            let value = expr.value(sizes).map_err(|why| format!("ideal.operations.{unit}: {why}"))?;
+            operations.push((unit.clone(), value as f64));
+        }
+        let bytes = self.ideal.bytes.value(sizes).map_err(|why| format!("ideal.bytes: {why}"))?;
+        let block = dims(&self.block, sizes).map_err(|why| format!("block: {why}"))?;
+        let threads: u64 = block.iter().map(|&n| u64::from(n)).product();
+        if threads > 1024 {
+            return Err(format!("block: has {threads} threads; 1024 are possible"));
+        }
+        let grid = dims(&self.grid, sizes).map_err(|why| format!("grid: {why}"))?;
+        if grid[0] > i32::MAX as u32 || grid[1..].iter().any(|&n| n > 65_535) {
+            return Err(format!("grid: {grid:?} is more than 2147483647 x 65535 x 65535 blocks"));
+        }
+        let shared = self.dynamic_shared.value(sizes).map_err(|why| format!("dynamic_shared: {why}"))?;
+        Ok(Problem {
+            kernel: self.name.clone(),
+            size: size.name.clone(),
+            sizes: sizes.clone(),
+            grid,
+            block,
+            dynamic_shared: u32::try_from(shared).map_err(|_| format!("dynamic_shared: is {shared}"))?,
+            parameters: self.parameters.iter().enumerate().map(parameter).collect::<Result<_, _>>()?,
+            ideal: Ideal { operations, bytes: bytes as f64 },
+        })
+    }
+}
+
+/// One to three dimensions; missing ones are 1.
+fn dims(exprs: &[Expr], sizes: &Sizes) -> Result<[u32; 3], String> {
+    if exprs.is_empty() || exprs.len() > 3 {
+        return Err(format!("has {} dimensions; one to three are possible", exprs.len()));
+    }
+    let mut dims = [1; 3];
+    for (dim, expr) in dims.iter_mut().zip(exprs) {
+        let value = expr.value(sizes)?;
+        *dim = u32::try_from(value)
+            .ok()
+            .filter(|&n| n > 0)
+            .ok_or_else(|| format!("is {value} in a dimension"))?;
+    }
+    Ok(dims)
+}
+
+impl RawParameter {
+    fn resolve(&self, sizes: &Sizes) -> Result<Parameter, String> {
+        let alone = self.length.is_none() && self.below.is_none() && self.step.is_none();
+        match (self.buffer, self.scalar, &self.fields) {
+            (Some(ty), None, None) => {
+                if self.value.is_some() {
+                    return Err("a buffer has no value, but a length".to_string());
+                }
+                let length = self.length.as_ref().ok_or("a buffer needs a length")?.value(sizes)?;
+                let number = |expr: &Option<Expr>, otherwise: u64| match expr {
+                    Some(expr) => expr.value(sizes),
+                    None => Ok(otherwise),
+                };
+                let (below, step) = (number(&self.below, 0)?, number(&self.step, 1)?);
+                if self.below.is_some() && (below == 0 || ty.is_float() || self.fill != Fill::Random) {
+                    return Err("below is a bound above 0 for random whole numbers".to_string());
+                }
+                if self.step.is_some() && self.fill != Fill::Steps {
+                    return Err("step goes with fill = \"steps\"".to_string());
+                }
+                Ok(Parameter::Buffer { ty, length, fill: self.fill, below, step })
+            }
+            (None, Some(ty), None) if alone => {
+                let value = self.value.as_ref().ok_or("a scalar needs a value")?;
+                Ok(Parameter::Scalar(scalar(ty, value, sizes)?))
+            }
+            (None, None, Some(fields)) if alone && self.value.is_none() => {
+                Ok(Parameter::Scalar(layout(fields, sizes)?))
+            }
+            _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... } and { fields = [...] }"
+                .to_string()),
+        }
+    }
+}
+
+/// The bytes of a struct as C lays it out: each member at a multiple of its size, the end rounded up to the largest of them.
+fn layout(fields: &[RawField], sizes: &Sizes) -> Result<Vec<u8>, String> {
+    let mut bytes: Vec<u8> = Vec::new();
+    for (i, field) in fields.iter().enumerate() {
+        bytes.resize(bytes.len().next_multiple_of(field.scalar.size() as usize), 0);
+        bytes.extend(scalar(field.scalar, &field.value, sizes).map_err(|why| format!("fields[{i}]: {why}"))?);
+    }
+    let alignment = fields.iter().map(|field| field.scalar.size()).max().unwrap_or(1);
+    bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
+    Ok(bytes)
+}
+
+fn scalar(ty: Type, value: &RawValue, sizes: &Sizes) -> Result<Vec<u8>, String> {
+    let integer = match value {
+        RawValue::Integer(value) => i128::from(*value),
+        RawValue::Text(text) => i128::from(Expr::Text(text.clone()).value(sizes)?),
+        RawValue::Float(value) if ty.is_float() => return Ok(float_bytes(ty, *value)),
+        RawValue::Float(value) => return Err(format!("{value} is no whole number")),
+    };
+    if ty.is_float() {
+        return Ok(float_bytes(ty, integer as f64));
+    }
+    let bits = 8 * ty.size() as u32;
+    let signed = matches!(ty, Type::S8 | Type::S16 | Type::S32 | Type::S64);
+    let range = if signed { -(1i128 << (bits - 1))..1i128 << (bits - 1) } else { 0..1i128 << bits };
+    if !range.contains(&integer) {
+        return Err(format!("{integer} does not fit into {ty:?}"));
+    }
+    Ok(integer.to_le_bytes()[..ty.size() as usize].to_vec())
+}
+
+/// A floating-point value in this type, little-endian.
+pub(crate) fn float_bytes(ty: Type, value: f64) -> Vec<u8> {
+    match ty {
+        Type::F16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
+        Type::Bf16 => half::bf16::from_f64(value).to_le_bytes().to_vec(),
+        Type::F64 => value.to_le_bytes().to_vec(),
+        _ => (value as f32).to_le_bytes().to_vec(),
+    }
+}
