@@ -15,7 +15,11 @@ use std::{
 };
 
 /// What every kernel is compiled with. No fast math: where an approximation is wanted, the source says so.
-const FLAGS: &[&str] = &["-std=c++17", "-O3", "-lineinfo", "--expt-relaxed-constexpr", "-Werror", "all-warnings"];
+const FLAGS: &[&str] =
+    &["-std=c++17", "-O3", "-lineinfo", "--expt-relaxed-constexpr", "-Werror", "all-warnings"];
+
+/// The compiler that tools/install-nvcc installs.
+const INSTALLED: &str = ".cuda/nvidia/cu13/bin/nvcc";
 
 /// The architecture that kernels are written for at least.
 const BASELINE: u32 = 80;
@@ -25,8 +29,11 @@ fn main() {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rerun-if-changed=.cuda");
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    // A path that is not there would make every build run this again.
+    if root.join(INSTALLED).is_file() {
+        println!("cargo::rerun-if-changed={INSTALLED}");
+    }
     let out = PathBuf::from(variable("OUT_DIR"));
     let mut sources = files(&root.join("kernels"), "cu");
     sources.sort();
@@ -98,7 +105,7 @@ impl Nvcc {
 
 fn find_nvcc(root: &Path) -> Option<Nvcc> {
     let named = |name: &str| env::var_os(name).map(|folder| PathBuf::from(folder).join("bin/nvcc"));
-    let installed = root.join(".cuda/nvidia/cu13/bin/nvcc");
+    let installed = root.join(INSTALLED);
     let search = env::var_os("PATH").unwrap_or_default();
     let candidates = [named("CUDA_HOME"), named("CUDA_PATH"), Some(installed)].into_iter().flatten();
     let path = candidates.chain(env::split_paths(&search).map(|p| p.join("nvcc"))).find(|p| p.is_file())?;
@@ -110,7 +117,9 @@ fn find_nvcc(root: &Path) -> Option<Nvcc> {
     let version = output.lines().find_map(|l| l.split_once("release ")).map_or("nvcc", |(_, v)| v).trim();
     let version = format!("nvcc {version}");
     let archs = match env::var("WARPTUNE_CUDA_ARCHS") {
-        Ok(list) => list.split([';', ',', ' ']).filter(|a| !a.is_empty()).map(|a| parse_arch(a.trim())).collect(),
+        Ok(list) => {
+            list.split([';', ',', ' ']).filter(|a| !a.is_empty()).map(|a| parse_arch(a.trim())).collect()
+        }
         Err(_) => gpu_archs(),
     };
     Some(Nvcc { path, version, archs })
@@ -119,13 +128,16 @@ fn find_nvcc(root: &Path) -> Option<Nvcc> {
 fn parse_arch(text: &str) -> u32 {
     match text.trim_start_matches("sm_").parse() {
         Ok(arch) if arch >= BASELINE => arch,
-        _ => fail(format!("WARPTUNE_CUDA_ARCHS: {text:?} is not an architecture of {BASELINE} or above, as 80 or 90")),
+        _ => fail(format!(
+            "WARPTUNE_CUDA_ARCHS: {text:?} is not an architecture of {BASELINE} or above, as 80 or 90"
+        )),
     }
 }
 
 /// Architectures of the GPUs at hand; none without a driver.
 fn gpu_archs() -> Vec<u32> {
-    let output = Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
+    let output =
+        Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
     let Ok(output) = output else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout);
     let mut archs: Vec<u32> = text.lines().filter_map(|l| l.trim().replace('.', "").parse().ok()).collect();
@@ -150,7 +162,10 @@ fn compile(nvcc: &Nvcc, root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(St
     };
     let mut images: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|_| fail("a compiling thread died".into()))).collect()
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_else(|_| fail("a compiling thread died".into())))
+            .collect()
     });
     images.sort();
     images
@@ -181,10 +196,16 @@ fn compile_one(nvcc: &Nvcc, source: &Path, headers: &[PathBuf], out: &Path) -> P
         let lowest = nvcc.archs.iter().min().unwrap_or(&BASELINE);
         command.arg(format!("-gencode=arch=compute_{lowest},code=compute_{lowest}"));
     }
-    let output = command.output().unwrap_or_else(|e| fail(format!("{}: cannot run: {e}", nvcc.path.display())));
+    let output =
+        command.output().unwrap_or_else(|e| fail(format!("{}: cannot run: {e}", nvcc.path.display())));
     if !output.status.success() {
         let text = [output.stderr, output.stdout].concat();
-        fail(format!("{}: {} says\n{}", source.display(), nvcc.version, String::from_utf8_lossy(&text).trim_end()));
+        fail(format!(
+            "{}: {} says\n{}",
+            source.display(),
+            nvcc.version,
+            String::from_utf8_lossy(&text).trim_end()
+        ));
     }
     if kind == "ptx" {
         write(&part, &[read(&part), vec![0]].concat());
@@ -202,7 +223,11 @@ fn prebuilt(root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(String, PathBu
         let file = root.join(format!("kernels/prebuilt/{name}.ptx"));
         if !file.is_file() {
             let hint = "run tools/install-nvcc and build again, or kernels/prebuild where nvcc is at hand";
-            fail(format!("{} is missing and there is no nvcc to compile {}: {hint}", file.display(), source.display()));
+            fail(format!(
+                "{} is missing and there is no nvcc to compile {}: {hint}",
+                file.display(),
+                source.display()
+            ));
         }
         let image = out.join(format!("{name}.ptx"));
         write(&image, &[read(&file), vec![0]].concat());

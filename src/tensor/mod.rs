@@ -10,8 +10,8 @@ use std::sync::Arc;
 use half::bf16;
 
 pub use dtype::{DType, Element};
-use storage::Storage;
 pub use storage::SharedBytes;
+use storage::Storage;
 
 use crate::device::Device;
 use crate::{Error, Result};
@@ -159,7 +159,10 @@ impl Tensor {
     fn slice<T: bytemuck::Pod>(&self, dtype: DType) -> Result<&[T]> {
         let all = self.storage.slice(dtype).ok_or_else(|| {
             let place = self.device();
-            Error::DType { op: "tensor", detail: format!("{} on {place} read as {dtype} on the host", self.dtype) }
+            Error::DType {
+                op: "tensor",
+                detail: format!("{} on {place} read as {dtype} on the host", self.dtype),
+            }
         })?;
         Ok(&all[self.offset..self.offset + self.numel()])
     }
@@ -218,6 +221,9 @@ impl Tensor {
         if dtype == self.dtype {
             return Ok(self.clone());
         }
+        if let Some(device) = self.cuda_device() {
+            return self.cast_on(device, dtype);
+        }
         crate::dispatch_float!("to_dtype", self.dtype, T => {
             let source = T::slice(self)?;
             crate::dispatch_float!("to_dtype", dtype, U => {
@@ -226,9 +232,9 @@ impl Tensor {
         })
     }
 
-    /// The value of a tensor with one element.
+    /// The value of a tensor with one element, fetched from whatever device it is on.
     pub fn item(&self) -> Result<f32> {
-        match self.to_vec_f32()?[..] {
+        match self.to_device(Device::Cpu)?.to_vec_f32()?[..] {
             [x] => Ok(x),
             _ => Err(Error::Shape {
                 op: "item",
@@ -237,20 +243,25 @@ impl Tensor {
         }
     }
 
-    /// The index of the first element that is infinite or not a number (floats only; integers are always finite).
-    pub fn first_non_finite(&self) -> Option<usize> {
-        match self.dtype {
-            DType::F32 => self.as_f32().ok()?.iter().position(|x| !x.is_finite()),
-            DType::BF16 => self.as_bf16().ok()?.iter().position(|x| !x.is_finite()),
+    /// The index of the first element that is infinite or not a number (floats only; integers are always finite). A
+    /// device's tensor is fetched for it: this is for finding out why a step failed.
+    pub fn first_non_finite(&self) -> Result<Option<usize>> {
+        let host = self.to_device(Device::Cpu)?;
+        Ok(match self.dtype {
+            DType::F32 => host.as_f32()?.iter().position(|x| !x.is_finite()),
+            DType::BF16 => host.as_bf16()?.iter().position(|x| !x.is_finite()),
             DType::U32 => None,
-        }
+        })
     }
 
-    /// Adds an f32 or bf16 tensor of the same shape in place (in this tensor's type, which must be a float type).
+    /// Adds an f32 or bf16 tensor of the same shape, on the same device, in place (in this tensor's type, which must be a float type).
     pub fn add_assign(&mut self, other: &Tensor) -> Result<()> {
         if self.shape != other.shape {
             let detail = format!("{:?} += {:?}", self.shape, other.shape);
             return Err(Error::Shape { op: "add_assign", detail });
+        }
+        if let Some(device) = self.cuda_device() {
+            return self.add_assign_on(device, other);
         }
         if self.dtype == DType::F32 {
             let sum = self.make_mut_f32()?;

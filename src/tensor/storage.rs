@@ -24,7 +24,10 @@ pub(crate) enum Storage {
         dtype: DType,
     },
     /// Memory of a CUDA device, for so many elements.
-    Cuda { buffer: Buffer, len: usize },
+    Cuda {
+        buffer: Buffer,
+        len: usize,
+    },
 }
 
 impl Storage {
@@ -35,6 +38,14 @@ impl Storage {
             Storage::U32(v) => v.len(),
             Storage::Mapped { start, end, dtype, .. } => (end - start) / dtype.size(),
             Storage::Cuda { len, .. } => *len,
+        }
+    }
+
+    /// The memory on a CUDA device.
+    pub(crate) fn cuda(&self) -> Option<&Buffer> {
+        match self {
+            Storage::Cuda { buffer, .. } => Some(buffer),
+            _ => None,
         }
     }
 

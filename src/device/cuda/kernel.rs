@@ -17,7 +17,7 @@ pub mod embedded {
 }
 
 /// The blocks of a launch, the threads of a block, and its dynamic shared memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     /// Blocks in x, y and z.
     pub blocks: [usize; 3],
@@ -42,6 +42,11 @@ pub struct Pointer(pub u64);
 impl Pointer {
     /// What is not there.
     pub const NULL: Pointer = Pointer(0);
+
+    /// Whether 16 bytes can be loaded from it at once.
+    pub fn is_aligned(self) -> bool {
+        self.0.is_multiple_of(16)
+    }
 }
 
 /// A type that a kernel's parameter can have.
@@ -84,6 +89,9 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
+/// Dynamic shared memory that a kernel can have without being opted in, in bytes.
+const FREE_SHARED: u32 = 48 << 10;
+
 #[derive(Default)]
 pub(super) struct Loaded {
     modules: Mutex<HashMap<&'static str, usize>>,
@@ -94,6 +102,8 @@ pub(super) struct Loaded {
 #[derive(Clone, Copy)]
 struct Function {
     handle: usize,
+    /// Sizes of the parameters of the launchers that fit it.
+    sizes: &'static [usize],
     /// The largest dynamic shared memory that it has been opted into.
     shared: u32,
 }
@@ -103,13 +113,21 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`Error::Cuda`] with the kernel, the grid and what the driver said; a launcher whose fields do not fit the kernel.
-    pub(crate) fn launch<A: Arguments>(&'static self, entry: &'static str, mut arguments: A, grid: Grid) -> Result<()> {
+    pub(crate) fn launch<A: Arguments>(
+        &'static self,
+        entry: &'static str,
+        mut arguments: A,
+        grid: Grid,
+    ) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
         self.bind()?;
         let function = self.function::<A>(entry, grid.shared)?;
-        let too_many = || Error::Cuda { what: format!("kernel {entry}"), detail: format!("the grid {grid:?} is too large") };
+        let too_many = || Error::Cuda {
+            what: format!("kernel {entry}"),
+            detail: format!("the grid {grid:?} is too large"),
+        };
         let [x, y, z] = grid.blocks.map(u32::try_from);
         let blocks = (x.map_err(|_| too_many())?, y.map_err(|_| too_many())?, z.map_err(|_| too_many())?);
         let launched = arguments.with_pointers(|pointers| {
@@ -118,7 +136,14 @@ impl CudaDevice {
             // kernel touches is the device's own: buffers go back to the allocator in stream order.
             unsafe {
                 let handle = function.handle as sys::CUfunction;
-                result::launch_kernel(handle, blocks, (grid.threads, 1, 1), grid.shared, self.stream(), pointers)
+                result::launch_kernel(
+                    handle,
+                    blocks,
+                    (grid.threads, 1, 1),
+                    grid.shared,
+                    self.stream(),
+                    pointers,
+                )
             }
         });
         check(launched, || format!("kernel {entry} on {grid:?}"))
@@ -133,12 +158,19 @@ impl CudaDevice {
                 functions.entry(entry).or_insert(function)
             }
         };
+        if function.sizes != A::SIZES {
+            return Err(mismatch::<A>(entry, function.sizes));
+        }
         // More than 48 KiB must be asked for.
         if shared > function.shared {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is alive.
             let set = unsafe {
-                result::function::set_function_attribute(function.handle as sys::CUfunction, attribute, shared as i32)
+                result::function::set_function_attribute(
+                    function.handle as sys::CUfunction,
+                    attribute,
+                    shared as i32,
+                )
             };
             check(set, || format!("{shared} bytes of shared memory for kernel {entry}"))?;
             function.shared = shared;
@@ -152,12 +184,12 @@ impl CudaDevice {
         // SAFETY: the module is alive.
         let handle = unsafe { result::module::get_function(module as sys::CUmodule, name) };
         let handle = check(handle, || format!("kernel {entry} of module {}", A::MODULE))?;
-        let sizes = parameter_sizes(handle);
-        if sizes.as_deref().is_some_and(|sizes| sizes != A::SIZES) {
-            let detail = format!("its parameters take {sizes:?} bytes, the launcher has {:?}", A::SIZES);
-            return Err(Error::Cuda { what: format!("kernel {entry}"), detail });
+        if let Some(sizes) = parameter_sizes(handle)
+            && sizes != A::SIZES
+        {
+            return Err(mismatch::<A>(entry, &sizes));
         }
-        Ok(Function { handle: handle as usize, shared: 48 << 10 })
+        Ok(Function { handle: handle as usize, sizes: A::SIZES, shared: FREE_SHARED })
     }
 
     fn module(&self, name: &'static str) -> Result<usize> {
@@ -175,6 +207,12 @@ impl CudaDevice {
         modules.insert(name, module as usize);
         Ok(module as usize)
     }
+}
+
+/// The error of a launcher whose fields are not the kernel's parameters.
+fn mismatch<A: Arguments>(entry: &str, sizes: &[usize]) -> Error {
+    let detail = format!("its parameters take {sizes:?} bytes, the launcher has {:?}", A::SIZES);
+    Error::Cuda { what: format!("kernel {entry}"), detail }
 }
 
 /// Sizes of a kernel's parameters; none where the driver is too old to tell.

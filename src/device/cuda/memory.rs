@@ -105,7 +105,8 @@ impl Pool {
     pub(super) fn take(&self, device: &'static CudaDevice, bytes: usize) -> Result<Buffer> {
         let mut state = self.state();
         let block = if state.caching { block_size(bytes) } else { Some(bytes.max(1)) };
-        let too_large = || Error::Cuda { what: format!("{bytes} bytes"), detail: "no device has so many".into() };
+        let too_large =
+            || Error::Cuda { what: format!("{bytes} bytes"), detail: "no device has so many".into() };
         let block = block.ok_or_else(too_large)?;
         let cached = state.free.get_mut(&block).and_then(Vec::pop);
         let address = match cached {
@@ -182,7 +183,7 @@ impl State {
 /// Copies to and from the device, in stream order.
 impl Buffer {
     /// Copies host bytes to an offset of the buffer.
-    pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -190,14 +191,13 @@ impl Buffer {
         self.device.bind()?;
         let stream = self.device.stream();
         // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
-        // documents for asynchronous copies from it.
+        // documents for asynchronous copies from it, and this module has no other.
         let copied = unsafe { result::memcpy_htod_async(self.address + offset as u64, bytes, stream) };
-        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))?;
-        self.device.synchronize()
+        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))
     }
 
     /// Copies bytes from an offset of the buffer to the host, after all that was queued before.
-    pub(super) fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -205,13 +205,14 @@ impl Buffer {
         self.device.bind()?;
         let len = bytes.len();
         // SAFETY: the range lies in this buffer, and `bytes` stays borrowed until the copy has ended below.
-        let copied = unsafe { result::memcpy_dtoh_async(bytes, self.address + offset as u64, self.device.stream()) };
+        let copied =
+            unsafe { result::memcpy_dtoh_async(bytes, self.address + offset as u64, self.device.stream()) };
         check(copied, || format!("copying {len} bytes from {}", self.device.name()))?;
         self.device.synchronize()
     }
 
     /// Fills bytes with zeros.
-    pub(super) fn zero(&self, bytes: usize) -> Result<()> {
+    pub(crate) fn zero(&self, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -222,15 +223,17 @@ impl Buffer {
         check(filled, || format!("clearing {bytes} bytes on {}", self.device.name()))
     }
 
-    /// Copies `bytes` bytes from another buffer of the same device.
-    pub(super) fn copy_from(&self, from: u64, bytes: usize) -> Result<()> {
+    /// Copies `bytes` bytes from an offset of another buffer of the same device.
+    pub(crate) fn copy_from(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        assert!(bytes <= self.block, "a copy past the end of its buffer");
+        assert!(bytes <= self.block && offset + bytes <= from.block, "a copy past the end of a buffer");
+        assert!(std::ptr::eq(self.device, from.device), "a copy between devices");
         self.device.bind()?;
-        // SAFETY: the target lies in this buffer; the caller's source is a live tensor of the same device.
-        let copied = unsafe { result::memcpy_dtod_async(self.address, from, bytes, self.device.stream()) };
+        let source = from.address + offset as u64;
+        // SAFETY: both ranges lie in buffers of this device, whose memory goes back in stream order at the earliest.
+        let copied = unsafe { result::memcpy_dtod_async(self.address, source, bytes, self.device.stream()) };
         check(copied, || format!("copying {bytes} bytes on {}", self.device.name()))
     }
 }

@@ -3,6 +3,9 @@
 mod driver;
 mod kernel;
 mod memory;
+pub mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -61,8 +64,7 @@ pub fn driver_present() -> bool {
 /// [`Error::Cuda`] without a driver, or when it does not start.
 pub fn device_count() -> Result<usize> {
     if !driver_present() {
-        let detail = "no CUDA driver library (libcuda.so) is installed: use --device cpu, or --device emulated to try \
-                      the kernels without a GPU";
+        let detail = "no CUDA driver library (libcuda.so) is installed: use the device cpu";
         return Err(Error::Cuda { what: "driver".into(), detail: detail.into() });
     }
     check(result::init(), || "starting the driver".into())?;
@@ -103,7 +105,8 @@ impl CudaDevice {
                 attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize,
-            shared_memory: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(0) as usize,
+            shared_memory: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(0)
+                as usize,
             // SAFETY: the handle is a device's.
             memory: check(unsafe { result::device::total_mem(handle) }, what)?,
         };
@@ -166,7 +169,14 @@ impl CudaDevice {
     pub fn synchronize(&self) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as the device.
-        check(unsafe { result::stream::synchronize(self.stream()) }, || format!("waiting for {}", self.name()))
+        check(unsafe { result::stream::synchronize(self.stream()) }, || {
+            format!("waiting for {}", self.name())
+        })
+    }
+
+    /// The grid of an elementwise kernel: see [`Grid::spans`].
+    pub(crate) fn spans(&self, elements: usize, pack: usize) -> Grid {
+        Grid::spans(elements, pack, self.properties.multiprocessors)
     }
 
     /// At least `bytes` bytes of memory, not initialised.
