@@ -103,6 +103,14 @@ pub enum Error {
         /// What is supported instead.
         detail: String,
     },
+    /// A CUDA device or its driver refused.
+    #[error("cuda: {what}: {detail}")]
+    Cuda {
+        /// The kernel, allocation or call.
+        what: String,
+        /// What the driver said, and what to do.
+        detail: String,
+    },
     /// The Hugging Face Hub could not deliver.
     #[error("hub: {repo}: {detail}")]
     Hub {

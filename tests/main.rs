@@ -13,4 +13,5 @@ mod ops;
 mod recipes;
 mod reference;
 mod support;
+mod tensor;
 mod text;

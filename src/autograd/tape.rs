@@ -248,7 +248,7 @@ impl Tape {
     }
 
     fn check_output(&self, op: &'static str, output: &Tensor) -> Result<()> {
-        if self.mode.check_finite && output.first_non_finite().is_some() {
+        if self.mode.check_finite && output.first_non_finite()?.is_some() {
             return Err(Error::NonFinite { what: format!("output of op '{op}'"), place: self.place() });
         }
         Ok(())
@@ -304,7 +304,9 @@ impl Tape {
     /// on the way.
     pub fn backward(self, loss: &Var, gradients: &mut Gradients) -> Result<()> {
         let seed = match loss.value().numel() {
-            1 => Tensor::from_f32(vec![1.0], loss.shape()).to_dtype(loss.dtype())?,
+            1 => Tensor::from_f32(vec![1.0], loss.shape())
+                .to_dtype(loss.dtype())?
+                .to_device(loss.value().device())?,
             _ => {
                 let detail = format!("a loss has one element, got shape {:?}", loss.shape());
                 return Err(Error::Shape { op: "backward", detail });
@@ -351,7 +353,7 @@ impl Tape {
         while let Some(node) = nodes.pop() {
             let index = nodes.len();
             let Some(grad) = slots[index].take() else { continue };
-            if check && grad.first_non_finite().is_some() {
+            if check && grad.first_non_finite()?.is_some() {
                 return Err(Error::NonFinite { what: format!("gradient of {}", node.op), place: node.place });
             }
             match node.kind {

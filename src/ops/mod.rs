@@ -9,6 +9,7 @@
 //! - The gradient of an activation has the activation's type; the gradient of a parameter is f32.
 //! - A gradient that nobody wants (`BackwardContext::needs`) is not computed, and state that only it needs is not kept.
 //! - Results do not depend on the number of threads: no sum is split by thread.
+//! - An op runs where its operands are, all of them in one place; one that has no kernels there is an error, never a copy.
 
 pub mod add;
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
+mod place;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;

@@ -26,6 +26,20 @@ impl DType {
         }
     }
 
+    /// What op `op` has for this float type, of what it has for f32 and for bf16 (the names of its kernels).
+    pub(crate) fn select<T>(self, op: &'static str, [of_f32, of_bf16]: [T; 2]) -> Result<T> {
+        match self {
+            DType::F32 => Ok(of_f32),
+            DType::BF16 => Ok(of_bf16),
+            other => Err(Error::DType { op, detail: format!("{other} operand, f32 or bf16 expected") }),
+        }
+    }
+
+    /// Elements in 16 bytes: what a thread of a kernel loads at once.
+    pub(crate) const fn pack(self) -> usize {
+        16 / self.size()
+    }
+
     /// Whether values of this type carry gradients.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::BF16)

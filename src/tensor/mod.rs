@@ -1,6 +1,7 @@
 //! Tensors: values and where they live. A tensor is immutable, contiguous (row-major) and cheap to clone; a reshaped
 //! or row-narrowed one shares its memory. Layout changes are ops, so that every copy is visible as one.
 
+mod cuda;
 mod dtype;
 mod storage;
 
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use half::bf16;
 
 pub use dtype::{DType, Element};
-use storage::CpuStorage;
 pub use storage::SharedBytes;
+use storage::Storage;
 
 use crate::device::Device;
 use crate::{Error, Result};
@@ -18,7 +19,7 @@ use crate::{Error, Result};
 /// An immutable, contiguous, row-major array of numbers on one device. Clones share memory.
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Arc<CpuStorage>,
+    storage: Arc<Storage>,
     offset: usize,
     shape: Arc<[usize]>,
     dtype: DType,
@@ -29,7 +30,7 @@ fn numel(shape: &[usize]) -> usize {
 }
 
 impl Tensor {
-    fn from_storage(storage: CpuStorage, shape: &[usize], dtype: DType) -> Tensor {
+    fn from_storage(storage: Storage, shape: &[usize], dtype: DType) -> Tensor {
         assert_eq!(
             storage.len(),
             numel(shape),
@@ -41,17 +42,17 @@ impl Tensor {
     /// A host tensor from its elements in row-major order. Panics if `data` does not hold as many as `shape` says:
     /// that is a bug of the caller, never of an input.
     pub fn from_f32(data: Vec<f32>, shape: &[usize]) -> Tensor {
-        Tensor::from_storage(CpuStorage::F32(data), shape, DType::F32)
+        Tensor::from_storage(Storage::F32(data), shape, DType::F32)
     }
 
     /// As [`Tensor::from_f32`], of bf16 elements.
     pub fn from_bf16(data: Vec<bf16>, shape: &[usize]) -> Tensor {
-        Tensor::from_storage(CpuStorage::BF16(data), shape, DType::BF16)
+        Tensor::from_storage(Storage::BF16(data), shape, DType::BF16)
     }
 
     /// As [`Tensor::from_f32`], of u32 elements.
     pub fn from_u32(data: Vec<u32>, shape: &[usize]) -> Tensor {
-        Tensor::from_storage(CpuStorage::U32(data), shape, DType::U32)
+        Tensor::from_storage(Storage::U32(data), shape, DType::U32)
     }
 
     /// A tensor that uses `bytes[start..]` in place. `None` if the range is not inside, or not aligned for `dtype`:
@@ -68,7 +69,7 @@ impl Tensor {
         if cfg!(target_endian = "big") || range.as_ptr().align_offset(dtype.size()) != 0 {
             return None;
         }
-        Some(Tensor::from_storage(CpuStorage::Mapped { bytes, start, end, dtype }, shape, dtype))
+        Some(Tensor::from_storage(Storage::Mapped { bytes, start, end, dtype }, shape, dtype))
     }
 
     /// A host tensor of zeros.
@@ -103,7 +104,7 @@ impl Tensor {
 
     /// Where the elements are.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.storage.device()
     }
 
     /// Rows and columns of a matrix; an error of op `op` for any other number of dimensions.
@@ -156,10 +157,14 @@ impl Tensor {
     }
 
     fn slice<T: bytemuck::Pod>(&self, dtype: DType) -> Result<&[T]> {
-        self.storage
-            .slice(dtype)
-            .map(|all| &all[self.offset..self.offset + self.numel()])
-            .ok_or_else(|| Error::DType { op: "tensor", detail: format!("{} read as {dtype}", self.dtype) })
+        let all = self.storage.slice(dtype).ok_or_else(|| {
+            let place = self.device();
+            Error::DType {
+                op: "tensor",
+                detail: format!("{} on {place} read as {dtype} on the host", self.dtype),
+            }
+        })?;
+        Ok(&all[self.offset..self.offset + self.numel()])
     }
 
     /// The elements of a host f32 tensor.
@@ -189,7 +194,7 @@ impl Tensor {
         let len = self.numel();
         if self.dtype == DType::F32 && self.offset == 0 && self.storage.len() == len {
             match Arc::try_unwrap(self.storage) {
-                Ok(CpuStorage::F32(v)) => return Ok(v),
+                Ok(Storage::F32(v)) => return Ok(v),
                 Ok(other) => {
                     return Tensor::from_storage(other, &self.shape, self.dtype).to_vec_f32();
                 }
@@ -201,12 +206,12 @@ impl Tensor {
 
     /// The elements of an f32 tensor for writing; they are copied first if the memory is shared. Other types are an error.
     pub fn make_mut_f32(&mut self) -> Result<&mut [f32]> {
-        let unique = Arc::get_mut(&mut self.storage).is_some_and(|s| matches!(s, CpuStorage::F32(_)));
+        let unique = Arc::get_mut(&mut self.storage).is_some_and(|s| matches!(s, Storage::F32(_)));
         if !unique || self.offset != 0 || self.storage.len() != self.numel() {
             *self = Tensor::from_f32(self.as_f32()?.to_vec(), &self.shape);
         }
         match Arc::get_mut(&mut self.storage) {
-            Some(CpuStorage::F32(v)) => Ok(v),
+            Some(Storage::F32(v)) => Ok(v),
             _ => Err(Error::DType { op: "tensor", detail: format!("{} written as f32", self.dtype) }),
         }
     }
@@ -216,6 +221,9 @@ impl Tensor {
         if dtype == self.dtype {
             return Ok(self.clone());
         }
+        if let Some(device) = self.cuda_device() {
+            return self.cast_on(device, dtype);
+        }
         crate::dispatch_float!("to_dtype", self.dtype, T => {
             let source = T::slice(self)?;
             crate::dispatch_float!("to_dtype", dtype, U => {
@@ -224,9 +232,9 @@ impl Tensor {
         })
     }
 
-    /// The value of a tensor with one element.
+    /// The value of a tensor with one element, fetched from whatever device it is on.
     pub fn item(&self) -> Result<f32> {
-        match self.to_vec_f32()?[..] {
+        match self.to_device(Device::Cpu)?.to_vec_f32()?[..] {
             [x] => Ok(x),
             _ => Err(Error::Shape {
                 op: "item",
@@ -235,20 +243,25 @@ impl Tensor {
         }
     }
 
-    /// The index of the first element that is infinite or not a number (floats only; integers are always finite).
-    pub fn first_non_finite(&self) -> Option<usize> {
-        match self.dtype {
-            DType::F32 => self.as_f32().ok()?.iter().position(|x| !x.is_finite()),
-            DType::BF16 => self.as_bf16().ok()?.iter().position(|x| !x.is_finite()),
+    /// The index of the first element that is infinite or not a number (floats only; integers are always finite). A
+    /// device's tensor is fetched for it: this is for finding out why a step failed.
+    pub fn first_non_finite(&self) -> Result<Option<usize>> {
+        let host = self.to_device(Device::Cpu)?;
+        Ok(match self.dtype {
+            DType::F32 => host.as_f32()?.iter().position(|x| !x.is_finite()),
+            DType::BF16 => host.as_bf16()?.iter().position(|x| !x.is_finite()),
             DType::U32 => None,
-        }
+        })
     }
 
-    /// Adds an f32 or bf16 tensor of the same shape in place (in this tensor's type, which must be a float type).
+    /// Adds an f32 or bf16 tensor of the same shape, on the same device, in place (in this tensor's type, which must be a float type).
     pub fn add_assign(&mut self, other: &Tensor) -> Result<()> {
         if self.shape != other.shape {
             let detail = format!("{:?} += {:?}", self.shape, other.shape);
             return Err(Error::Shape { op: "add_assign", detail });
+        }
+        if let Some(device) = self.cuda_device() {
+            return self.add_assign_on(device, other);
         }
         if self.dtype == DType::F32 {
             let sum = self.make_mut_f32()?;

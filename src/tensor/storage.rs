@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use half::bf16;
 
+use crate::device::Device;
+use crate::device::cuda::Buffer;
 use crate::tensor::DType;
 
 /// Bytes that somebody else keeps alive, e.g. a memory-mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Host memory of one element type.
-pub(crate) enum CpuStorage {
+/// Memory of one element type.
+pub(crate) enum Storage {
     F32(Vec<f32>),
     BF16(Vec<bf16>),
     U32(Vec<u32>),
@@ -21,25 +23,46 @@ pub(crate) enum CpuStorage {
         end: usize,
         dtype: DType,
     },
+    /// Memory of a CUDA device, for so many elements.
+    Cuda {
+        buffer: Buffer,
+        len: usize,
+    },
 }
 
-impl CpuStorage {
+impl Storage {
     pub(crate) fn len(&self) -> usize {
         match self {
-            CpuStorage::F32(v) => v.len(),
-            CpuStorage::BF16(v) => v.len(),
-            CpuStorage::U32(v) => v.len(),
-            CpuStorage::Mapped { start, end, dtype, .. } => (end - start) / dtype.size(),
+            Storage::F32(v) => v.len(),
+            Storage::BF16(v) => v.len(),
+            Storage::U32(v) => v.len(),
+            Storage::Mapped { start, end, dtype, .. } => (end - start) / dtype.size(),
+            Storage::Cuda { len, .. } => *len,
         }
     }
 
-    /// The elements, if they are of type `T`.
+    /// The memory on a CUDA device.
+    pub(crate) fn cuda(&self) -> Option<&Buffer> {
+        match self {
+            Storage::Cuda { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Storage::Cuda { buffer, .. } => Device::Cuda(buffer.device().ordinal()),
+            _ => Device::Cpu,
+        }
+    }
+
+    /// The elements, if they are of type `T` and in host memory.
     pub(crate) fn slice<T: bytemuck::Pod>(&self, dtype: DType) -> Option<&[T]> {
         match self {
-            CpuStorage::F32(v) if dtype == DType::F32 => bytemuck::try_cast_slice(v).ok(),
-            CpuStorage::BF16(v) if dtype == DType::BF16 => bytemuck::try_cast_slice(v).ok(),
-            CpuStorage::U32(v) if dtype == DType::U32 => bytemuck::try_cast_slice(v).ok(),
-            CpuStorage::Mapped { bytes, start, end, dtype: own } if dtype == *own => {
+            Storage::F32(v) if dtype == DType::F32 => bytemuck::try_cast_slice(v).ok(),
+            Storage::BF16(v) if dtype == DType::BF16 => bytemuck::try_cast_slice(v).ok(),
+            Storage::U32(v) if dtype == DType::U32 => bytemuck::try_cast_slice(v).ok(),
+            Storage::Mapped { bytes, start, end, dtype: own } if dtype == *own => {
                 bytemuck::try_cast_slice((**bytes).as_ref().get(*start..*end)?).ok()
             }
             _ => None,

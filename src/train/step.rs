@@ -144,9 +144,14 @@ impl Stepper {
     fn explain<B>(&mut self, window: &Window<'_, B>, loss: &impl Fn(&Tape, &B, f32) -> Result<Var>) -> Error {
         let at =
             |what: String, place| Error::NonFinite { what: format!("step {}: {what}", window.step), place };
-        let broken = |p: &&Param| p.value().first_non_finite().is_some();
-        if let Some(param) = self.params.iter().find(broken) {
-            return at("a parameter, before the step".to_string(), Some(param.name().to_string()));
+        for param in &self.params {
+            match param.value().first_non_finite() {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    return at("a parameter, before the step".to_string(), Some(param.name().to_string()));
+                }
+                Err(error) => return error,
+            }
         }
         match self.accumulate(window, loss, Tape::checking_finite) {
             Err(Error::NonFinite { what, place }) => at(what, place),

@@ -1,4 +1,7 @@
-//! Philox against its authors' known answers, and what is built on it.
+//! Philox against its authors' known answers, and what is built on it; CUDA devices.
+
+mod cuda;
+mod prebuilt;
 
 use warptune::device::philox::Philox;
 

@@ -7,7 +7,8 @@ use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::stored;
-use crate::support::gradcheck::{assert_deterministic, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{assert_deterministic, assert_repeatable, forward_backward_at};
 use crate::support::random::Random;
 use crate::support::{bits, values};
 
@@ -27,13 +28,15 @@ proptest! {
         let mut random = Random::new(seed);
         let inputs = [random.tensor(&[rows, cols], dtype, 1.0), random.tensor(&[rows, cols], dtype, 1.0)];
         let dy = random.tensor(&[rows, cols], dtype, 1.0);
-        let outcome = forward_backward(&inputs, &dy, op).unwrap();
         let sums: Vec<f64> = values(&inputs[0]).iter().zip(values(&inputs[1])).map(|(a, b)| a + b).collect();
         // An f32 sum of two bf16 numbers may itself be rounded, then twice in all.
         let once: Vec<f32> = sums.iter().map(|&x| x as f32).collect();
-        prop_assert_eq!(values(&outcome.output), stored(&once, dtype));
-        prop_assert_eq!(bits(outcome.grad(0)), bits(&dy));
-        prop_assert_eq!(bits(outcome.grad(1)), bits(&dy));
+        on_each(|device| {
+            let outcome = forward_backward_at(device, &inputs, &dy, op).unwrap();
+            assert_eq!(values(&outcome.output), stored(&once, dtype));
+            assert_eq!(bits(outcome.grad(0)), bits(&dy));
+            assert_eq!(bits(outcome.grad(1)), bits(&dy));
+        });
     }
 }
 
@@ -41,16 +44,22 @@ proptest! {
 fn a_value_added_to_itself_gets_twice_the_gradient() {
     let x = Random::new(1).tensor(&[40, 7], DType::F32, 1.0);
     let dy = Random::new(2).tensor(&[40, 7], DType::F32, 1.0);
-    let outcome = forward_backward(&[x], &dy, |tape, v| add(tape, &v[0], &v[0])).unwrap();
     let twice: Vec<f64> = values(&dy).iter().map(|g| 2.0 * g).collect();
-    assert_eq!(values(outcome.grad(0)), twice);
+    on_each(|device| {
+        let inputs = std::slice::from_ref(&x);
+        let double = |tape: &Tape, v: &[Var]| add(tape, &v[0], &v[0]);
+        let outcome = forward_backward_at(device, inputs, &dy, double).unwrap();
+        assert_eq!(values(outcome.grad(0)), twice);
+    });
 }
 
 #[test]
 fn same_bits_on_every_run() {
     let mut random = Random::new(3);
     let mut draw = || random.tensor(&[300, 113], DType::BF16, 1.0);
-    assert_deterministic(&[draw(), draw()], &draw(), Tape::recording, op);
+    let (inputs, dy) = ([draw(), draw()], draw());
+    assert_deterministic(&inputs, &dy, Tape::recording, op);
+    assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
 }
 
 #[test]

@@ -6,9 +6,31 @@ use warptune::ops::columns::columns;
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
-use crate::support::gradcheck::{assert_deterministic, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{assert_deterministic, assert_repeatable, forward_backward_at};
 use crate::support::random::Random;
 use crate::support::values;
+
+fn check(seed: u64, dtype: DType, rows: usize, [before, len, after]: [usize; 3]) {
+    let cols = before + len + after;
+    let mut random = Random::new(seed);
+    let inputs = [random.tensor(&[rows, cols], dtype, 1.0)];
+    let seed = random.tensor(&[rows, len], dtype, 1.0);
+    on_each(|device| {
+        let op = |tape: &Tape, v: &[Var]| columns(tape, &v[0], before, len);
+        let outcome = forward_backward_at(device, &inputs, &seed, op).unwrap();
+        assert_eq!(outcome.output.shape(), [rows, len]);
+        let (x, y) = (values(&inputs[0]), values(&outcome.output));
+        let (dx, dy) = (values(outcome.grad(0)), values(&seed));
+        for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
+            let inside = (before..before + len).contains(&j).then(|| i * len + j - before);
+            assert_eq!(inside.map_or(0.0, |l| dy[l]), dx[i * cols + j]);
+            if let Some(l) = inside {
+                assert_eq!(y[l], x[i * cols + j]);
+            }
+        }
+    });
+}
 
 proptest! {
     #![proptest_config(cases(24))]
@@ -19,21 +41,15 @@ proptest! {
         dtype in float_type(),
         seed in any::<u64>(),
     ) {
-        let cols = before + len + after;
-        let mut random = Random::new(seed);
-        let x = random.tensor(&[rows, cols], dtype, 1.0);
-        let dy = random.tensor(&[rows, len], dtype, 1.0);
-        let outcome = forward_backward(std::slice::from_ref(&x), &dy, |tape, v| columns(tape, &v[0], before, len)).unwrap();
-        prop_assert_eq!(outcome.output.shape(), [rows, len]);
-        let (x, y) = (values(&x), values(&outcome.output));
-        let (dx, dy) = (values(outcome.grad(0)), values(&dy));
-        for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
-            let inside = (before..before + len).contains(&j).then(|| i * len + j - before);
-            prop_assert_eq!(inside.map_or(0.0, |l| dy[l]), dx[i * cols + j]);
-            if let Some(l) = inside {
-                prop_assert_eq!(y[l], x[i * cols + j]);
-            }
-        }
+        check(seed, dtype, rows, [before, len, after]);
+    }
+}
+
+#[test]
+fn ranges_that_are_aligned_to_16_bytes() {
+    for dtype in [DType::F32, DType::BF16] {
+        check(2, dtype, 5, [16, 64, 8]);
+        check(3, dtype, 3, [0, 2080, 2096]);
     }
 }
 
@@ -41,7 +57,9 @@ proptest! {
 fn same_bits_on_every_run() {
     let mut random = Random::new(1);
     let (x, dy) = (random.tensor(&[200, 300], DType::F32, 1.0), random.tensor(&[200, 101], DType::F32, 1.0));
-    assert_deterministic(&[x], &dy, Tape::recording, |tape, v| columns(tape, &v[0], 99, 101));
+    let (inputs, op) = ([x], |tape: &Tape, v: &[Var]| columns(tape, &v[0], 99, 101));
+    assert_deterministic(&inputs, &dy, Tape::recording, op);
+    assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
 }
 
 #[test]

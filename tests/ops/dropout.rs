@@ -2,12 +2,14 @@
 
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
+use warptune::device::Device;
 use warptune::ops::dropout::dropout;
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::dropout::mask;
-use crate::support::gradcheck::{assert_deterministic, forward_backward_on};
+use crate::support::devices::{assert_no_reports, cuda, on_each};
+use crate::support::gradcheck::{assert_deterministic, assert_repeatable, run_at};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::{bits, values};
@@ -30,15 +32,19 @@ proptest! {
             dropout(tape, &v[0], p)?;
             dropout(tape, &v[0], p)
         };
-        let outcome = forward_backward_on(Tape::training(seed, step), std::slice::from_ref(&x), &dy, |_| true, twice).unwrap();
         let keep = mask(seed, (step << 32) + 1, p, rows * cols);
-        for (name, ours, source) in [("y", &outcome.output, &x), ("dx", outcome.grad(0), &dy)] {
-            let exact: Vec<f64> = values(source).iter().zip(&keep).map(|(x, k)| x * k).collect();
-            // 1 - p, its inverse, the product, and the rounding to the type.
-            let tolerance = Tolerance::rounding(DType::F32, 4.0, &exact).plus(Tolerance::rounding(dtype, 1.0, &exact));
-            assert_close(name, ours, &exact, &tolerance);
-            prop_assert!(values(ours).iter().zip(&exact).all(|(a, b)| (*a == 0.0) == (*b == 0.0)));
-        }
+        let inputs = std::slice::from_ref(&x);
+        on_each(|device| {
+            let outcome = run_at(device, Tape::training(seed, step), inputs, &dy, |_| true, twice).unwrap();
+            for (name, ours, source) in [("y", &outcome.output, &x), ("dx", outcome.grad(0), &dy)] {
+                let exact: Vec<f64> = values(source).iter().zip(&keep).map(|(x, k)| x * k).collect();
+                // 1 - p, its inverse, the product, and the rounding to the type.
+                let tolerance =
+                    Tolerance::rounding(DType::F32, 4.0, &exact).plus(Tolerance::rounding(dtype, 1.0, &exact));
+                assert_close(name, ours, &exact, &tolerance);
+                assert!(values(ours).iter().zip(&exact).all(|(a, b)| (*a == 0.0) == (*b == 0.0)));
+            }
+        });
     }
 }
 
@@ -57,7 +63,23 @@ fn same_bits_on_every_run() {
     let mut random = Random::new(2);
     let (x, dy) =
         (random.tensor(&[130, 517], DType::BF16, 1.0), random.tensor(&[130, 517], DType::BF16, 1.0));
-    assert_deterministic(&[x], &dy, || Tape::training(3, 4), |tape, v| dropout(tape, &v[0], 0.2));
+    let (inputs, op) = ([x], |tape: &Tape, v: &[Var]| dropout(tape, &v[0], 0.2));
+    assert_deterministic(&inputs, &dy, || Tape::training(3, 4), op);
+    assert_repeatable(cuda(), &inputs, &dy, || Tape::training(3, 4), op);
+}
+
+#[test]
+fn every_device_gives_the_same_bits() {
+    let mut random = Random::new(4);
+    for dtype in [DType::F32, DType::BF16] {
+        let (x, dy) = (random.tensor(&[1027], dtype, 1.0), random.tensor(&[1027], dtype, 1.0));
+        let run = |device| {
+            let op = |tape: &Tape, v: &[Var]| dropout(tape, &v[0], 0.4);
+            run_at(device, Tape::training(5, 6), std::slice::from_ref(&x), &dy, |_| true, op).unwrap().bits()
+        };
+        assert_eq!(run(cuda()), run(Device::Cpu));
+    }
+    assert_no_reports();
 }
 
 #[test]

@@ -7,7 +7,10 @@ use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::gelu::{gelu_erf, gelu_tanh};
-use crate::support::gradcheck::{assert_deterministic, check_oracle, dot, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at,
+};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::values;
@@ -23,8 +26,7 @@ fn oracle(kind: GeluKind, x: f64) -> (f64, f64) {
 const FLUSHED: f64 = 2e-29;
 
 fn check(kind: GeluKind, x: &Tensor, dy: &Tensor) {
-    let outcome = forward_backward(std::slice::from_ref(x), dy, |tape, v| gelu(tape, &v[0], kind)).unwrap();
-    let dtype = x.dtype();
+    let (inputs, seed, dtype) = (std::slice::from_ref(x), dy, x.dtype());
     let (x, dy) = (values(x), values(dy));
     let y: Vec<f64> = x.iter().map(|&x| oracle(kind, x).0).collect();
     let dx: Vec<f64> = x.iter().zip(&dy).map(|(&x, dy)| dy * oracle(kind, x).1).collect();
@@ -36,8 +38,7 @@ fn check(kind: GeluKind, x: &Tensor, dy: &Tensor) {
     };
     let spread = |x: f64| 20.0 + 4.0 * exponent(x).min(100.0);
     let size: Vec<f64> = x.iter().zip(&y).map(|(&x, y)| FLUSHED + y.abs() * spread(x)).collect();
-    let tolerance = Tolerance::rounding(DType::F32, 1.0, &size).plus(Tolerance::rounding(dtype, 1.0, &y));
-    assert_close("y", &outcome.output, &y, &tolerance);
+    let of_y = Tolerance::rounding(DType::F32, 1.0, &size).plus(Tolerance::rounding(dtype, 1.0, &y));
     // The derivative cancels where it crosses zero, and 1 - sigmoid at large x: both against the terms' size.
     let size: Vec<f64> = x
         .iter()
@@ -46,8 +47,12 @@ fn check(kind: GeluKind, x: &Tensor, dy: &Tensor) {
             FLUSHED + dy.abs() * (spread(x) * (oracle(kind, x).1.abs() + 0.2 * (1.0 + x.abs()))).min(1e3)
         })
         .collect();
-    let tolerance = Tolerance::rounding(DType::F32, 1.0, &size).plus(Tolerance::rounding(dtype, 1.0, &dx));
-    assert_close("dx", outcome.grad(0), &dx, &tolerance);
+    let of_dx = Tolerance::rounding(DType::F32, 1.0, &size).plus(Tolerance::rounding(dtype, 1.0, &dx));
+    on_each(|device| {
+        let outcome = forward_backward_at(device, inputs, seed, |tape, v| gelu(tape, &v[0], kind)).unwrap();
+        assert_close("y", &outcome.output, &y, &of_y);
+        assert_close("dx", outcome.grad(0), &dx, &of_dx);
+    });
 }
 
 proptest! {
@@ -130,11 +135,15 @@ fn extreme_values() {
     for kind in [GeluKind::Erf, GeluKind::Tanh] {
         let x = Tensor::from_f32(vec![-1e30, -200.0, 200.0, 1e30, f32::NAN], &[5]);
         let dy = Tensor::from_f32(vec![1.0; 5], &[5]);
-        let outcome = forward_backward(&[x], &dy, |tape, v| gelu(tape, &v[0], kind)).unwrap();
-        let (y, dx) = (values(&outcome.output), values(outcome.grad(0)));
-        assert_eq!(y[..4], [0.0, 0.0, 200.0, f64::from(1e30f32)], "{kind:?}");
-        assert_eq!(dx[..4], [0.0, 0.0, 1.0, 1.0], "{kind:?}");
-        assert!(y[4].is_nan() && dx[4].is_nan());
+        let inputs = [x];
+        on_each(|device| {
+            let outcome =
+                forward_backward_at(device, &inputs, &dy, |tape, v| gelu(tape, &v[0], kind)).unwrap();
+            let (y, dx) = (values(&outcome.output), values(outcome.grad(0)));
+            assert_eq!(y[..4], [0.0, 0.0, 200.0, f64::from(1e30f32)], "{kind:?}");
+            assert_eq!(dx[..4], [0.0, 0.0, 1.0, 1.0], "{kind:?}");
+            assert!(y[4].is_nan() && dx[4].is_nan());
+        });
     }
 }
 
@@ -145,5 +154,6 @@ fn same_bits_on_every_run() {
     for kind in [GeluKind::Erf, GeluKind::Tanh] {
         let op = move |tape: &Tape, v: &[Var]| gelu(tape, &v[0], kind);
         assert_deterministic(std::slice::from_ref(&x), &dy, Tape::recording, op);
+        assert_repeatable(cuda(), std::slice::from_ref(&x), &dy, Tape::recording, op);
     }
 }

@@ -8,8 +8,9 @@ use warptune::tensor::{DType, Tensor};
 use super::{cases, float_type};
 use crate::reference::rms_norm::{rms_norm as oracle, rms_norm_backward as oracle_backward};
 use crate::reference::{cast, stored};
+use crate::support::devices::{cuda, on_each};
 use crate::support::gradcheck::{
-    assert_deterministic, check_oracle, dot, forward_backward, forward_backward_on,
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at, run_at,
 };
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
@@ -44,19 +45,16 @@ proptest! {
         let mut random = Random::new(seed);
         let inputs = draw(&mut random, rows, groups, d, x_type, w_type);
         let dy = random.tensor(&[rows, groups * d], x_type, 1.0);
-        let outcome = forward_backward(&inputs, &dy, op).unwrap();
-        prop_assert_eq!(outcome.output.dtype(), x_type);
-
-        let [x, w, dy] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
+        let seed = dy;
+        let [x, w, dy] = [values(&inputs[0]), values(&inputs[1]), values(&seed)];
         let (x32, w32, dy32) = (cast::<_, f32>(&x), cast::<_, f32>(&w), cast::<_, f32>(&dy));
         let eps = f64::from(EPS);
         let y = oracle(&x, &w, eps);
         let naive = stored(&oracle(&x32, &w32, eps), x_type);
         // The mean of the squares, its root, and the two products: a few roundings of the result, whatever the naive one got.
-        let tolerance = Tolerance::twice_naive(&naive, &y)
+        let of_y = Tolerance::twice_naive(&naive, &y)
             .plus(Tolerance::rounding(DType::F32, 6.0, &y))
             .plus(Tolerance::rounding(x_type, 1.0, &y));
-        assert_close("y", &outcome.output, &y, &tolerance);
 
         let exact = oracle_backward(&x, &w, &dy, eps);
         let naive = oracle_backward(&x32, &w32, &dy32, eps);
@@ -64,14 +62,19 @@ proptest! {
         let r = 1.0 / (x.iter().map(|x| x * x).fold(f64::INFINITY, f64::min) + eps).sqrt();
         let large = |v: &[f64]| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
         let terms = [large(&exact[0]), large(&dy) * large(&x) * r.min(2.0) * (rows * groups) as f64];
-        for (i, (name, dtype)) in [("dx", x_type), ("dweight", DType::F32)].into_iter().enumerate() {
-            prop_assert_eq!(outcome.grad(i).dtype(), dtype);
-            let size = vec![terms[i]; exact[i].len()];
-            let tolerance = Tolerance::twice_naive(&stored(&naive[i], dtype), &exact[i])
-                .plus(Tolerance::rounding(DType::F32, 2.0, &size))
-                .plus(Tolerance::rounding(dtype, 1.0, &exact[i]));
-            assert_close(name, outcome.grad(i), &exact[i], &tolerance);
-        }
+        on_each(|device| {
+            let outcome = forward_backward_at(device, &inputs, &seed, op).unwrap();
+            assert_eq!(outcome.output.dtype(), x_type);
+            assert_close("y", &outcome.output, &y, &of_y);
+            for (i, (name, dtype)) in [("dx", x_type), ("dweight", DType::F32)].into_iter().enumerate() {
+                assert_eq!(outcome.grad(i).dtype(), dtype);
+                let size = vec![terms[i]; exact[i].len()];
+                let tolerance = Tolerance::twice_naive(&stored(&naive[i], dtype), &exact[i])
+                    .plus(Tolerance::rounding(DType::F32, 2.0, &size))
+                    .plus(Tolerance::rounding(dtype, 1.0, &exact[i]));
+                assert_close(name, outcome.grad(i), &exact[i], &tolerance);
+            }
+        });
     }
 }
 
@@ -91,6 +94,7 @@ fn same_bits_on_every_run() {
         let inputs = draw(&mut random, 333, 3, 64, dtype, DType::F32);
         let dy = random.tensor(&[333, 192], dtype, 1.0);
         assert_deterministic(&inputs, &dy, Tape::recording, op);
+        assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
     }
 }
 
@@ -99,38 +103,81 @@ fn gradients_nobody_wants_are_left_out_and_the_other_is_the_same() {
     let mut random = Random::new(3);
     let inputs = draw(&mut random, 5, 1, 33, DType::F32, DType::BF16);
     let dy = random.tensor(&[5, 33], DType::F32, 1.0);
-    let both = forward_backward(&inputs, &dy, op).unwrap();
-    for wanted in 0..2 {
-        let one = forward_backward_on(Tape::recording(), &inputs, &dy, |i| i == wanted, op).unwrap();
-        assert!(one.grads[1 - wanted].is_none());
-        assert_eq!(values(one.grad(wanted)), values(both.grad(wanted)));
-    }
+    on_each(|device| {
+        let both = forward_backward_at(device, &inputs, &dy, op).unwrap();
+        for wanted in 0..2 {
+            let one = run_at(device, Tape::recording(), &inputs, &dy, |i| i == wanted, op).unwrap();
+            assert!(one.grads[1 - wanted].is_none());
+            assert_eq!(values(one.grad(wanted)), values(both.grad(wanted)));
+        }
+    });
 }
 
 #[test]
 fn a_norm_for_each_head_is_the_norm_of_the_heads_as_rows() {
     let mut random = Random::new(4);
     let [x, w] = draw(&mut random, 6, 3, 20, DType::F32, DType::F32);
-    let tape = Tape::inference();
-    let w = Var::constant(w);
-    let heads = rms_norm(&tape, &Var::constant(x.clone()), &w, EPS).unwrap();
-    let rows = rms_norm(&tape, &Var::constant(x.reshape(&[18, 20]).unwrap()), &w, EPS).unwrap();
-    assert_eq!(values(heads.value()), values(rows.value()));
+    on_each(|device| {
+        let tape = Tape::inference();
+        let (x, w) = (x.to_device(device).unwrap(), Var::constant(w.to_device(device).unwrap()));
+        let rows = Var::constant(x.reshape(&[18, 20]).unwrap());
+        let heads = rms_norm(&tape, &Var::constant(x), &w, EPS).unwrap();
+        let rows = rms_norm(&tape, &rows, &w, EPS).unwrap();
+        assert_eq!(values(heads.value()), values(rows.value()));
+    });
 }
 
 #[test]
 fn extreme_rows() {
-    let tape = Tape::inference();
-    let w = Var::constant(Tensor::from_f32(vec![1.0; 4], &[4]));
-    let norm = |x: Vec<f32>| {
-        let rows = x.len() / 4;
-        values(rms_norm(&tape, &Var::constant(Tensor::from_f32(x, &[rows, 4])), &w, EPS).unwrap().value())
-    };
-    assert!(norm(vec![]).is_empty());
-    assert_eq!(norm(vec![0.0; 4]), [0.0; 4]);
-    // Squares of 1e18 are far inside the range of f32.
-    assert!(norm(vec![1e18, -1e18, 1e18, -1e18]).iter().all(|x| (x.abs() - 1.0).abs() < 1e-6));
-    assert!(norm(vec![f32::NAN, 1.0, 1.0, 1.0]).iter().all(|x| x.is_nan()));
+    on_each(|device| {
+        let var = |data: Vec<f32>, shape: &[usize]| {
+            Var::constant(Tensor::from_f32(data, shape).to_device(device).unwrap())
+        };
+        let w = var(vec![1.0; 4], &[4]);
+        let norm = |x: Vec<f32>| {
+            let rows = x.len() / 4;
+            values(rms_norm(&Tape::inference(), &var(x, &[rows, 4]), &w, EPS).unwrap().value())
+        };
+        assert!(norm(vec![]).is_empty());
+        assert_eq!(norm(vec![0.0; 4]), [0.0; 4]);
+        // Squares of 1e18 are far inside the range of f32.
+        assert!(norm(vec![1e18, -1e18, 1e18, -1e18]).iter().all(|x| (x.abs() - 1.0).abs() < 1e-6));
+        assert!(norm(vec![f32::NAN, 1.0, 1.0, 1.0]).iter().all(|x| x.is_nan()));
+    });
+}
+
+#[test]
+fn rows_too_long_for_registers_and_rows_that_are_not_aligned() {
+    let mut random = Random::new(6);
+    // Of 5001 elements a block keeps 4 x 256 forward; 4096 in packs are more than it keeps backward.
+    for (rows, d, skipped) in [(2, 5001, 0), (2, 4096, 0), (40, 32, 1), (3, 72, 0)] {
+        for dtype in [DType::F32, DType::BF16] {
+            let x = random.tensor(&[rows * d + skipped], dtype, 2.0);
+            let (w, dy) = (random.tensor(&[d], DType::F32, 1.0), random.tensor(&[rows, d], dtype, 1.0));
+            let run = |device| {
+                let part = |tape: &Tape, v: &[Var]| {
+                    let x = v[0].value().rows(skipped, rows * d)?.reshape(&[rows, d])?;
+                    rms_norm(tape, &Var::constant(x), &v[1], EPS)
+                };
+                let outcome =
+                    run_at(device, Tape::recording(), &[x.clone(), w.clone()], &dy, |i| i == 1, part)
+                        .unwrap();
+                let whole = x.rows(skipped, rows * d).unwrap().reshape(&[rows, d]).unwrap();
+                let inner = forward_backward_at(device, &[whole, w.clone()], &dy, op).unwrap();
+                [outcome.output, outcome.grads[1].clone().unwrap(), inner.grad(0).clone()]
+            };
+            let (host, there) = (run(warptune::device::Device::Cpu), run(cuda()));
+            for ((name, host), there) in ["y", "dweight", "dx"].into_iter().zip(host).zip(there) {
+                let host = values(&host);
+                let large = vec![host.iter().fold(0.0, |m: f64, x| m.max(x.abs())); host.len()];
+                // Both are within the oracle's tolerance, each with an order of summation of its own.
+                let tolerance = Tolerance::rounding(DType::F32, (d as f64).sqrt() + 8.0, &large)
+                    .plus(Tolerance::rounding(there.dtype(), 2.0, &host));
+                assert_close(name, &there, &host, &tolerance);
+            }
+        }
+    }
+    on_each(|_| {});
 }
 
 #[test]

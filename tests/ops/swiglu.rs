@@ -7,7 +7,10 @@ use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::swiglu::{swiglu as oracle, swiglu_backward as oracle_backward};
-use crate::support::gradcheck::{assert_deterministic, check_oracle, dot, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at,
+};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::values;
@@ -30,9 +33,8 @@ proptest! {
         let shape = [rows, cols];
         let inputs = [random.tensor(&shape, dtype, std), random.tensor(&shape, dtype, 1.0)];
         let dy = random.tensor(&shape, dtype, 1.0);
-        let outcome = forward_backward(&inputs, &dy, op).unwrap();
-
-        let [gate, up, dy] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
+        let seed = dy;
+        let [gate, up, dy] = [values(&inputs[0]), values(&inputs[1]), values(&seed)];
         let y = oracle(&gate, &up);
         // e^x has 2 roundings, and one from its argument for each unit of |x|, which shows in the tail only. A sigmoid
         // below 3e-39 may be 0.
@@ -40,11 +42,15 @@ proptest! {
             let size: Vec<f64> = (0..exact.len()).map(|i| 1e-29 + factor(i) * (1.0 + gate[i].abs().min(88.0))).collect();
             Tolerance::rounding(DType::F32, 4.0, &size).plus(Tolerance::rounding(dtype, 1.0, exact))
         };
-        assert_close("y", &outcome.output, &y, &rounding(&y, &|i| y[i]));
         let [dgate, dup] = oracle_backward(&gate, &up, &dy);
-        // 1 - sigmoid cancels: an absolute error of one rounding of dy up.
-        assert_close("dgate", outcome.grad(0), &dgate, &rounding(&dgate, &|i| dgate[i].abs() + (dy[i] * up[i]).abs()));
-        assert_close("dup", outcome.grad(1), &dup, &rounding(&dup, &|i| dup[i]));
+        on_each(|device| {
+            let outcome = forward_backward_at(device, &inputs, &seed, op).unwrap();
+            assert_close("y", &outcome.output, &y, &rounding(&y, &|i| y[i]));
+            // 1 - sigmoid cancels: an absolute error of one rounding of dy up.
+            let of_dgate = rounding(&dgate, &|i| dgate[i].abs() + (dy[i] * up[i]).abs());
+            assert_close("dgate", outcome.grad(0), &dgate, &of_dgate);
+            assert_close("dup", outcome.grad(1), &dup, &rounding(&dup, &|i| dup[i]));
+        });
     }
 }
 
@@ -64,6 +70,7 @@ fn same_bits_on_every_run() {
         let inputs = [random.tensor(&[97, 701], dtype, 2.0), random.tensor(&[97, 701], dtype, 2.0)];
         let dy = random.tensor(&[97, 701], dtype, 1.0);
         assert_deterministic(&inputs, &dy, Tape::recording, op);
+        assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
     }
 }
 
@@ -86,17 +93,20 @@ fn extreme_gates() {
     let gate =
         Tensor::from_f32(vec![-1e30, -200.0, -88.5, -87.5, 0.0, 87.5, 88.5, 200.0, 1e30, f32::NAN], &[10]);
     let up = Tensor::from_f32(vec![1.0; 10], &[10]);
-    let outcome = forward_backward(&[gate.clone(), up.clone()], &up, op).unwrap();
-    let (gate, y) = (values(&gate), values(&outcome.output));
-    let (dgate, dup) = (values(outcome.grad(0)), values(outcome.grad(1)));
-    for i in 0..9 {
-        let positive = gate[i].max(0.0);
-        assert!((y[i] - positive).abs() <= 1e-30, "silu({}) is {}", gate[i], y[i]);
-        assert!((dup[i] - positive).abs() <= 1e-30);
-        let slope = if i == 4 { 0.5 } else { f64::from(gate[i] > 0.0) };
-        assert!((dgate[i] - slope).abs() <= 1e-30, "silu'({}) is {}", gate[i], dgate[i]);
-    }
-    assert!(y[9].is_nan() && dgate[9].is_nan() && dup[9].is_nan());
+    let inputs = [gate, up];
+    on_each(|device| {
+        let outcome = forward_backward_at(device, &inputs, &inputs[1], op).unwrap();
+        let (gate, y) = (values(&inputs[0]), values(&outcome.output));
+        let (dgate, dup) = (values(outcome.grad(0)), values(outcome.grad(1)));
+        for i in 0..9 {
+            let positive = gate[i].max(0.0);
+            assert!((y[i] - positive).abs() <= 1e-30, "silu({}) is {}", gate[i], y[i]);
+            assert!((dup[i] - positive).abs() <= 1e-30);
+            let slope = if i == 4 { 0.5 } else { f64::from(gate[i] > 0.0) };
+            assert!((dgate[i] - slope).abs() <= 1e-30, "silu'({}) is {}", gate[i], dgate[i]);
+        }
+        assert!(y[9].is_nan() && dgate[9].is_nan() && dup[9].is_nan());
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use warptune::Result;
 use warptune::autograd::{Gradients, Tape, Var};
+use warptune::device::Device;
 use warptune::tensor::Tensor;
 
 /// An op's output, and the gradient of each of its inputs (`None` where none arrived).
@@ -40,22 +41,51 @@ pub fn forward_backward_on(
     wanted: impl Fn(usize) -> bool,
     op: impl Fn(&Tape, &[Var]) -> Result<Var>,
 ) -> Result<Outcome> {
-    let vars: Vec<Var> = inputs
-        .iter()
-        .enumerate()
-        .map(|(i, x)| if wanted(i) { tape.input(x.clone()) } else { Var::constant(x.clone()) })
-        .collect();
+    run_at(Device::Cpu, tape, inputs, seed, wanted, op)
+}
+
+/// As [`forward_backward`] on a device.
+pub fn forward_backward_at(
+    device: Device,
+    inputs: &[Tensor],
+    seed: &Tensor,
+    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
+) -> Result<Outcome> {
+    run_at(device, Tape::recording(), inputs, seed, |_| true, op)
+}
+
+/// As [`forward_backward_on`] on a device, where the inputs are moved to and the results come back from.
+pub fn run_at(
+    device: Device,
+    tape: Tape,
+    inputs: &[Tensor],
+    seed: &Tensor,
+    wanted: impl Fn(usize) -> bool,
+    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
+) -> Result<Outcome> {
+    let mut vars = Vec::new();
+    for (i, x) in inputs.iter().enumerate() {
+        let x = x.to_device(device)?;
+        vars.push(if wanted(i) { tape.input(x) } else { Var::constant(x) });
+    }
     let output = op(&tape, &vars)?;
     let leaves: Vec<usize> = (0..vars.len()).filter(|&i| wanted(i)).collect();
     let refs: Vec<&Var> = leaves.iter().map(|&i| &vars[i]).collect();
     let mut grads: Vec<Option<Tensor>> = vec![None; vars.len()];
     if output.requires_grad() {
-        let found = tape.backward_inputs(&output, seed.clone(), &refs, &mut Gradients::new())?;
+        let seed = seed.to_device(device)?;
+        let found = tape.backward_inputs(&output, seed, &refs, &mut Gradients::new())?;
         for (i, grad) in leaves.into_iter().zip(found) {
-            grads[i] = grad;
+            grads[i] = grad.map(|grad| on(device, grad)).transpose()?;
         }
     }
-    Ok(Outcome { output: output.into_value(), grads })
+    Ok(Outcome { output: on(device, output.into_value())?, grads })
+}
+
+/// The host's copy of a result that has to be on `device`.
+fn on(device: Device, result: Tensor) -> Result<Tensor> {
+    assert_eq!(result.device(), device, "a result is on another device than the operands");
+    result.to_device(Device::Cpu)
 }
 
 /// Panics unless `grads` are the derivatives of the f64 function `f`, by central differences. Large inputs are sampled: at
@@ -93,6 +123,19 @@ pub fn check_oracle(inputs: &[Vec<f64>], grads: &[Vec<f64>], f: impl Fn(&[Vec<f6
 pub fn dot(y: &[f64], seed: &[f64]) -> f64 {
     assert_eq!(y.len(), seed.len());
     y.iter().zip(seed).map(|(a, b)| a * b).sum()
+}
+
+/// Panics unless two runs on a device give the same bits of output and gradients.
+#[track_caller]
+pub fn assert_repeatable(
+    device: Device,
+    inputs: &[Tensor],
+    seed: &Tensor,
+    tape: impl Fn() -> Tape,
+    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
+) {
+    let run = || run_at(device, tape(), inputs, seed, |_| true, &op).unwrap().bits();
+    assert!(run() == run(), "two runs differ on {device}");
 }
 
 /// Panics unless two runs, and runs with one and with two threads, give the same bits of output and gradients.

@@ -1,5 +1,6 @@
 //! What the tests share: random inputs, tolerances that are derived and not guessed, gradient and determinism checks.
 
+pub mod devices;
 pub mod golden;
 pub mod gradcheck;
 pub mod random;
@@ -7,15 +8,17 @@ pub mod random;
 pub mod tiny;
 pub mod tolerance;
 
+use warptune::device::Device;
 use warptune::tensor::{DType, Tensor};
 
-/// The elements of a float tensor, exactly.
+/// The elements of a float tensor, exactly, from whatever device.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_vec_f32().unwrap().into_iter().map(f64::from).collect()
+    tensor.to_device(Device::Cpu).unwrap().to_vec_f32().unwrap().into_iter().map(f64::from).collect()
 }
 
 /// The bits of a tensor's elements, for comparisons that allow no difference at all.
 pub fn bits(tensor: &Tensor) -> Vec<u32> {
+    let tensor = &tensor.to_device(Device::Cpu).unwrap();
     match tensor.dtype() {
         DType::BF16 => tensor.as_bf16().unwrap().iter().map(|x| u32::from(x.to_bits())).collect(),
         DType::F32 => tensor.as_f32().unwrap().iter().map(|x| x.to_bits()).collect(),

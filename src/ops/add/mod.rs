@@ -1,7 +1,9 @@
 //! Sum of two activations (the residual connection).
 
 mod cpu;
+mod cuda;
 
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::{Error, Result};
 
@@ -20,7 +22,10 @@ pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
             detail: format!("{} + {}, one type expected", a.dtype(), b.dtype()),
         });
     }
-    let y = cpu::sum(a.value(), b.value())?;
+    let y = match place(OP, [a.value(), b.value()])? {
+        Some(device) => cuda::sum(device, a.value(), b.value())?,
+        None => cpu::sum(a.value(), b.value())?,
+    };
     tape.record(OP, &[a, b], y, |dy, context| {
         context.give(0, dy.clone())?;
         context.give(1, dy)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 pub(crate) use forward::{Sequence, forward};
 
+use super::place::host_only;
 use crate::autograd::{Tape, Var};
 use crate::tensor::Element;
 use crate::{Error, Result};
@@ -55,6 +56,7 @@ impl AttentionSpec {
 /// types differ.
 pub fn attention(tape: &Tape, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -> Result<Var> {
     const OP: &str = "attention";
+    host_only(OP, [q.value(), k.value(), v.value()])?;
     let geometry = spec.geometry();
     geometry.check(OP)?;
     let (tokens, _) = q.value().dims2(OP)?;

@@ -1,7 +1,9 @@
 //! A range of a matrix's columns.
 
 mod cpu;
+mod cuda;
 
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::{Error, Result};
 
@@ -15,6 +17,15 @@ pub fn columns(tape: &Tape, x: &Var, start: usize, len: usize) -> Result<Var> {
     if start.checked_add(len).is_none_or(|end| end > cols) {
         let detail = format!("columns {start}..+{len} of a matrix {:?}", x.shape());
         return Err(Error::Shape { op: OP, detail });
+    }
+    if !x.dtype().is_float() {
+        return Err(Error::DType { op: OP, detail: format!("{} operand, f32 or bf16 expected", x.dtype()) });
+    }
+    if let Some(device) = place(OP, [x.value()])? {
+        let y = cuda::cut(device, x.value(), start, len)?;
+        return tape.record(OP, &[x], y, move |dy, context| {
+            context.give(0, cuda::padded(device, &dy, start, cols)?)
+        });
     }
     let y = cpu::cut(x.value(), start, len)?;
     tape.record(OP, &[x], y, move |dy, context| context.give(0, cpu::padded(&dy, start, cols)?))

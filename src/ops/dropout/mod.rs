@@ -1,7 +1,9 @@
 //! Dropout.
 
 pub(in crate::ops) mod cpu;
+mod cuda;
 
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::device::philox::Philox;
 use crate::{Error, Result};
@@ -41,6 +43,11 @@ impl Mask {
 pub fn dropout(tape: &Tape, x: &Var, p: f32) -> Result<Var> {
     crate::ops::matmul::check_float(OP, [x])?;
     let Some(mask) = Mask::next(tape, OP, p)? else { return Ok(x.clone()) };
+    if let Some(device) = place(OP, [x.value()])? {
+        let y = cuda::masked(device, x.value(), &mask)?;
+        return tape
+            .record(OP, &[x], y, move |dy, context| context.give(0, cuda::masked(device, &dy, &mask)?));
+    }
     let y = cpu::masked(x.value(), &mask)?;
     tape.record(OP, &[x], y, move |dy, context| context.give(0, cpu::masked(&dy, &mask)?))
 }

@@ -2,6 +2,7 @@
 
 mod cpu;
 
+use super::place::host_only;
 use crate::autograd::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -14,6 +15,7 @@ const OP: &str = "embedding";
 ///
 /// Errors: an id outside the table (named, with its position), operands of other shapes or types.
 pub fn embedding(tape: &Tape, ids: &Tensor, table: &Var, dtype: DType) -> Result<Var> {
+    host_only(OP, [ids, table.value()])?;
     ids.dims1(OP)?;
     let (vocab, _) = table.value().dims2(OP)?;
     if ids.dtype() != DType::U32 {

@@ -1,10 +1,14 @@
 //! GELU (arXiv 1606.08415), in its exact and its approximate form.
 
 mod cpu;
+mod cuda;
 
+use super::place::place;
 use crate::Result;
 use crate::autograd::{Tape, Var};
 use crate::tensor::Element;
+
+const OP: &str = "gelu";
 
 /// Which GELU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +21,13 @@ pub enum GeluKind {
 
 /// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not f32 or bf16.
 pub fn gelu(tape: &Tape, x: &Var, kind: GeluKind) -> Result<Var> {
-    const OP: &str = "gelu";
+    if let Some(device) = place(OP, [x.value()])? {
+        let y = cuda::forward(device, x.value(), kind)?;
+        let saved = x.value().clone();
+        return tape.record(OP, &[x], y, move |dy, context| {
+            context.give(0, cuda::backward(device, &saved, &dy, kind)?)
+        });
+    }
     crate::dispatch_float!(OP, x.dtype(), T => {
         let y = T::tensor(cpu::forward(T::slice(x.value())?, kind), x.shape());
         let saved = x.value().clone();

@@ -2,6 +2,7 @@
 
 mod cpu;
 
+use super::place::host_only;
 use crate::ops::attention::tiles::Geometry;
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
@@ -44,6 +45,7 @@ pub fn kv_attention(
     spec: &KvAttentionSpec,
 ) -> Result<Tensor> {
     const OP: &str = "kv_attention";
+    host_only(OP, [q])?;
     let geometry = Geometry {
         heads: spec.heads,
         kv_heads: spec.kv_heads,

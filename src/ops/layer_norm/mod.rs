@@ -2,6 +2,7 @@
 
 mod cpu;
 
+use super::place::host_only;
 use crate::autograd::{Tape, Var};
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
@@ -14,6 +15,7 @@ use crate::{Error, Result};
 /// summed over blocks of rows in a fixed order. Errors: [`Error::Shape`], [`Error::DType`].
 pub fn layer_norm(tape: &Tape, x: &Var, weight: &Var, bias: &Var, eps: f32) -> Result<Var> {
     const OP: &str = "layer_norm";
+    host_only(OP, [x.value(), weight.value(), bias.value()])?;
     let (_, dim) = x.value().dims2(OP)?;
     if dim == 0 || weight.value().dims1(OP)? != dim || bias.value().dims1(OP)? != dim {
         let detail =

@@ -7,6 +7,7 @@ mod cpu;
 
 pub use cpu::chunk_rows;
 
+use super::place::host_only;
 use crate::autograd::{Tape, Var};
 use crate::ops::matmul::check_linear;
 use crate::tensor::Tensor;
@@ -27,6 +28,7 @@ pub const IGNORE_LABEL: u32 = u32::MAX;
 /// Errors: operands that do not fit, a label outside the vocabulary, a denominator that is not positive (no token carries
 /// loss: the caller should have noticed).
 pub fn linear_cross_entropy(tape: &Tape, x: &Var, w: &Var, labels: &Tensor, denominator: f32) -> Result<Var> {
+    host_only(OP, [x.value(), w.value(), labels])?;
     let (rows, _, vocab) = check_linear(OP, x, w, None)?;
     if labels.shape() != [rows] {
         let detail = format!("labels {:?} for x {:?}", labels.shape(), x.shape());

@@ -4,6 +4,7 @@ mod cpu;
 
 use std::sync::Arc;
 
+use super::place::host_only;
 use crate::autograd::{Tape, Var};
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
@@ -125,6 +126,7 @@ impl RopeTable {
 /// position for each token; [`Error::DType`].
 pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_dim: usize) -> Result<Var> {
     const OP: &str = "rope";
+    host_only(OP, [x.value(), positions])?;
     let (tokens, cols) = x.value().dims2(OP)?;
     let pairs = table.inverse_frequencies.len();
     if pairs == 0 || head_dim != 2 * pairs || !cols.is_multiple_of(head_dim) {

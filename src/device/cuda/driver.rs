@@ -1,0 +1,34 @@
+//! The driver's answers as errors of ours.
+
+use cudarc::driver::result::DriverError;
+use cudarc::driver::sys::CUresult;
+
+use crate::{Error, Result};
+
+/// Turns a driver's refusal into an [`Error::Cuda`] that says what was being done.
+pub(super) fn check<T>(result: Result<T, DriverError>, what: impl FnOnce() -> String) -> Result<T> {
+    result.map_err(|error| Error::Cuda { what: what(), detail: explain(error) })
+}
+
+/// The driver's words, and what to do where that is known.
+pub(super) fn explain(DriverError(code): DriverError) -> String {
+    let error = DriverError(code);
+    let text = error
+        .error_string()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_else(|_| format!("{code:?}"));
+    let hint = match code {
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            "; the driver is older than the kernels' PTX: update it, or build with its toolkit's nvcc (CUDA_HOME)"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            "; the kernels need a GPU of compute capability 8.0 or above"
+        }
+        CUresult::CUDA_ERROR_NO_DEVICE => "; no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUresult::CUDA_ERROR_LAUNCH_FAILED => "; a kernel failed: this process cannot use the GPU any more",
+        _ => "",
+    };
+    format!("{text}{hint}")
+}

@@ -1,0 +1,254 @@
+//! Device memory: a caching allocator with statistics and a limit.
+//!
+//! All work of a device runs on one stream, in order, so a freed block can be given out again at once: whatever used it runs
+//! before whatever will use it. The driver's own allocation calls, which wait for the device, happen only when the cache has
+//! no block that fits.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result;
+
+use super::CudaDevice;
+use super::driver::{check, explain};
+use crate::{Error, Result};
+
+/// Blocks are multiples of this, and so aligned for every access.
+const ALIGNMENT: usize = 512;
+
+/// What a device's memory is used for, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// In tensors that are alive.
+    pub in_use: usize,
+    /// The most that ever was.
+    pub peak: usize,
+    /// Taken from the driver: in use, or cached.
+    pub reserved: usize,
+}
+
+/// The allocator of a device.
+#[derive(Default)]
+pub(super) struct Pool {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Blocks that nobody uses, by size.
+    free: BTreeMap<usize, Vec<u64>>,
+    stats: MemoryStats,
+    limit: usize,
+    caching: bool,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { free: BTreeMap::new(), stats: MemoryStats::default(), limit: usize::MAX, caching: true }
+    }
+}
+
+/// A block of device memory; it goes back to its allocator when dropped.
+pub struct Buffer {
+    device: &'static CudaDevice,
+    address: u64,
+    block: usize,
+}
+
+impl Buffer {
+    /// The device.
+    pub fn device(&self) -> &'static CudaDevice {
+        self.device
+    }
+
+    /// Its device address.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.pool.give(self.device, self.address, self.block);
+    }
+}
+
+/// The size of the block for so many bytes: the next of eight steps between powers of two, so that at most an eighth is wasted.
+fn block_size(bytes: usize) -> Option<usize> {
+    let step = (bytes.max(1).checked_next_power_of_two()? / 16).max(ALIGNMENT);
+    bytes.max(1).checked_next_multiple_of(step)
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stats(&self) -> MemoryStats {
+        self.state().stats
+    }
+
+    pub(super) fn set_limit(&self, bytes: usize) {
+        self.state().limit = bytes;
+    }
+
+    /// Without caching every buffer is the driver's own allocation: for finding accesses outside it, and reads of what
+    /// nobody wrote, with a driver that looks for them.
+    pub(super) fn set_caching(&self, device: &'static CudaDevice, on: bool) {
+        let mut state = self.state();
+        state.caching = on;
+        if !on {
+            state.release(device);
+        }
+    }
+
+    /// At least `bytes` bytes, not initialised.
+    pub(super) fn take(&self, device: &'static CudaDevice, bytes: usize) -> Result<Buffer> {
+        let mut state = self.state();
+        let block = if state.caching { block_size(bytes) } else { Some(bytes.max(1)) };
+        let too_large =
+            || Error::Cuda { what: format!("{bytes} bytes"), detail: "no device has so many".into() };
+        let block = block.ok_or_else(too_large)?;
+        let cached = state.free.get_mut(&block).and_then(Vec::pop);
+        let address = match cached {
+            Some(address) => address,
+            None => state.allocate(device, block)?,
+        };
+        state.stats.in_use += block;
+        state.stats.peak = state.stats.peak.max(state.stats.in_use);
+        Ok(Buffer { device, address, block })
+    }
+
+    fn give(&self, device: &'static CudaDevice, address: u64, block: usize) {
+        let mut state = self.state();
+        state.stats.in_use -= block;
+        state.free.entry(block).or_default().push(address);
+        if !state.caching {
+            state.release(device);
+        }
+    }
+}
+
+impl State {
+    /// A block from the driver; what is cached is given back first if it has to be.
+    fn allocate(&mut self, device: &'static CudaDevice, block: usize) -> Result<u64> {
+        let fits = |state: &State| state.stats.reserved.saturating_add(block) <= state.limit;
+        if !fits(self) {
+            self.release(device);
+        }
+        if !fits(self) {
+            return Err(self.exhausted(device, block, format!("the limit is {} MiB", self.limit >> 20)));
+        }
+        device.bind()?;
+        // SAFETY: the device's context is current.
+        let first = unsafe { result::malloc_sync(block) };
+        let address = first.or_else(|_| {
+            self.release(device);
+            // SAFETY: as above.
+            unsafe { result::malloc_sync(block) }
+        });
+        let address = address.map_err(|error| self.exhausted(device, block, explain(error)))?;
+        self.stats.reserved += block;
+        Ok(address)
+    }
+
+    /// Gives every cached block back to the driver.
+    fn release(&mut self, device: &'static CudaDevice) {
+        if device.bind().is_err() {
+            return;
+        }
+        for (block, addresses) in std::mem::take(&mut self.free) {
+            for address in addresses {
+                // SAFETY: the block came from the driver, and no buffer has it. The driver waits for what still uses it.
+                // A failure here is that of an earlier kernel, which the next call reports.
+                let _ = unsafe { result::free_sync(address) };
+                self.stats.reserved -= block;
+            }
+        }
+    }
+
+    fn exhausted(&self, device: &CudaDevice, block: usize, why: String) -> Error {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        Error::Cuda {
+            what: format!("{} MiB more of {}", mib(block), device.name()),
+            detail: format!(
+                "{why}; {} MiB are in use, {} MiB at the peak. Use a smaller batch or shorter sequences, gradient \
+                 checkpointing (--set train.checkpointing=true), or a smaller type",
+                mib(self.stats.in_use),
+                mib(self.stats.peak)
+            ),
+        }
+    }
+}
+
+/// Copies to and from the device, in stream order.
+impl Buffer {
+    /// Copies host bytes to an offset of the buffer.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
+        self.device.bind()?;
+        let stream = self.device.stream();
+        // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
+        // documents for asynchronous copies from it, and this module has no other.
+        let copied = unsafe { result::memcpy_htod_async(self.address + offset as u64, bytes, stream) };
+        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))
+    }
+
+    /// Copies bytes from an offset of the buffer to the host, after all that was queued before.
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
+        self.device.bind()?;
+        let len = bytes.len();
+        // SAFETY: the range lies in this buffer, and `bytes` stays borrowed until the copy has ended below.
+        let copied =
+            unsafe { result::memcpy_dtoh_async(bytes, self.address + offset as u64, self.device.stream()) };
+        check(copied, || format!("copying {len} bytes from {}", self.device.name()))?;
+        self.device.synchronize()
+    }
+
+    /// Fills bytes with zeros.
+    pub(crate) fn zero(&self, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        assert!(bytes <= self.block, "a fill past the end of its buffer");
+        self.device.bind()?;
+        // SAFETY: the range lies in this buffer.
+        let filled = unsafe { result::memset_d8_async(self.address, 0, bytes, self.device.stream()) };
+        check(filled, || format!("clearing {bytes} bytes on {}", self.device.name()))
+    }
+
+    /// Copies `bytes` bytes from an offset of another buffer of the same device.
+    pub(crate) fn copy_from(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        assert!(bytes <= self.block && offset + bytes <= from.block, "a copy past the end of a buffer");
+        assert!(std::ptr::eq(self.device, from.device), "a copy between devices");
+        self.device.bind()?;
+        let source = from.address + offset as u64;
+        // SAFETY: both ranges lie in buffers of this device, whose memory goes back in stream order at the earliest.
+        let copied = unsafe { result::memcpy_dtod_async(self.address, source, bytes, self.device.stream()) };
+        check(copied, || format!("copying {bytes} bytes on {}", self.device.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALIGNMENT, block_size};
+
+    #[test]
+    fn blocks_waste_at_most_an_eighth() {
+        for bytes in [1, 511, 512, 513, 4096, 10_000, 65_537, 1 << 20, (1 << 20) + 1, 123_456_789] {
+            let block = block_size(bytes).unwrap();
+            assert!(block >= bytes && block.is_multiple_of(ALIGNMENT));
+            assert!(block - bytes < (bytes / 8).max(ALIGNMENT), "{bytes} bytes in a block of {block}");
+        }
+        assert_eq!(block_size(usize::MAX), None);
+    }
+}

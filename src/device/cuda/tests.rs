@@ -1,0 +1,181 @@
+//! Tests of what only this module can reach: the allocator of a device of its own, and launchers that do not fit.
+
+use super::{Buffer, CudaDevice, Grid, Pointer, kernel};
+use crate::Error;
+
+/// The emulated device, opened anew: no other test uses its allocator.
+fn device() -> &'static CudaDevice {
+    emulated_cuda::install(emulated_cuda::machine::Options::default()).unwrap();
+    Box::leak(Box::new(CudaDevice::open(0).unwrap()))
+}
+
+fn refusal<T>(result: crate::Result<T>) -> String {
+    match result {
+        Err(Error::Cuda { what, detail }) => format!("{what}: {detail}"),
+        Err(other) => panic!("not an error of the device: {other}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[test]
+fn statistics_follow_what_is_alive() {
+    let device = device();
+    let first = device.allocate(1000).unwrap();
+    let second = device.allocate(5000).unwrap();
+    let stats = device.memory_stats();
+    assert!(stats.in_use >= 6000 && stats.in_use < 6000 + 2 * 512 + 5000 / 8);
+    assert_eq!((stats.peak, stats.reserved), (stats.in_use, stats.in_use));
+    drop(first);
+    let left = device.memory_stats();
+    assert!(left.in_use >= 5000 && left.in_use < stats.in_use);
+    assert_eq!((left.peak, left.reserved), (stats.peak, stats.reserved), "a freed block is kept");
+    drop(second);
+    assert_eq!(device.memory_stats().in_use, 0);
+}
+
+#[test]
+fn a_freed_block_is_given_out_again() {
+    let device = device();
+    let address = device.allocate(700).unwrap().address();
+    let again = device.allocate(600).unwrap();
+    assert_eq!(again.address(), address, "both need a block of 1024 bytes");
+    let reserved = device.memory_stats().reserved;
+    let other = device.allocate(600).unwrap();
+    assert_ne!(other.address(), address);
+    assert_eq!(device.memory_stats().reserved, 2 * reserved);
+}
+
+#[test]
+fn without_caching_nothing_is_kept_and_blocks_are_exact() {
+    let device = device();
+    drop(device.allocate(10_000).unwrap());
+    device.set_memory_caching(false);
+    assert_eq!(device.memory_stats().reserved, 0, "what was cached goes back");
+    let buffer = device.allocate(77).unwrap();
+    assert_eq!(device.memory_stats().reserved, 77);
+    drop(buffer);
+    assert_eq!(device.memory_stats().reserved, 0);
+}
+
+#[test]
+fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
+    let device = device();
+    device.set_memory_limit(3 << 20);
+    let kept = device.allocate(1 << 20).unwrap();
+    drop(device.allocate(2 << 20).unwrap());
+    // Fits only if the cached block of 2 MiB goes back to the driver.
+    let other = device.allocate(3 << 19).unwrap();
+    let before = device.memory_stats();
+    let text = refusal(device.allocate(1 << 20));
+    assert!(text.starts_with("1 MiB more of "), "{text}");
+    assert!(text.contains("the limit is 3 MiB; 3 MiB are in use, 3 MiB at the peak."), "{text}");
+    assert!(text.contains("smaller batch"), "{text}");
+    assert_eq!(device.memory_stats(), before, "a refusal takes nothing");
+    drop((kept, other));
+    assert!(device.allocate(2 << 20).is_ok());
+}
+
+#[test]
+fn memory_that_the_driver_does_not_have_is_an_error() {
+    let device = device();
+    let text = refusal(device.allocate(1 << 45));
+    assert!(text.contains("MiB more of") && text.contains("are in use"), "{text}");
+    assert!(text.to_lowercase().contains("out of memory"), "{text}");
+    assert!(refusal(device.allocate(usize::MAX)).contains("no device has so many"));
+    assert!(device.allocate(100).is_ok(), "the device still works");
+}
+
+#[test]
+fn bytes_come_back_from_any_offset_and_zeros_are_zeros() {
+    let device = device();
+    let buffer = device.allocate(100).unwrap();
+    buffer.zero(100).unwrap();
+    buffer.write(10, &[1, 2, 3]).unwrap();
+    let mut bytes = [9; 6];
+    buffer.read(9, &mut bytes).unwrap();
+    assert_eq!(bytes, [0, 1, 2, 3, 0, 0]);
+    let copy = device.allocate(100).unwrap();
+    copy.copy_from(&buffer, 10, 3).unwrap();
+    let mut bytes = [0; 3];
+    copy.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2, 3]);
+}
+
+kernel! {
+    /// As kernels/cast.cu has it.
+    Cast in "cast" { x: Pointer, y: Pointer, n: u64 }
+}
+kernel! {
+    /// The last parameter is too small.
+    Narrow in "cast" { x: Pointer, y: Pointer, n: u32 }
+}
+kernel! {
+    /// One parameter is missing.
+    Short in "cast" { x: Pointer, y: Pointer }
+}
+kernel! {
+    /// One parameter too many.
+    Long in "cast" { x: Pointer, y: Pointer, n: u64, scale: f32 }
+}
+kernel! {
+    /// There is no such module.
+    Nowhere in "nothing" { n: u64 }
+}
+
+/// Eight numbers on the device, and room for them in bf16.
+fn operands(device: &'static CudaDevice) -> (Buffer, Buffer) {
+    let x = device.allocate(32).unwrap();
+    let numbers: [f32; 8] = [0.0, 1.0, -2.0, 0.5, 4.0, -8.0, 16.0, 3.0];
+    x.write(0, bytemuck::cast_slice(&numbers)).unwrap();
+    (x, device.allocate(16).unwrap())
+}
+
+#[test]
+fn a_launcher_that_does_not_fit_its_kernel_is_refused_before_the_launch() {
+    const ENTRY: &str = "cast_fwd_f32_bf16";
+    let device = device();
+    let (source, target) = operands(device);
+    let (x, y) = (Pointer(source.address()), Pointer(target.address()));
+    let grid = Grid::new(1, 32);
+    let text = refusal(device.launch(ENTRY, Narrow { x, y, n: 8 }, grid));
+    assert_eq!(
+        text,
+        "kernel cast_fwd_f32_bf16: its parameters take [8, 8, 8] bytes, the launcher has [8, 8, 4]"
+    );
+    assert!(refusal(device.launch(ENTRY, Short { x, y }, grid)).contains("the launcher has [8, 8]"));
+    let long = Long { x, y, n: 8, scale: 1.0 };
+    assert!(refusal(device.launch(ENTRY, long, grid)).contains("the launcher has [8, 8, 8, 4]"));
+    device.launch(ENTRY, Cast { x, y, n: 8 }, grid).unwrap();
+    let text = refusal(device.launch(ENTRY, Narrow { x, y, n: 8 }, grid));
+    assert!(text.contains("the launcher has [8, 8, 4]"), "also after the kernel was looked up: {text}");
+
+    let mut rounded = [0u16; 8];
+    target.read(0, bytemuck::cast_slice_mut(&mut rounded)).unwrap();
+    assert_eq!(rounded, [0, 0x3f80, 0xc000, 0x3f00, 0x4080, 0xc100, 0x4180, 0x4040]);
+    assert!(emulated_cuda::reports().is_empty(), "nothing wrong was launched");
+}
+
+#[test]
+fn unknown_kernels_and_modules_are_named() {
+    let device = device();
+    let arguments = Cast { x: Pointer::NULL, y: Pointer::NULL, n: 0 };
+    let text = refusal(device.launch("cast_fwd_f32_f8", arguments, Grid::new(1, 32)));
+    assert!(text.starts_with("kernel cast_fwd_f32_f8 of module cast: "), "{text}");
+    let text = refusal(device.launch("anything", Nowhere { n: 0 }, Grid::new(1, 32)));
+    assert_eq!(text, "module nothing: not in this binary");
+}
+
+#[test]
+fn a_launch_that_the_device_cannot_have_is_an_error_with_its_grid() {
+    let device = device();
+    let arguments = Cast { x: Pointer::NULL, y: Pointer::NULL, n: 0 };
+    let text = refusal(device.launch("cast_fwd_f32_bf16", arguments, Grid::new(1, 2048)));
+    assert!(text.starts_with("kernel cast_fwd_f32_bf16 on Grid") && text.contains("threads: 2048"), "{text}");
+    let text = refusal(device.launch("cast_fwd_f32_bf16", arguments, Grid::new(1 << 40, 32)));
+    assert!(text.contains("is too large"), "{text}");
+    let much = Grid { shared: 1 << 20, ..Grid::new(1, 32) };
+    let text = refusal(device.launch("cast_fwd_f32_bf16", arguments, much));
+    assert!(text.starts_with("1048576 bytes of shared memory for kernel cast_fwd_f32_bf16: "), "{text}");
+    device.launch("cast_fwd_f32_bf16", arguments, Grid::new(0, 32)).unwrap();
+    device.synchronize().unwrap();
+}

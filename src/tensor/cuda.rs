@@ -1,0 +1,163 @@
+//! Tensors on CUDA devices.
+
+use std::sync::Arc;
+
+use super::storage::Storage;
+use super::{DType, Tensor, numel};
+use crate::device::Device;
+use crate::device::cuda::{Buffer, CudaDevice, Pointer, kernel};
+use crate::{Error, Result};
+
+impl Tensor {
+    /// A tensor on a CUDA device whose elements nobody has written yet: for a kernel to fill.
+    pub(crate) fn uninitialised(
+        device: &'static CudaDevice,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let len = numel(shape);
+        let bytes = len.checked_mul(dtype.size()).ok_or_else(|| {
+            let detail = format!("a tensor of shape {shape:?} is larger than any memory");
+            Error::Shape { op: "tensor", detail }
+        })?;
+        let storage = Storage::Cuda { buffer: device.allocate(bytes)?, len };
+        Ok(Tensor { storage: Arc::new(storage), offset: 0, shape: shape.into(), dtype })
+    }
+
+    /// A tensor of zeros on a device.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit.
+    pub fn zeros_on(device: Device, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let Device::Cuda(_) = device else { return Ok(Tensor::zeros(shape, dtype)) };
+        let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
+        if let Some(buffer) = tensor.storage.cuda() {
+            buffer.zero(tensor.numel() * dtype.size())?;
+        }
+        Ok(tensor)
+    }
+
+    /// The same elements on a device; shares memory if they are there already.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when they do not fit, or a kernel that should have computed them failed.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        if self.device() == device {
+            return Ok(self.clone());
+        }
+        match device {
+            Device::Cpu => self.to_host(),
+            Device::Cuda(_) => {
+                let host = self.to_host()?;
+                let tensor = Tensor::uninitialised(device.cuda()?, &self.shape, self.dtype)?;
+                if let Some(buffer) = tensor.storage.cuda() {
+                    buffer.write(0, host.host_bytes()?)?;
+                }
+                Ok(tensor)
+            }
+        }
+    }
+
+    /// The elements in host memory.
+    fn to_host(&self) -> Result<Tensor> {
+        let Some(buffer) = self.storage.cuda() else { return Ok(self.clone()) };
+        fn fetch<T: bytemuck::Pod>(tensor: &Tensor, buffer: &Buffer) -> Result<Vec<T>> {
+            let mut data = bytemuck::zeroed_vec::<T>(tensor.numel());
+            buffer.read(tensor.offset * size_of::<T>(), bytemuck::cast_slice_mut(&mut data))?;
+            Ok(data)
+        }
+        Ok(match self.dtype {
+            DType::F32 => Tensor::from_f32(fetch(self, buffer)?, &self.shape),
+            DType::BF16 => Tensor::from_bf16(fetch(self, buffer)?, &self.shape),
+            DType::U32 => Tensor::from_u32(fetch(self, buffer)?, &self.shape),
+        })
+    }
+
+    /// The bytes of a host tensor.
+    fn host_bytes(&self) -> Result<&[u8]> {
+        Ok(match self.dtype {
+            DType::F32 => bytemuck::cast_slice(self.as_f32()?),
+            DType::BF16 => bytemuck::cast_slice(self.as_bf16()?),
+            DType::U32 => bytemuck::cast_slice(self.as_u32()?),
+        })
+    }
+
+    /// The device address of the first element, for a kernel of `device`.
+    ///
+    /// # Errors
+    /// A tensor that lives elsewhere: nothing is copied between devices in silence.
+    pub(crate) fn pointer(&self, op: &'static str, device: &'static CudaDevice) -> Result<Pointer> {
+        match self.storage.cuda() {
+            Some(buffer) if std::ptr::eq(buffer.device(), device) => {
+                Ok(Pointer(buffer.address() + (self.offset * self.dtype.size()) as u64))
+            }
+            _ => {
+                let what = format!("{op}: {} tensor {:?}", self.dtype, self.shape);
+                let detail = format!("lives on {}, the op runs on cuda:{}", self.device(), device.ordinal());
+                Err(Error::Cuda { what, detail })
+            }
+        }
+    }
+
+    /// A copy with memory of its own on the same CUDA device.
+    fn duplicate(&self, device: &'static CudaDevice) -> Result<Tensor> {
+        let copy = Tensor::uninitialised(device, &self.shape, self.dtype)?;
+        if let (Some(to), Some(from)) = (copy.storage.cuda(), self.storage.cuda()) {
+            to.copy_from(from, self.offset * self.dtype.size(), self.numel() * self.dtype.size())?;
+        }
+        Ok(copy)
+    }
+
+    /// Whether no other tensor shares this one's memory.
+    fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.storage) == 1
+    }
+}
+
+kernel! {
+    /// y = x in another type (kernels/cast.cu).
+    Cast in "cast" { x: Pointer, y: Pointer, n: u64 }
+}
+
+kernel! {
+    /// sum += x (kernels/add.cu).
+    AddAssign in "add" { sum: Pointer, x: Pointer, n: u64 }
+}
+
+impl Tensor {
+    /// The CUDA device that the elements are on.
+    pub(crate) fn cuda_device(&self) -> Option<&'static CudaDevice> {
+        self.storage.cuda().map(|buffer| buffer.device())
+    }
+
+    /// [`Tensor::to_dtype`] to another type.
+    pub(super) fn cast_on(&self, device: &'static CudaDevice, dtype: DType) -> Result<Tensor> {
+        const OP: &str = "to_dtype";
+        let entry = match (self.dtype, dtype) {
+            (DType::F32, DType::BF16) => "cast_fwd_f32_bf16",
+            (DType::BF16, DType::F32) => "cast_fwd_bf16_f32",
+            (from, to) => {
+                return Err(Error::DType { op: OP, detail: format!("{from} to {to}, float types expected") });
+            }
+        };
+        let y = Tensor::uninitialised(device, &self.shape, dtype)?;
+        let arguments =
+            Cast { x: self.pointer(OP, device)?, y: y.pointer(OP, device)?, n: self.numel() as u64 };
+        device.launch(entry, arguments, device.spans(self.numel(), 4))?;
+        Ok(y)
+    }
+
+    /// [`Tensor::add_assign`] of a tensor of the same shape.
+    pub(super) fn add_assign_on(&mut self, device: &'static CudaDevice, other: &Tensor) -> Result<()> {
+        const OP: &str = "add_assign";
+        let f32s = ["add_assign_f32_f32", "add_assign_f32_bf16"];
+        let bf16s = ["add_assign_bf16_f32", "add_assign_bf16_bf16"];
+        let entry = other.dtype.select(OP, self.dtype.select(OP, [f32s, bf16s])?)?;
+        let x = other.pointer(OP, device)?;
+        if !self.is_unshared() {
+            *self = self.duplicate(device)?;
+        }
+        let arguments = AddAssign { sum: self.pointer(OP, device)?, x, n: self.numel() as u64 };
+        device.launch(entry, arguments, device.spans(self.numel(), 4))
+    }
+}

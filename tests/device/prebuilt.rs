@@ -1,0 +1,42 @@
+//! kernels/prebuilt is made from kernels/ as it is now.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    files.sort();
+    files
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn prebuilt_kernels_are_those_of_the_sources() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let headers = files(&kernels.join("common"), "cuh");
+    let manifest = std::fs::read_to_string(kernels.join("prebuilt/manifest")).unwrap();
+    let mut expected = String::from("release 13.0, V13.0.88\n");
+    for source in files(&kernels, "cu") {
+        let mut hash = Sha256::new();
+        [&source].into_iter().chain(&headers).for_each(|file| hash.update(std::fs::read(file).unwrap()));
+        let digits = hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        });
+        writeln!(expected, "{digits}  {}", stem(&source)).unwrap();
+        assert!(kernels.join("prebuilt").join(stem(&source)).with_extension("ptx").is_file());
+    }
+    assert_eq!(
+        manifest, expected,
+        "kernels/prebuilt is stale: run kernels/prebuild and commit what it makes"
+    );
+    let names =
+        |folder: PathBuf, extension| files(&folder, extension).iter().map(|p| stem(p)).collect::<Vec<_>>();
+    assert_eq!(names(kernels.join("prebuilt"), "ptx"), names(kernels, "cu"), "PTX without a source");
+}
