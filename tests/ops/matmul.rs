@@ -9,7 +9,10 @@ use warptune::tensor::{DType, Tensor};
 use super::{cases, float_type};
 use crate::reference::matmul::{linear, linear_backward, product_magnitude, transposed};
 use crate::reference::{cast, stored};
-use crate::support::gradcheck::{assert_deterministic, check_oracle, dot, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at,
+};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::values;
@@ -41,7 +44,6 @@ proptest! {
             inputs.push(random.tensor(&[n], w_type, 1.0));
         }
         let dy = random.tensor(&[m, n], x_type, 1.0);
-        let outcome = forward_backward(&inputs, &dy, op).unwrap();
 
         let v: Vec<Vec<f64>> = inputs.iter().map(values).collect();
         let dy64 = values(&dy);
@@ -49,8 +51,7 @@ proptest! {
         let oracle = linear(&v[0], &v[1], v.get(2).map(|b| &b[..]), m, k, n);
         let naive = stored(&linear(&f[0], &f[1], f.get(2).map(|b| &b[..]), m, k, n), x_type);
         let size = product_magnitude(&v[0], &transposed(&v[1], n, k), m, k, n);
-        prop_assert_eq!(outcome.output.dtype(), x_type);
-        assert_close("y", &outcome.output, &oracle, &tolerance(&naive, &oracle, &size, x_type));
+        let tolerance_y = tolerance(&naive, &oracle, &size, x_type);
 
         let exact = linear_backward(&v[0], &v[1], &dy64, m, k, n);
         let naive = linear_backward(&f[0], &f[1], &cast::<_, f32>(&dy64), m, k, n);
@@ -60,13 +61,18 @@ proptest! {
             product_magnitude(&transposed(&dy64, m, n), &v[0], n, m, k),
             product_magnitude(&ones, &dy64, 1, m, n),
         ];
-        for (i, name) in ["dx", "dW", "dbias"].into_iter().enumerate().take(inputs.len()) {
-            let dtype = if i == 0 { x_type } else { DType::F32 };
-            prop_assert_eq!(outcome.grad(i).dtype(), dtype);
-            prop_assert_eq!(outcome.grad(i).shape(), inputs[i].shape());
-            let tolerance = tolerance(&stored(&naive[i], dtype), &exact[i], &sizes[i], dtype);
-            assert_close(name, outcome.grad(i), &exact[i], &tolerance);
-        }
+        on_each(|device| {
+            let outcome = forward_backward_at(device, Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+            assert_eq!(outcome.output.dtype(), x_type);
+            assert_close(&format!("y on {device}"), &outcome.output, &oracle, &tolerance_y);
+            for (i, name) in ["dx", "dW", "dbias"].into_iter().enumerate().take(inputs.len()) {
+                let dtype = if i == 0 { x_type } else { DType::F32 };
+                assert_eq!(outcome.grad(i).dtype(), dtype);
+                assert_eq!(outcome.grad(i).shape(), inputs[i].shape());
+                let tolerance = tolerance(&stored(&naive[i], dtype), &exact[i], &sizes[i], dtype);
+                assert_close(&format!("{name} on {device}"), outcome.grad(i), &exact[i], &tolerance);
+            }
+        });
     }
 }
 
@@ -92,6 +98,33 @@ fn same_bits_on_every_run() {
         ];
         let dy = random.tensor(&[67, 95], dtype, 1.0);
         assert_deterministic(&inputs, &dy, Tape::recording, op);
+        assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
+    }
+}
+
+/// Several blocks of the tensor core kernel, rows that start on 16 bytes and rows that do not, inner dimensions of less than
+/// the ring of its stages holds and of more.
+#[test]
+fn tensor_core_tiles() {
+    let mut random = Random::new(3);
+    for (m, k, n) in [(130, 64, 136), (257, 200, 128), (128, 24, 264), (70, 33, 135)] {
+        let inputs = [random.tensor(&[m, k], DType::BF16, 1.0), random.tensor(&[n, k], DType::BF16, 1.0)];
+        let dy = random.tensor(&[m, n], DType::BF16, 1.0);
+        let [x, w, dy64] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
+        let outcome = forward_backward_at(cuda(), Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+        let oracle = linear(&x, &w, None, m, k, n);
+        let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
+        // Any order of k sums in f32, and the result's own rounding.
+        let bound = |size: &[f64], terms: usize, exact: &[f64], dtype| {
+            Tolerance::rounding(DType::F32, terms as f64, size).plus(Tolerance::rounding(dtype, 1.0, exact))
+        };
+        assert_close("y", &outcome.output, &oracle, &bound(&size, k, &oracle, DType::BF16));
+        let exact = linear_backward(&x, &w, &dy64, m, k, n);
+        let size = product_magnitude(&dy64, &w, m, n, k);
+        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], DType::BF16));
+        let size = product_magnitude(&transposed(&dy64, m, n), &x, n, m, k);
+        assert_close("dW", outcome.grad(1), &exact[1], &bound(&size, m, &exact[1], DType::F32));
+        crate::support::devices::assert_no_reports();
     }
 }
 
@@ -102,11 +135,14 @@ fn no_rows() {
         Tensor::from_f32(vec![1.0; 6], &[2, 3]),
         Tensor::zeros(&[2], DType::F32),
     ];
-    let outcome = forward_backward(&inputs, &Tensor::zeros(&[0, 2], DType::F32), op).unwrap();
-    assert_eq!(outcome.output.shape(), [0, 2]);
-    assert_eq!(outcome.grad(0).shape(), [0, 3]);
-    assert_eq!(values(outcome.grad(1)), [0.0; 6]);
-    assert_eq!(values(outcome.grad(2)), [0.0; 2]);
+    let dy = Tensor::zeros(&[0, 2], DType::F32);
+    on_each(|device| {
+        let outcome = forward_backward_at(device, Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+        assert_eq!(outcome.output.shape(), [0, 2]);
+        assert_eq!(outcome.grad(0).shape(), [0, 3]);
+        assert_eq!(values(outcome.grad(1)), [0.0; 6]);
+        assert_eq!(values(outcome.grad(2)), [0.0; 2]);
+    });
 }
 
 #[test]

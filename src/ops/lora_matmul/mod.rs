@@ -5,6 +5,7 @@ mod cpu;
 use crate::autograd::{Tape, Var};
 use crate::ops::dropout::Mask;
 use crate::ops::matmul::{check_float, check_linear};
+use crate::ops::place::host_only;
 use crate::{Error, Result};
 
 const OP: &str = "lora_matmul";
@@ -46,6 +47,7 @@ pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lor
         return Err(Error::Shape { op: OP, detail });
     }
     check_float(OP, [lora.a, lora.b])?;
+    host_only(OP, [x, w, lora.a, lora.b].into_iter().chain(bias).map(Var::value))?;
 
     let mask = Mask::next(tape, OP, lora.dropout)?;
     let layer = cpu::Layer {

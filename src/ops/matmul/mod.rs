@@ -1,7 +1,9 @@
 //! Matrix product with a weight: a linear layer.
 
 pub(in crate::ops) mod cpu;
+mod cuda;
 
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -16,19 +18,36 @@ const OP: &str = "matmul";
 /// Errors: [`Error::Shape`] if the operands do not fit each other, [`Error::DType`] if one is not f32 or bf16.
 pub fn matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
     check_linear(OP, x, w, bias)?;
-    let y = cpu::forward(x.value(), w.value(), bias.map(Var::value))?;
+    let inputs: Vec<&Var> = [x, w].into_iter().chain(bias).collect();
+    let device = place(OP, inputs.iter().map(|v| v.value()))?;
+    let bias = bias.map(Var::value);
+    let y = match device {
+        Some(device) => cuda::forward(device, x.value(), w.value(), bias)?,
+        None => cpu::forward(x.value(), w.value(), bias)?,
+    };
     let saved_w = x.requires_grad().then(|| w.value().clone());
     let saved_x = w.requires_grad().then(|| x.value().clone());
-    let inputs: Vec<&Var> = [x, w].into_iter().chain(bias).collect();
     tape.record(OP, &inputs, y, move |dy, context| {
         if let Some(w) = &saved_w {
-            context.give(0, cpu::grad_input(&dy, w)?)?;
+            let dx = match device {
+                Some(device) => cuda::grad_input(device, &dy, w)?,
+                None => cpu::grad_input(&dy, w)?,
+            };
+            context.give(0, dx)?;
         }
         if let Some(x) = &saved_x {
-            context.give(1, cpu::grad_weight(&dy, x)?)?;
+            let dw = match device {
+                Some(device) => cuda::grad_weight(device, &dy, x)?,
+                None => cpu::grad_weight(&dy, x)?,
+            };
+            context.give(1, dw)?;
         }
         if context.needs(2) {
-            context.give(2, cpu::column_sums(&dy)?)?;
+            let dbias = match device {
+                Some(device) => cuda::column_sums(device, &dy)?,
+                None => cpu::column_sums(&dy)?,
+            };
+            context.give(2, dbias)?;
         }
         Ok(())
     })

@@ -1,0 +1,207 @@
+// C = A B + A2 B2 + bias on tensor cores: bf16 operands, f32 sums, C bf16 or f32. A: [m, k], B: [k, n], C: [m, n]; A2 and B2
+// go on where A and B end along k (the adapter of a LoRA: its rank), so that a tile of C stays in registers for both.
+//
+// An operand lies with k along its rows (K_MAJOR: A as [m, k], B as [n, k]) or across them (A as [k, m], B as [k, n]); leading
+// dimensions count elements. All sizes are free. Where a row does not start on 16 bytes (not ALIGNED), elements are loaded one by
+// one. Deterministic: each element of C is one sum, in the order of k.
+//
+// A block of 4 warps makes 128 x 128 of C, a warp 64 x 64: a k16 step then reads 8 ldmatrix.x4 for 32 mma, half of what shared
+// memory can deliver beside the tensor cores (at 32 x 32 a warp it would be all). Tiles of 32 along k come through a ring of 4
+// stages. 16-byte chunks are permuted so that neither the copies nor ldmatrix meet a bank twice. Blocks walk C in groups of 8
+// rows of tiles, so that those which run together share rows of A and columns of B in L2.
+#pragma once
+
+#include "async_copy.cuh"
+#include "elements.cuh"
+#include "mma.cuh"
+
+namespace gemm {
+
+constexpr int TILE_M = 128, TILE_N = 128, TILE_K = 32, STAGES = 4, WARPS = 4, THREADS = 32 * WARPS;
+constexpr int WARP_M = 64, WARP_N = 64, GROUP_M = 8;
+constexpr int CHUNK = 8;  // elements of 16 bytes
+constexpr int TILE_ELEMENTS = TILE_M * TILE_K;
+constexpr int STAGE_ELEMENTS = 2 * TILE_ELEMENTS;
+constexpr int SMEM_BYTES = STAGES * STAGE_ELEMENTS * 2;
+// The results of 16 rows of a warp on their way out; 8 floats of padding keep the banks apart.
+constexpr int SLAB_STRIDE = WARP_N + 8;
+static_assert(TILE_M == TILE_N, "one tile shape for both operands");
+static_assert((TILE_M / WARP_M) * (TILE_N / WARP_N) == WARPS, "the warps cover the tile");
+static_assert(WARPS * 16 * SLAB_STRIDE * 4 <= SMEM_BYTES, "the slabs fit the ring");
+
+// A matrix and where it ends: `outer` is m or n.
+struct Operand {
+  const bf16* data;
+  long long ld;
+  int outer, k;
+};
+
+// Where chunk `chunk` of row `row` of a tile lies. K_MAJOR: 128 rows of 32 elements, two rows in the 128 bytes that the banks
+// span; else 32 rows of 128 elements, two such spans a row.
+template <bool K_MAJOR>
+__device__ __forceinline__ int place(int row, int chunk) {
+  return K_MAJOR ? row * TILE_K + (chunk ^ (row >> 1 & 3)) * CHUNK : row * TILE_M + (chunk ^ (row & 7)) * CHUNK;
+}
+
+// Brings the tile at (outer0, k0) to shared memory; what lies outside the matrix becomes zero.
+template <bool K_MAJOR, bool ALIGNED>
+__device__ __forceinline__ void fetch(bf16* tile, const Operand& x, int outer0, int k0) {
+  constexpr int CHUNKS = (K_MAJOR ? TILE_K : TILE_M) / CHUNK;
+#pragma unroll
+  for (int i = 0; i < TILE_ELEMENTS / CHUNK / THREADS; i++) {
+    const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
+    const int down = (K_MAJOR ? outer0 : k0) + row, across = (K_MAJOR ? k0 : outer0) + chunk * CHUNK;
+    const int left = (K_MAJOR ? x.k : x.outer) - across;
+    const int count = down < (K_MAJOR ? x.outer : x.k) ? min(max(left, 0), CHUNK) : 0;
+    const bf16* from = count > 0 ? x.data + down * x.ld + across : x.data;
+    bf16* to = tile + place<K_MAJOR>(row, chunk);
+    if constexpr (ALIGNED) {
+      copy_async_16(to, from, 2 * count);
+    } else {
+      uint4 packed = {0, 0, 0, 0};
+      unsigned* words = &packed.x;
+#pragma unroll
+      for (int e = 0; e < CHUNK; e++) {
+        const unsigned bits = e < count ? __bfloat16_as_ushort(from[e]) : 0;
+        words[e / 2] |= bits << (e % 2 * 16);
+      }
+      *reinterpret_cast<uint4*>(to) = packed;
+    }
+  }
+}
+
+// The fragments of A for 16 rows and 16 k, from row `row` and k `k` of the tile.
+template <bool K_MAJOR>
+__device__ __forceinline__ void load_a(unsigned (&out)[4], const bf16* tile, int row, int k) {
+  const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
+  if constexpr (K_MAJOR) {
+    load_matrix_x4(out, tile + place<true>(row + matrix % 2 * 8 + line, k / CHUNK + matrix / 2));
+  } else {
+    load_matrix_x4_transposed(out, tile + place<false>(k + matrix / 2 * 8 + line, row / CHUNK + matrix % 2));
+  }
+}
+
+// The fragments of B for 16 k and 16 columns: two operations' worth.
+template <bool K_MAJOR>
+__device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int col, int k) {
+  const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
+  if constexpr (K_MAJOR) {
+    load_matrix_x4(out, tile + place<true>(col + matrix / 2 * 8 + line, k / CHUNK + matrix % 2));
+  } else {
+    load_matrix_x4_transposed(out, tile + place<false>(k + matrix % 2 * 8 + line, col / CHUNK + matrix / 2));
+  }
+}
+
+// Writes eight neighbouring results.
+__device__ __forceinline__ void store8(bf16* to, const float (&v)[8]) {
+  uint4 packed;
+  unsigned* words = &packed.x;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+    words[i] = *reinterpret_cast<const unsigned*>(&pair);
+  }
+  *reinterpret_cast<uint4*>(to) = packed;
+}
+__device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
+  reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
+  reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
+}
+__device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
+__device__ __forceinline__ void store1(float* to, float v) { *to = v; }
+
+// The kernel's body. `bias` may be null; `k` of the second pair may be 0.
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
+__device__ __forceinline__ void run(const Operand a, const Operand b, const Operand a2, const Operand b2, const float* bias,
+                                    Out* c, long long ldc) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  bf16* ring = reinterpret_cast<bf16*>(smem);
+  const int m = a.outer, n = b.outer, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+  // Grouped order of tiles.
+  const int tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
+  const int per_group = GROUP_M * tiles_n, group = blockIdx.x / per_group, first_m = group * GROUP_M;
+  const int rows = min(tiles_m - first_m, GROUP_M), in_group = blockIdx.x % per_group;
+  const int m0 = (first_m + in_group % rows) * TILE_M, n0 = in_group / rows * TILE_N;
+  const int warp_m = warp % (TILE_M / WARP_M) * WARP_M, warp_n = warp / (TILE_M / WARP_M) * WARP_N;
+
+  const int steps1 = (a.k + TILE_K - 1) / TILE_K, steps = steps1 + (a2.k + TILE_K - 1) / TILE_K;
+  auto bring = [&](int step) {
+    bf16* stage = ring + step % STAGES * STAGE_ELEMENTS;
+    if (step < steps1) {
+      fetch<A_K_MAJOR, ALIGNED>(stage, a, m0, step * TILE_K);
+      fetch<B_K_MAJOR, ALIGNED>(stage + TILE_ELEMENTS, b, n0, step * TILE_K);
+    } else {
+      fetch<A_K_MAJOR, ALIGNED>(stage, a2, m0, (step - steps1) * TILE_K);
+      fetch<B_K_MAJOR, ALIGNED>(stage + TILE_ELEMENTS, b2, n0, (step - steps1) * TILE_K);
+    }
+  };
+#pragma unroll 1
+  for (int step = 0; step < STAGES - 1; step++) {
+    if (step < steps) bring(step);
+    copy_async_commit();
+  }
+
+  float sum[WARP_M / 16][WARP_N / 8][4] = {};
+#pragma unroll 1
+  for (int step = 0; step < steps; step++) {
+    copy_async_wait<STAGES - 2>();
+    // Hazards: the tile of this step was copied by other threads too; and the stage that is filled next is the one that every
+    // warp read in the step before.
+    __syncthreads();
+    if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
+    copy_async_commit();
+    const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
+    const bf16* tile_b = tile_a + TILE_ELEMENTS;
+#pragma unroll
+    for (int k = 0; k < TILE_K; k += 16) {
+      unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
+#pragma unroll
+      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp_m + i * 16, k);
+#pragma unroll
+      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp_n + j * 16, k);
+#pragma unroll
+      for (int i = 0; i < WARP_M / 16; i++) {
+#pragma unroll
+        for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  // The results go out through shared memory, 16 rows a warp at a time, so that each store is 16 bytes of a row.
+  copy_async_wait<0>();
+  __syncthreads();  // Hazard: the slabs lie where other warps may still read the last tiles.
+  float* slab = reinterpret_cast<float*>(smem) + warp * 16 * SLAB_STRIDE;
+#pragma unroll
+  for (int i = 0; i < WARP_M / 16; i++) {
+    const int row = lane / 4, col = lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < WARP_N / 8; j++) {
+      *reinterpret_cast<float2*>(&slab[row * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][0], sum[i][j][1]};
+      *reinterpret_cast<float2*>(&slab[(row + 8) * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][2], sum[i][j][3]};
+    }
+    __syncwarp();  // Hazard: lanes read what others wrote.
+#pragma unroll
+    for (int part = 0; part < 16 * WARP_N / CHUNK / 32; part++) {
+      const int id = lane + part * 32, r = id / (WARP_N / CHUNK), across = id % (WARP_N / CHUNK) * CHUNK;
+      const int global_row = m0 + warp_m + i * 16 + r, global_col = n0 + warp_n + across;
+      if (global_row >= m || global_col >= n) continue;
+      float v[CHUNK];
+#pragma unroll
+      for (int e = 0; e < CHUNK; e++) {
+        v[e] = slab[r * SLAB_STRIDE + across + e];
+        if (bias != nullptr && global_col + e < n) v[e] += bias[global_col + e];
+      }
+      Out* to = c + global_row * ldc + global_col;
+      const bool whole = global_col + CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
+      if (whole) {
+        store8(to, v);
+      } else {
+        for (int e = 0; e < CHUNK && global_col + e < n; e++) store1(to + e, v[e]);
+      }
+    }
+    __syncwarp();  // Hazard: the next 16 rows overwrite these.
+  }
+}
+
+}  // namespace gemm
