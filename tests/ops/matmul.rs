@@ -62,7 +62,7 @@ proptest! {
             product_magnitude(&ones, &dy64, 1, m, n),
         ];
         on_each(|device| {
-            let outcome = forward_backward_at(device, Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+            let outcome = forward_backward_at(device, &inputs, &dy, op).unwrap();
             assert_eq!(outcome.output.dtype(), x_type);
             assert_close(&format!("y on {device}"), &outcome.output, &oracle, &tolerance_y);
             for (i, name) in ["dx", "dW", "dbias"].into_iter().enumerate().take(inputs.len()) {
@@ -111,7 +111,7 @@ fn tensor_core_tiles() {
         let inputs = [random.tensor(&[m, k], DType::BF16, 1.0), random.tensor(&[n, k], DType::BF16, 1.0)];
         let dy = random.tensor(&[m, n], DType::BF16, 1.0);
         let [x, w, dy64] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
-        let outcome = forward_backward_at(cuda(), Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+        let outcome = forward_backward_at(cuda(), &inputs, &dy, op).unwrap();
         let oracle = linear(&x, &w, None, m, k, n);
         let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
         // Any order of k sums in f32, and the result's own rounding.
@@ -137,7 +137,7 @@ fn no_rows() {
     ];
     let dy = Tensor::zeros(&[0, 2], DType::F32);
     on_each(|device| {
-        let outcome = forward_backward_at(device, Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+        let outcome = forward_backward_at(device, &inputs, &dy, op).unwrap();
         assert_eq!(outcome.output.shape(), [0, 2]);
         assert_eq!(outcome.grad(0).shape(), [0, 3]);
         assert_eq!(values(outcome.grad(1)), [0.0; 6]);
