@@ -54,7 +54,18 @@ fn rows_and_reshaped_tensors_share_memory_on_a_device() {
 
 #[test]
 fn casts_round_to_nearest_and_back_exactly() {
-    let edges = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, f32::MIN_POSITIVE, 1e-40, f32::MAX, f32::INFINITY];
+    // Two of these lie halfway between two numbers of bf16.
+    let edges = [
+        0.0,
+        -0.0,
+        1.0,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
+        f32::MIN_POSITIVE,
+        1e-40,
+        f32::MAX,
+        f32::INFINITY,
+    ];
     let mut x: Vec<f32> = edges.iter().flat_map(|x| [*x, -x]).collect();
     x.extend(Random::new(3).vec(1001, 100.0));
     let expected: Vec<u32> = x.iter().map(|x| u32::from(bf16::from_f32(*x).to_bits())).collect();
