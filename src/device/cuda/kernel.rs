@@ -58,7 +58,7 @@ impl Argument for u64 {}
 impl Argument for i64 {}
 impl Argument for f32 {}
 
-/// A kernel's arguments, in the order of its parameters. Made by [`kernel!`](crate::device::cuda::kernel!).
+/// A kernel's arguments, in the order of its parameters. Made by the macro `kernel!`.
 pub trait Arguments {
     /// The module (the name of the .cu file).
     const MODULE: &'static str;
