@@ -27,6 +27,7 @@ __device__ __noinline__ Pair mix(Pair p, u32 key) {
 }
 __device__ __noinline__ u32 digest(u32 seed, int rounds) {
   Pair p = {seed, ~seed};
+#pragma unroll 1
   for (int i = 0; i < rounds; i++) p = mix(p, i * 0x9e3779b9u);
   return p.a ^ p.b;
 }
