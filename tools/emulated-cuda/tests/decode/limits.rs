@@ -66,6 +66,6 @@ fn large_kernels() {
     let started = std::time::Instant::now();
     let kernel = named(&text, "k");
     println!("{} instructions in {:?}", kernel.program.code.len(), started.elapsed());
-    assert!(started.elapsed().as_secs() < 10);
+    assert!(started.elapsed().as_secs() < 60);
     assert!((200..=203).contains(&kernel.program.rows), "{}", kernel.program.rows);
 }
