@@ -2,15 +2,19 @@
 
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
+use warptune::device::Device;
 use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::rope::{Pairs, rope as oracle};
-use crate::support::gradcheck::{assert_deterministic, check_oracle, dot, forward_backward};
+use crate::support::devices::{cuda, on_each};
+use crate::support::gradcheck::{
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at,
+};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
-use crate::support::values;
+use crate::support::{bits, values};
 
 fn table(head_dim: usize, scaling: RopeScaling, pairing: RopePairing) -> RopeTable {
     RopeTable::new(head_dim, 10_000.0, scaling, pairing).unwrap()
@@ -27,27 +31,110 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);
-        let cols = heads * 2 * pairs;
-        let (x, dy) = (random.tensor(&[tokens, cols], dtype, 1.0), random.tensor(&[tokens, cols], dtype, 1.0));
-        let positions = random.ids(tokens, 100_000);
         let (pairing, oracle_pairs) =
             if halves { (RopePairing::Half, Pairs::Half) } else { (RopePairing::Interleaved, Pairs::Neighbours) };
-        let table = table(2 * pairs, RopeScaling::None, pairing);
-        let op = |tape: &Tape, v: &[Var]| rope(tape, &v[0], &positions, &table, 2 * pairs);
-        let outcome = forward_backward(std::slice::from_ref(&x), &dy, op).unwrap();
+        check(&mut random, tokens, heads, &table(2 * pairs, RopeScaling::None, pairing), oracle_pairs, dtype);
+    }
+}
 
-        let ids = positions.as_u32().unwrap();
-        for (name, ours, input, sign) in [("y", &outcome.output, &x, 1.0), ("dx", outcome.grad(0), &dy, -1.0)] {
-            prop_assert_eq!(ours.dtype(), dtype);
-            let input = values(input);
-            let exact = oracle(&input, cols, ids, &table.inverse_frequencies, oracle_pairs, sign);
-            // Two products, a sum, and the sine and cosine themselves; a pair is at most as long as before.
-            let largest = input.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-            let size = vec![1.5 * largest; exact.len()];
-            let tolerance = Tolerance::rounding(DType::F32, 3.0, &size).plus(Tolerance::rounding(dtype, 1.0, &exact));
-            assert_close(name, ours, &exact, &tolerance);
+/// Values and gradients on both devices, at positions below 100 000.
+fn check(
+    random: &mut Random,
+    tokens: usize,
+    heads: usize,
+    table: &RopeTable,
+    oracle_pairs: Pairs,
+    dtype: DType,
+) {
+    let head_dim = 2 * table.inverse_frequencies.len();
+    let cols = heads * head_dim;
+    let (x, dy) = (random.tensor(&[tokens, cols], dtype, 1.0), random.tensor(&[tokens, cols], dtype, 1.0));
+    let positions = random.ids(tokens, 100_000);
+    let ids = positions.as_u32().unwrap();
+    let exact = [(&x, 1.0), (&dy, -1.0)].map(|(input, sign)| {
+        let input = values(input);
+        let exact = oracle(&input, cols, ids, &table.inverse_frequencies, oracle_pairs, sign);
+        // Two products, a sum, and the sine and cosine themselves; a pair is at most as long as before.
+        let largest = input.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let size = vec![1.5 * largest; exact.len()];
+        let tolerance =
+            Tolerance::rounding(DType::F32, 3.0, &size).plus(Tolerance::rounding(dtype, 1.0, &exact));
+        (exact, tolerance)
+    });
+    on_each(|device| {
+        let positions = positions.to_device(device).unwrap();
+        let op = |tape: &Tape, v: &[Var]| rope(tape, &v[0], &positions, table, head_dim);
+        let outcome = forward_backward_at(device, std::slice::from_ref(&x), &dy, op).unwrap();
+        for ((name, ours), (exact, tolerance)) in
+            [("y", &outcome.output), ("dx", outcome.grad(0))].into_iter().zip(&exact)
+        {
+            assert_eq!(ours.dtype(), dtype);
+            assert_close(&format!("{name} on {device}"), ours, exact, tolerance);
+        }
+    });
+}
+
+/// Heads of many packs, several tokens a block with a last one that is not full, and heads with more pairs than the shared
+/// memory of a block holds.
+#[test]
+fn heads_of_all_sizes() {
+    let mut random = Random::new(3);
+    for (tokens, heads, pairs) in [(37, 2, 64), (5, 9, 32), (3, 1, 1100), (2, 1, 2056), (1, 33, 64)] {
+        for (pairing, oracle_pairs) in
+            [(RopePairing::Half, Pairs::Half), (RopePairing::Interleaved, Pairs::Neighbours)]
+        {
+            let table = table(2 * pairs, RopeScaling::None, pairing);
+            for dtype in [DType::F32, DType::BF16] {
+                check(&mut random, tokens, heads, &table, oracle_pairs, dtype);
+            }
         }
     }
+}
+
+/// (1, 0) becomes (cos t, sin t): angles up to what 32 bits hold, near multiples of pi / 2 and far from them.
+#[test]
+fn angles_of_all_sizes() {
+    let mut random = Random::new(5);
+    let mut positions: Vec<u32> = (0..800).collect();
+    for bits in [16, 24, 32] {
+        positions.extend((0..400).map(|_| (random.bits() >> (64 - bits)) as u32));
+    }
+    positions.extend([u32::MAX, 1 << 24, 710, 103_993, 833_719, 4_272_943, 411_557_987]);
+    let tokens = positions.len();
+    let x: Vec<f32> = (0..tokens * 4).map(|i| [1.0, 1.0, 0.0, 0.0][i % 4]).collect();
+    let table = table(4, RopeScaling::Linear { factor: 0.5 }, RopePairing::Half);
+    let x64: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let exact = oracle(&x64, 4, &positions, &table.inverse_frequencies, Pairs::Half, 1.0);
+    let (x, positions) = (Tensor::from_f32(x, &[tokens, 4]), Tensor::from_u32(positions, &[tokens]));
+    on_each(|device| {
+        let (x, positions) =
+            (Var::constant(x.to_device(device).unwrap()), positions.to_device(device).unwrap());
+        let y = rope(&Tape::inference(), &x, &positions, &table, 4).unwrap();
+        // The bound of kernels/common/sincos.cuh; the library's on the CPU is below it.
+        let bound = Tolerance::rounding(DType::F32, 1.3, &vec![1.0; exact.len()]);
+        assert_close(&format!("turned on {device}"), y.value(), &exact, &bound);
+    });
+}
+
+/// Rows that do not start on 16 bytes are turned element by element, to the same bits.
+#[test]
+fn rows_that_are_not_aligned() {
+    let mut random = Random::new(7);
+    for pairing in [RopePairing::Half, RopePairing::Interleaved] {
+        let table = table(32, RopeScaling::None, pairing);
+        for dtype in [DType::F32, DType::BF16] {
+            let x = random.tensor(&[1 + 5 * 64], dtype, 1.0).to_device(cuda()).unwrap();
+            let positions = random.ids(5, 1000).to_device(cuda()).unwrap();
+            let apart = x.rows(1, 5 * 64).unwrap().reshape(&[5, 64]).unwrap();
+            let aligned = apart.to_device(Device::Cpu).unwrap().to_device(cuda()).unwrap();
+            let run = |x: Tensor| {
+                let y = rope(&Tape::inference(), &Var::constant(x), &positions, &table, 32).unwrap();
+                bits(y.value())
+            };
+            assert_eq!(run(apart), run(aligned));
+        }
+    }
+    on_each(|_| {});
 }
 
 #[test]
@@ -193,8 +280,11 @@ fn position_0_changes_nothing() {
     let positions = Tensor::from_u32(vec![0; 3], &[3]);
     for pairing in [RopePairing::Half, RopePairing::Interleaved] {
         let table = table(12, RopeScaling::None, pairing);
-        let y = rope(&Tape::inference(), &Var::constant(x.clone()), &positions, &table, 12).unwrap();
-        assert_eq!(values(y.value()), values(&x));
+        on_each(|device| {
+            let (x, positions) = (x.to_device(device).unwrap(), positions.to_device(device).unwrap());
+            let y = rope(&Tape::inference(), &Var::constant(x.clone()), &positions, &table, 12).unwrap();
+            assert_eq!(values(y.value()), values(&x));
+        });
     }
 }
 
@@ -207,7 +297,11 @@ fn same_bits_on_every_run() {
         let x = random.tensor(&[211, 320], DType::F32, 1.0);
         let dy = random.tensor(&[211, 320], DType::F32, 1.0);
         let op = |tape: &Tape, v: &[Var]| rope(tape, &v[0], &positions, &table, 64);
-        assert_deterministic(&[x], &dy, Tape::recording, op);
+        assert_deterministic(std::slice::from_ref(&x), &dy, Tape::recording, op);
+        let positions = positions.to_device(cuda()).unwrap();
+        assert_repeatable(cuda(), &[x], &dy, Tape::recording, |tape, v| {
+            rope(tape, &v[0], &positions, &table, 64)
+        });
     }
 }
 
@@ -235,6 +329,9 @@ fn settings_and_operands_that_make_no_sense() {
     assert!(rope(&tape, &x, &ids(2), &table, 8).is_ok());
     assert!(rope(&tape, &x, &ids(3), &table, 8).is_err());
     assert!(rope(&tape, &x, &ids(2), &table, 16).is_err());
-    assert!(rope(&tape, &x, &Tensor::zeros(&[2], DType::F32), &table, 8).is_err());
+    let error = rope(&tape, &x, &Tensor::zeros(&[2], DType::F32), &table, 8).unwrap_err();
+    assert_eq!(error.to_string(), "rope: positions are f32, u32 expected");
+    let elsewhere = ids(2).to_device(cuda()).unwrap();
+    assert!(rope(&tape, &x, &elsewhere, &table, 8).unwrap_err().to_string().contains("two places"));
     assert!(rope(&tape, &Var::constant(Tensor::zeros(&[2, 12], DType::F32)), &ids(2), &table, 8).is_err());
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::parallel::{self, GRAIN};
-use crate::ops::rope::{RopePairing, RopeTable};
+use crate::ops::rope::{Direction, RopePairing, RopeTable};
 
 /// Cosine and sine of each token's angles, `[T, pairs]` each.
 pub(super) struct Angles {
@@ -32,13 +32,6 @@ impl Angles {
         });
         Angles { cos, sin, pairs, pairing: table.pairing }
     }
-}
-
-/// Which way to turn.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Direction {
-    Forward,
-    Backward,
 }
 
 /// x `[T, cols]` with each head's pairs turned by (or, backward, against) their token's angles.

@@ -1,13 +1,17 @@
 //! Rotary position embedding (arXiv 2104.09864).
 
 mod cpu;
+mod cuda;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::place::host_only;
+use super::place::place;
 use crate::autograd::{Tape, Var};
-use crate::tensor::{Element, Tensor};
+use crate::device::Device;
+use crate::tensor::{DType, Element, Tensor};
 use crate::{Error, Result};
+
+const OP: &str = "rope";
 
 /// Which elements of a head's vector turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct RopeTable {
     pub inverse_frequencies: Arc<[f32]>,
     /// Which elements turn together.
     pub pairing: RopePairing,
+    /// The frequencies on each device that has turned something by them; clones share it.
+    on_devices: Arc<Mutex<Vec<Tensor>>>,
 }
 
 impl RopeTable {
@@ -114,19 +120,39 @@ impl RopeTable {
         }
         scaling.check()?;
         let frequency = |i: usize| scaling.apply(1.0 / theta.powf(2.0 * i as f32 / head_dim as f32));
-        Ok(RopeTable { inverse_frequencies: (0..head_dim / 2).map(frequency).collect(), pairing })
+        let inverse_frequencies = (0..head_dim / 2).map(frequency).collect();
+        Ok(RopeTable { inverse_frequencies, pairing, on_devices: Arc::default() })
     }
+
+    /// The inverse frequencies, f32 `[D / 2]`, on a device: copied there at the first call.
+    fn frequencies_on(&self, device: Device) -> Result<Tensor> {
+        let mut copies = self.on_devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copies.iter().find(|copy| copy.device() == device) {
+            return Ok(copy.clone());
+        }
+        let host = Tensor::from_f32(self.inverse_frequencies.to_vec(), &[self.inverse_frequencies.len()]);
+        let copy = host.to_device(device)?;
+        copies.push(copy.clone());
+        Ok(copy)
+    }
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Direction {
+    Forward,
+    Backward,
 }
 
 /// Turns each head's vector by its token's position. x: `[T, heads * head_dim]`, positions: u32 `[T]`.
 ///
 /// A pair (a, b) becomes (a cos t - b sin t, b cos t + a sin t) with t = position * inverse frequency, in f32 as Hugging
-/// Face computes it. Saved: cosines and sines, `[T, head_dim / 2]` each; backward turns the gradient by -t.
+/// Face computes it. Saved: cosines and sines, `[T, head_dim / 2]` each (on a CUDA device the positions, from which they are
+/// found again); backward turns the gradient by -t.
 /// Errors: [`Error::Shape`] if the columns are not whole heads, the table is of another head_dim, or there is not one
 /// position for each token; [`Error::DType`].
 pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_dim: usize) -> Result<Var> {
-    const OP: &str = "rope";
-    host_only(OP, [x.value(), positions])?;
+    let device = place(OP, [x.value(), positions])?;
     let (tokens, cols) = x.value().dims2(OP)?;
     let pairs = table.inverse_frequencies.len();
     if pairs == 0 || head_dim != 2 * pairs || !cols.is_multiple_of(head_dim) {
@@ -141,11 +167,23 @@ pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_di
         let detail = format!("{:?} positions for {tokens} tokens", positions.shape());
         return Err(Error::Shape { op: OP, detail });
     }
+    if positions.dtype() != DType::U32 {
+        let detail = format!("positions are {}, u32 expected", positions.dtype());
+        return Err(Error::DType { op: OP, detail });
+    }
+    if let Some(device) = device {
+        let frequencies = table.frequencies_on(positions.device())?;
+        let turner =
+            cuda::Turner { device, positions: positions.clone(), frequencies, pairing: table.pairing };
+        let y = turner.turn(x.value(), Direction::Forward)?;
+        return tape
+            .record(OP, &[x], y, move |dy, context| context.give(0, turner.turn(&dy, Direction::Backward)?));
+    }
     let angles = Arc::new(cpu::Angles::new(positions.as_u32()?, table));
     crate::dispatch_float!(OP, x.dtype(), T => {
-        let y = T::tensor(cpu::turn(T::slice(x.value())?, &angles, cols, cpu::Direction::Forward), x.shape());
+        let y = T::tensor(cpu::turn(T::slice(x.value())?, &angles, cols, Direction::Forward), x.shape());
         tape.record(OP, &[x], y, move |dy, context| {
-            let dx = cpu::turn(T::slice(&dy)?, &angles, cols, cpu::Direction::Backward);
+            let dx = cpu::turn(T::slice(&dy)?, &angles, cols, Direction::Backward);
             context.give(0, T::tensor(dx, dy.shape()))
         })
     })
