@@ -1,11 +1,14 @@
 //! LayerNorm (arXiv 1607.06450).
 
 mod cpu;
+mod cuda;
 
-use super::place::host_only;
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
+
+const OP: &str = "layer_norm";
 
 /// `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` for each row of x `[M, D]`; var is the mean squared
 /// distance from the mean (no Bessel correction); weight and bias: `[D]`.
@@ -14,13 +17,27 @@ use crate::{Error, Result};
 /// g = dy weight: `dx = r (g - mean(g) - n mean(g n))`, `dweight = sum over rows of dy n`, `dbias = sum over rows of dy`,
 /// summed over blocks of rows in a fixed order. Errors: [`Error::Shape`], [`Error::DType`].
 pub fn layer_norm(tape: &Tape, x: &Var, weight: &Var, bias: &Var, eps: f32) -> Result<Var> {
-    const OP: &str = "layer_norm";
-    host_only(OP, [x.value(), weight.value(), bias.value()])?;
+    let device = place(OP, [x.value(), weight.value(), bias.value()])?;
     let (_, dim) = x.value().dims2(OP)?;
     if dim == 0 || weight.value().dims1(OP)? != dim || bias.value().dims1(OP)? != dim {
         let detail =
             format!("x {:?}, weight {:?} and bias {:?} do not fit", x.shape(), weight.shape(), bias.shape());
         return Err(Error::Shape { op: OP, detail });
+    }
+    if let Some(device) = device {
+        let (y, moments) = cuda::forward(device, x.value(), weight.value(), bias.value(), eps)?;
+        let (saved, saved_weight) = (x.value().clone(), weight.value().clone());
+        return tape.record(OP, &[x, weight, bias], y, move |dy, context| {
+            if context.needs(0) {
+                context.give(0, cuda::grad_input(device, &saved, &saved_weight, &moments, &dy)?)?;
+            }
+            if context.needs(1) || context.needs(2) {
+                let [dweight, dbias] = cuda::grad_affine(device, &saved, &moments, &dy)?;
+                context.give(1, dweight)?;
+                context.give(2, dbias)?;
+            }
+            Ok(())
+        });
     }
     let weight_f32 = weight.value().to_vec_f32()?;
     let bias_f32 = bias.value().to_vec_f32()?;
