@@ -7,7 +7,10 @@
 //
 // On tensor cores where both operands are bf16 (common/gemm.cuh has shapes, tiles and order; `_ragged` where a row does not
 // start on 16 bytes), else in f32 on the ordinary cores (common/gemm_f32.cuh). Nothing is saved for backward; C is
-// overwritten; deterministic.
+// overwritten; deterministic. y of few rows is gemv.cu's.
+//
+// `_split`: where C has too few tiles to fill a GPU, and k is long, blockIdx.y makes a part of the sum over k, f32 [parts, m, n];
+// sum_parts adds the parts in order, adds the bias and rounds once. Bounds of the parts follow from k and their number alone.
 #include "common/gemm.cuh"
 #include "common/gemm_f32.cuh"
 
@@ -24,6 +27,75 @@ TENSOR_CORES(matmul_tn_bf16, false, false, true, float)
 TENSOR_CORES(matmul_nt_bf16_ragged, true, true, false, bf16)
 TENSOR_CORES(matmul_nn_bf16_ragged, true, false, false, bf16)
 TENSOR_CORES(matmul_tn_bf16_ragged, false, false, false, float)
+
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED>
+__device__ __forceinline__ void part_of_product(const gemm::Operand a, const gemm::Operand b, float* parts) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  bf16* ring = reinterpret_cast<bf16*>(smem);
+  const int m = a.outer, n = b.outer;
+  const gemm::Corner corner = gemm::corner_of_block(m, n);
+  const int all = (a.k + gemm::TILE_K - 1) / gemm::TILE_K, each = (all + gridDim.y - 1) / gridDim.y;
+  const int first = blockIdx.y * each, steps = min(max(all - first, 0), each);
+  const auto bring = [&](bf16* stage, int step) {
+    gemm::fetch<A_K_MAJOR, ALIGNED>(stage, a, corner.m0, (first + step) * gemm::TILE_K);
+    gemm::fetch<B_K_MAJOR, ALIGNED>(stage + gemm::TILE_ELEMENTS, b, corner.n0, (first + step) * gemm::TILE_K);
+  };
+  gemm::start(ring, steps, bring);
+  gemm::Sums sum = {};
+  gemm::advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+  gemm::write_tile(sum, smem, corner, m, n, nullptr, parts + static_cast<long long>(blockIdx.y) * m * n, n);
+}
+
+#define TENSOR_CORES_SPLIT(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED)                                                                \
+  extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
+      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, float* parts, int m, int n, int k) {                    \
+    part_of_product<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, parts);                                     \
+  }
+TENSOR_CORES_SPLIT(matmul_nt_bf16_split, true, true, true)
+TENSOR_CORES_SPLIT(matmul_nn_bf16_split, true, false, true)
+TENSOR_CORES_SPLIT(matmul_tn_bf16_split, false, false, true)
+TENSOR_CORES_SPLIT(matmul_nt_bf16_split_ragged, true, true, false)
+TENSOR_CORES_SPLIT(matmul_nn_bf16_split_ragged, true, false, false)
+TENSOR_CORES_SPLIT(matmul_tn_bf16_split_ragged, false, false, false)
+
+constexpr int PARTS_THREADS = 256;
+
+// c[i] = bias[i % n] + the sum of parts[p][i] over p in order; N elements a thread.
+template <int N, class C>
+__device__ __forceinline__ void add_parts(const float* __restrict__ parts, const float* __restrict__ bias, C* __restrict__ c,
+                                          u32 elements, u32 n, int count) {
+  const u32 at = (blockIdx.x * PARTS_THREADS + threadIdx.x) * N;
+  if (at >= elements) return;
+  float sum[N] = {};
+#pragma unroll 8
+  for (int p = 0; p < count; p++) {
+    float part[N];
+    load<N>(parts + u64(p) * elements + at, part);
+#pragma unroll
+    for (int i = 0; i < N; i++) sum[i] += part[i];
+  }
+  if (bias != nullptr) {
+    u32 column = at % n;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      sum[i] += bias[column];
+      column = column + 1 < n ? column + 1 : 0;
+    }
+  }
+  store<N>(c + at, sum);
+}
+
+#define SUM_PARTS(NAME, C)                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(PARTS_THREADS)                                                                  \
+      matmul_sum_parts_##NAME(const float* parts, const float* bias, C* c, u32 elements, u32 n, int count, u32 packed) {       \
+    if (packed) {                                                                                                              \
+      add_parts<4>(parts, bias, c, elements, n, count);                                                                        \
+    } else {                                                                                                                   \
+      add_parts<1>(parts, bias, c, elements, n, count);                                                                        \
+    }                                                                                                                          \
+  }
+SUM_PARTS(f32, float)
+SUM_PARTS(bf16, bf16)
 
 #define ORDINARY_CORES(NAME, A_K_MAJOR, B_K_MAJOR, A, B, C)                                                                    \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS) NAME(                                                        \

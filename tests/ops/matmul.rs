@@ -15,7 +15,7 @@ use crate::support::gradcheck::{
 };
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
-use crate::support::values;
+use crate::support::{bits, values};
 
 fn op(tape: &Tape, v: &[Var]) -> warptune::Result<Var> {
     matmul(tape, &v[0], &v[1], v.get(2))
@@ -102,6 +102,11 @@ fn same_bits_on_every_run() {
     }
 }
 
+/// Any order of `terms` sums in f32, and the result's own rounding.
+fn bound(size: &[f64], terms: usize, exact: &[f64], dtype: DType) -> Tolerance {
+    Tolerance::rounding(DType::F32, terms as f64, size).plus(Tolerance::rounding(dtype, 1.0, exact))
+}
+
 /// Several blocks of the tensor core kernel, rows that start on 16 bytes and rows that do not, inner dimensions of less than
 /// the ring of its stages holds and of more.
 #[test]
@@ -114,10 +119,6 @@ fn tensor_core_tiles() {
         let outcome = forward_backward_at(cuda(), &inputs, &dy, op).unwrap();
         let oracle = linear(&x, &w, None, m, k, n);
         let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
-        // Any order of k sums in f32, and the result's own rounding.
-        let bound = |size: &[f64], terms: usize, exact: &[f64], dtype| {
-            Tolerance::rounding(DType::F32, terms as f64, size).plus(Tolerance::rounding(dtype, 1.0, exact))
-        };
         assert_close("y", &outcome.output, &oracle, &bound(&size, k, &oracle, DType::BF16));
         let exact = linear_backward(&x, &w, &dy64, m, k, n);
         let size = product_magnitude(&dy64, &w, m, n, k);
@@ -126,6 +127,89 @@ fn tensor_core_tiles() {
         assert_close("dW", outcome.grad(1), &exact[1], &bound(&size, m, &exact[1], DType::F32));
         crate::support::devices::assert_no_reports();
     }
+}
+
+/// A long inner dimension and few tiles: k is split between blocks, forward, for dx and for dW, with a bias that is added once.
+#[test]
+fn split_inner_dimensions() {
+    let mut random = Random::new(4);
+    // y of the first, dx of the second and dW of the third are split; the last is not aligned, and its parts end in a tile.
+    for (m, k, n) in [(20, 1056, 40), (24, 48, 1032), (1030, 40, 24), (33, 1111, 9)] {
+        let mut draw = |shape: &[usize]| random.tensor(shape, DType::BF16, 1.0);
+        let (inputs, dy) = ([draw(&[m, k]), draw(&[n, k]), draw(&[n])], draw(&[m, n]));
+        let [x, w, b] = [0, 1, 2].map(|i| values(&inputs[i]));
+        let dy64 = values(&dy);
+        let outcome = forward_backward_at(cuda(), &inputs, &dy, op).unwrap();
+        let oracle = linear(&x, &w, Some(&b), m, k, n);
+        let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
+        assert_close("y", &outcome.output, &oracle, &bound(&size, k + 1, &oracle, DType::BF16));
+        let exact = linear_backward(&x, &w, &dy64, m, k, n);
+        let size = product_magnitude(&dy64, &w, m, n, k);
+        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], DType::BF16));
+        let size = product_magnitude(&transposed(&dy64, m, n), &x, n, m, k);
+        assert_close("dW", outcome.grad(1), &exact[1], &bound(&size, m, &exact[1], DType::F32));
+        assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
+        crate::support::devices::assert_no_reports();
+    }
+}
+
+/// Up to 16 rows, as in decoding: all types, inner dimensions of a part of a step, of some steps and of more than all warps'
+/// steps together, several blocks of columns with a last one that is not full, rows that start on 16 bytes and rows that do not.
+#[test]
+fn few_rows() {
+    let mut random = Random::new(5);
+    let shapes = [(1, 40), (7, 72), (32, 8), (33, 264), (70, 1100), (40, 33), (5, 1), (65, 327), (96, 600)];
+    for (case, m) in [1, 2, 3, 4, 5, 8, 9, 13, 16].into_iter().enumerate() {
+        for (x_type, w_type) in [
+            (DType::F32, DType::F32),
+            (DType::F32, DType::BF16),
+            (DType::BF16, DType::F32),
+            (DType::BF16, DType::BF16),
+        ] {
+            for (n, k) in [shapes[case], shapes[(case + 4) % 9]] {
+                let inputs = [
+                    random.tensor(&[m, k], x_type, 1.0),
+                    random.tensor(&[n, k], w_type, 1.0),
+                    random.tensor(&[n], DType::F32, 1.0),
+                ];
+                let [x, w, b] = [0, 1, 2].map(|i| values(&inputs[i]));
+                let vars = inputs.map(|x| Var::constant(x.to_device(cuda()).unwrap()));
+                let y = matmul(&Tape::inference(), &vars[0], &vars[1], Some(&vars[2])).unwrap();
+                let oracle = linear(&x, &w, Some(&b), m, k, n);
+                let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
+                let name = format!("{m} x {k} {x_type} times {n} x {k} {w_type}");
+                assert_eq!(y.dtype(), x_type);
+                assert_close(&name, y.value(), &oracle, &bound(&size, k + 1, &oracle, x_type));
+            }
+        }
+    }
+    crate::support::devices::assert_no_reports();
+}
+
+/// What a sequence is told does not depend on which others are decoded beside it.
+#[test]
+fn few_rows_have_the_bits_of_each_alone() {
+    let mut random = Random::new(6);
+    for (x_type, w_type) in [
+        (DType::F32, DType::F32),
+        (DType::F32, DType::BF16),
+        (DType::BF16, DType::F32),
+        (DType::BF16, DType::BF16),
+    ] {
+        for k in [360, 75] {
+            let x = random.tensor(&[16, k], x_type, 1.0).to_device(cuda()).unwrap();
+            let w = random.tensor(&[40, k], w_type, 1.0).to_device(cuda()).unwrap();
+            let y = |from: usize, rows: usize| {
+                let x = Var::constant(x.rows(from, rows).unwrap());
+                bits(matmul(&Tape::inference(), &x, &Var::constant(w.clone()), None).unwrap().value())
+            };
+            let all = y(0, 16);
+            for (from, rows) in [(0, 1), (15, 1), (3, 2), (7, 4), (4, 7), (8, 8), (1, 11)] {
+                assert_eq!(y(from, rows), all[from * 40..][..rows * 40], "rows {from}..+{rows} of {k}");
+            }
+        }
+    }
+    crate::support::devices::assert_no_reports();
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! CUDA kernels of the linear layer.
 
 use super::OP;
+use super::plan::{Case, Plan, TILE};
 use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -12,6 +14,25 @@ kernel! {
         a2: Pointer, b2: Pointer, lda2: i64, ldb2: i64, k2: i32,
         bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32,
     }
+}
+
+kernel! {
+    /// kernels/matmul.cu, on tensor cores: the parts of a product whose k is split.
+    TensorCoresSplit in "matmul" {
+        a: Pointer, b: Pointer, lda: i64, ldb: i64, parts: Pointer, m: i32, n: i32, k: i32,
+    }
+}
+
+kernel! {
+    /// kernels/matmul.cu, their sum.
+    SumParts in "matmul" {
+        parts: Pointer, bias: Pointer, c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
+    }
+}
+
+kernel! {
+    /// kernels/gemv.cu
+    Gemv in "gemv" { x: Pointer, w: Pointer, bias: Pointer, y: Pointer, m: i32, n: i32, k: i32 }
 }
 
 kernel! {
@@ -26,24 +47,17 @@ kernel! {
     ColumnSums in "matmul" { dy: Pointer, out: Pointer, m: i32, n: i32 }
 }
 
-/// Rows and columns of C that a block of the tensor core kernel makes, its threads, and its shared memory.
-const TILE: usize = 128;
+/// Threads of a block of the tensor core kernel, and its shared memory.
 const THREADS: u32 = 128;
 const SHARED: u32 = 64 << 10;
-/// The same of the kernel on the ordinary cores.
+/// Rows and columns of C that a block of the kernel on the ordinary cores makes, and its threads.
 const SMALL_TILE: usize = 64;
 const SMALL_THREADS: u32 = 256;
-
-/// Which operand lies transposed, and the shape of the product.
-#[derive(Clone, Copy, Debug)]
-enum Case {
-    /// `A B^T`: A `[m, k]`, B `[n, k]`.
-    Nt,
-    /// `A B`: A `[m, k]`, B `[k, n]`.
-    Nn,
-    /// `A^T B`: A `[k, m]`, B `[k, n]`.
-    Tn,
-}
+/// Columns of y that a block of kernels/gemv.cu makes, and its threads.
+const GEMV_TILE: usize = 32;
+const GEMV_THREADS: u32 = 256;
+/// Threads of a block that adds parts.
+const PARTS_THREADS: usize = 256;
 
 pub(super) fn forward(
     device: &'static CudaDevice,
@@ -80,6 +94,18 @@ fn int(size: usize) -> Result<i32> {
         .map_err(|_| Error::Shape { op: OP, detail: format!("a dimension of {size}, at most 2^31 - 1 fit") })
 }
 
+/// A product's operands as kernels take them.
+struct Operands {
+    a: Pointer,
+    b: Pointer,
+    bias: Pointer,
+    c: Pointer,
+    lda: i64,
+    ldb: i64,
+    /// Whether all rows of A and B start on 16 bytes.
+    aligned: bool,
+}
+
 fn product(
     device: &'static CudaDevice,
     case: Case,
@@ -89,70 +115,179 @@ fn product(
     out: DType,
 ) -> Result<Tensor> {
     let ([a_rows, a_cols], [b_rows, b_cols]) = (pair(a)?, pair(b)?);
-    let (m, n, k) = match case {
-        Case::Nt => (a_rows, b_rows, a_cols),
-        Case::Nn => (a_rows, b_cols, a_cols),
-        Case::Tn => (a_cols, b_cols, a_rows),
+    let [m, n, k] = match case {
+        Case::Nt => [a_rows, b_rows, a_cols],
+        Case::Nn => [a_rows, b_cols, a_cols],
+        Case::Tn => [a_cols, b_cols, a_rows],
     };
     let c = Tensor::uninitialised(device, &[m, n], out)?;
     let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-    let bias_at = bias.as_ref().map_or(Ok(Pointer::NULL), |bias| bias.pointer(OP, device))?;
-    let [a_at, b_at, c_at] = [a.pointer(OP, device)?, b.pointer(OP, device)?, c.pointer(OP, device)?];
-    let (lda, ldb, ldc) = (a_cols as i64, b_cols as i64, n as i64);
-    let (mi, ni, ki) = (int(m)?, int(n)?, int(k)?);
-    if (a.dtype(), b.dtype()) == (DType::BF16, DType::BF16) {
-        // A row starts on 16 bytes if the first does and a row has a multiple of 8 elements.
-        let aligned = [(a_at, lda), (b_at, ldb)].iter().all(|(Pointer(at), ld)| at % 16 == 0 && ld % 8 == 0);
-        let entry = match (case, aligned) {
-            (Case::Nt, true) => "matmul_nt_bf16",
-            (Case::Nn, true) => "matmul_nn_bf16",
-            (Case::Tn, true) => "matmul_tn_bf16",
-            (Case::Nt, false) => "matmul_nt_bf16_ragged",
-            (Case::Nn, false) => "matmul_nn_bf16_ragged",
-            (Case::Tn, false) => "matmul_tn_bf16_ragged",
-        };
-        let none = Pointer::NULL;
-        let arguments = TensorCores {
-            a: a_at,
-            b: b_at,
-            lda,
-            ldb,
-            k: ki,
-            a2: none,
-            b2: none,
-            lda2: 0,
-            ldb2: 0,
-            k2: 0,
-            bias: bias_at,
-            c: c_at,
-            ldc,
-            m: mi,
-            n: ni,
-        };
-        let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
-        device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })?;
-    } else {
-        let entry = match (case, a.dtype(), b.dtype()) {
-            (Case::Nt, DType::F32, DType::F32) => "matmul_nt_f32_f32",
-            (Case::Nt, DType::F32, DType::BF16) => "matmul_nt_f32_bf16",
-            (Case::Nt, DType::BF16, DType::F32) => "matmul_nt_bf16_f32",
-            (Case::Nn, DType::F32, DType::F32) => "matmul_nn_f32_f32",
-            (Case::Nn, DType::F32, DType::BF16) => "matmul_nn_f32_bf16",
-            (Case::Nn, DType::BF16, DType::F32) => "matmul_nn_bf16_f32",
-            (Case::Tn, DType::F32, DType::F32) => "matmul_tn_f32_f32",
-            (_, a, b) => {
-                return Err(Error::DType { op: OP, detail: format!("{a} times {b} has no CUDA kernel") });
-            }
-        };
-        let arguments =
-            OrdinaryCores { a: a_at, b: b_at, lda, ldb, bias: bias_at, c: c_at, ldc, m: mi, n: ni, k: ki };
-        device.launch(
-            entry,
-            arguments,
-            Grid::new(m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE), SMALL_THREADS),
-        )?;
+    let row_aligned =
+        |x: &Tensor, at: Pointer, cols: usize| at.is_aligned() && cols.is_multiple_of(x.dtype().pack());
+    let (a_at, b_at) = (a.pointer(OP, device)?, b.pointer(OP, device)?);
+    let operands = Operands {
+        a: a_at,
+        b: b_at,
+        bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| bias.pointer(OP, device))?,
+        c: c.pointer(OP, device)?,
+        lda: a_cols as i64,
+        ldb: b_cols as i64,
+        aligned: row_aligned(a, a_at, a_cols) && row_aligned(b, b_at, b_cols),
+    };
+    let types = (a.dtype(), b.dtype());
+    match Plan::new(case, [m, n, k], a.dtype(), b.dtype()) {
+        Plan::Gemv { rows } => gemv(device, &operands, types, [m, n, k], rows)?,
+        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, [m, n, k])?,
+        Plan::TensorCores { parts } => {
+            tensor_cores_split(device, &operands, case, [m, n, k], parts, out)?;
+        }
+        Plan::OrdinaryCores => ordinary_cores(device, &operands, case, types, [m, n, k])?,
     }
     Ok(c)
+}
+
+/// A block's columns of W once for all rows, or for each group of `rows` rows.
+fn gemv(
+    device: &'static CudaDevice,
+    operands: &Operands,
+    types: (DType, DType),
+    [m, n, k]: [usize; 3],
+    rows: usize,
+) -> Result<()> {
+    let entry = match (types, operands.aligned, rows) {
+        ((DType::BF16, DType::BF16), true, 8) => "matmul_gemv_bf16_bf16_rows8",
+        ((DType::BF16, DType::BF16), true, _) => "matmul_gemv_bf16_bf16_rows16",
+        ((DType::BF16, DType::BF16), false, _) => "matmul_gemv_bf16_bf16_ragged",
+        ((DType::F32, DType::F32), true, 1) => "matmul_gemv_f32_f32_rows1",
+        ((DType::F32, DType::F32), true, 2) => "matmul_gemv_f32_f32_rows2",
+        ((DType::F32, DType::F32), true, 4) => "matmul_gemv_f32_f32_rows4",
+        ((DType::F32, DType::F32), true, _) => "matmul_gemv_f32_f32_rows8",
+        ((DType::F32, DType::F32), false, _) => "matmul_gemv_f32_f32_ragged",
+        ((DType::F32, DType::BF16), true, 1) => "matmul_gemv_f32_bf16_rows1",
+        ((DType::F32, DType::BF16), true, 2) => "matmul_gemv_f32_bf16_rows2",
+        ((DType::F32, DType::BF16), true, 4) => "matmul_gemv_f32_bf16_rows4",
+        ((DType::F32, DType::BF16), true, _) => "matmul_gemv_f32_bf16_rows8",
+        ((DType::F32, DType::BF16), false, _) => "matmul_gemv_f32_bf16_ragged",
+        ((DType::BF16, DType::F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
+        ((DType::BF16, DType::F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
+        ((DType::BF16, DType::F32), true, 4) => "matmul_gemv_bf16_f32_rows4",
+        ((DType::BF16, DType::F32), true, _) => "matmul_gemv_bf16_f32_rows8",
+        ((DType::BF16, DType::F32), false, _) => "matmul_gemv_bf16_f32_ragged",
+        ((a, b), ..) => return Err(no_kernel(a, b)),
+    };
+    // The kernels for rows that are not aligned are of the largest groups.
+    let group = match (types, operands.aligned) {
+        ((DType::BF16, DType::BF16), _) => 16,
+        (_, true) => rows,
+        (_, false) => 8,
+    };
+    let Operands { a: x, b: w, bias, c: y, .. } = *operands;
+    let arguments = Gemv { x, w, bias, y, m: int(m)?, n: int(n)?, k: int(k)? };
+    device.launch(entry, arguments, Grid::new(n.div_ceil(GEMV_TILE) * m.div_ceil(group), GEMV_THREADS))
+}
+
+fn tensor_cores(
+    device: &'static CudaDevice,
+    operands: &Operands,
+    case: Case,
+    [m, n, k]: [usize; 3],
+) -> Result<()> {
+    let entry = match (case, operands.aligned) {
+        (Case::Nt, true) => "matmul_nt_bf16",
+        (Case::Nn, true) => "matmul_nn_bf16",
+        (Case::Tn, true) => "matmul_tn_bf16",
+        (Case::Nt, false) => "matmul_nt_bf16_ragged",
+        (Case::Nn, false) => "matmul_nn_bf16_ragged",
+        (Case::Tn, false) => "matmul_tn_bf16_ragged",
+    };
+    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
+    let none = Pointer::NULL;
+    let arguments = TensorCores {
+        a,
+        b,
+        lda,
+        ldb,
+        k: int(k)?,
+        a2: none,
+        b2: none,
+        lda2: 0,
+        ldb2: 0,
+        k2: 0,
+        bias,
+        c,
+        ldc: n as i64,
+        m: int(m)?,
+        n: int(n)?,
+    };
+    let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
+    device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
+}
+
+/// As `tensor_cores`, in `parts` parts of k, whose sum c of type `out` is.
+fn tensor_cores_split(
+    device: &'static CudaDevice,
+    operands: &Operands,
+    case: Case,
+    [m, n, k]: [usize; 3],
+    parts: usize,
+    out: DType,
+) -> Result<()> {
+    let entry = match (case, operands.aligned) {
+        (Case::Nt, true) => "matmul_nt_bf16_split",
+        (Case::Nn, true) => "matmul_nn_bf16_split",
+        (Case::Tn, true) => "matmul_tn_bf16_split",
+        (Case::Nt, false) => "matmul_nt_bf16_split_ragged",
+        (Case::Nn, false) => "matmul_nn_bf16_split_ragged",
+        (Case::Tn, false) => "matmul_tn_bf16_split_ragged",
+    };
+    let buffer = Tensor::uninitialised(device, &[parts, m, n], DType::F32)?;
+    let parts_at = buffer.pointer(OP, device)?;
+    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
+    let arguments = TensorCoresSplit { a, b, lda, ldb, parts: parts_at, m: int(m)?, n: int(n)?, k: int(k)? };
+    let blocks = [m.div_ceil(TILE) * n.div_ceil(TILE), parts, 1];
+    device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: SHARED })?;
+
+    let entry = out.select(OP, ["matmul_sum_parts_f32", "matmul_sum_parts_bf16"])?;
+    let elements = m * n;
+    let pack = if elements.is_multiple_of(4) { 4 } else { 1 };
+    let arguments = SumParts {
+        parts: parts_at,
+        bias,
+        c,
+        elements: extent(OP, elements)?,
+        n: extent(OP, n)?,
+        count: int(parts)?,
+        packed: u32::from(pack > 1),
+    };
+    device.launch(entry, arguments, Grid::new(elements.div_ceil(pack * PARTS_THREADS), PARTS_THREADS as u32))
+}
+
+fn ordinary_cores(
+    device: &'static CudaDevice,
+    operands: &Operands,
+    case: Case,
+    types: (DType, DType),
+    [m, n, k]: [usize; 3],
+) -> Result<()> {
+    let entry = match (case, types) {
+        (Case::Nt, (DType::F32, DType::F32)) => "matmul_nt_f32_f32",
+        (Case::Nt, (DType::F32, DType::BF16)) => "matmul_nt_f32_bf16",
+        (Case::Nt, (DType::BF16, DType::F32)) => "matmul_nt_bf16_f32",
+        (Case::Nn, (DType::F32, DType::F32)) => "matmul_nn_f32_f32",
+        (Case::Nn, (DType::F32, DType::BF16)) => "matmul_nn_f32_bf16",
+        (Case::Nn, (DType::BF16, DType::F32)) => "matmul_nn_bf16_f32",
+        (Case::Tn, (DType::F32, DType::F32)) => "matmul_tn_f32_f32",
+        (_, (a, b)) => return Err(no_kernel(a, b)),
+    };
+    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
+    let arguments =
+        OrdinaryCores { a, b, lda, ldb, bias, c, ldc: n as i64, m: int(m)?, n: int(n)?, k: int(k)? };
+    let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
+    device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))
+}
+
+fn no_kernel(a: DType, b: DType) -> Error {
+    Error::DType { op: OP, detail: format!("{a} times {b} has no CUDA kernel") }
 }
 
 fn pair(x: &Tensor) -> Result<[usize; 2]> {

@@ -2,6 +2,7 @@
 
 pub(in crate::ops) mod cpu;
 mod cuda;
+mod plan;
 
 use super::place::place;
 use crate::autograd::{Tape, Var};

@@ -1,0 +1,104 @@
+//! Which kernel makes a product on a CUDA device, and how it is split: pure functions of shapes and types. What they choose
+//! decides the order of sums, and so the bits of results, which are then the same on every GPU.
+
+use crate::tensor::DType;
+
+/// Which operand lies transposed, and the shape of the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// `A B^T`: A `[m, k]`, B `[n, k]`.
+    Nt,
+    /// `A B`: A `[m, k]`, B `[k, n]`.
+    Nn,
+    /// `A^T B`: A `[k, m]`, B `[k, n]`.
+    Tn,
+}
+
+/// How a product C `[m, n]` is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// kernels/gemv.cu, the kernel for groups of up to so many rows. A row's bits depend on k alone, not on m, n or the kernel.
+    Gemv { rows: usize },
+    /// Tensor cores; with more than one part, k is split between blocks, and the parts are added in order afterwards.
+    TensorCores { parts: usize },
+    /// f32 on the ordinary cores.
+    OrdinaryCores,
+}
+
+/// Rows from which on the tensor cores' tiles are better than reading W once for all rows.
+const GEMV_ROWS: usize = 16;
+/// Rows that a kernel of gemv.cu for operands that are not both bf16 can have: more go in groups.
+const GEMV_GROUP: usize = 8;
+/// Rows and columns of a tile of C, and its steps along k (kernels/common/gemm.cuh).
+pub(super) const TILE: usize = 128;
+const TILE_K: usize = 32;
+/// Blocks that k is split for: two on each multiprocessor of an A100. A constant, so that other GPUs get the same bits.
+const BLOCKS: usize = 216;
+/// Steps that a part has at least: below, bringing the first tiles and adding the parts cost more than what is won.
+const PART_STEPS: usize = 8;
+
+impl Plan {
+    /// For C `[m, n]` with an inner dimension of k, and operands of types `a` and `b`.
+    pub(super) fn new(case: Case, [m, n, k]: [usize; 3], a: DType, b: DType) -> Plan {
+        let both_bf16 = (a, b) == (DType::BF16, DType::BF16);
+        match case {
+            Case::Nt if m <= GEMV_ROWS && both_bf16 => Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } },
+            Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
+            _ if both_bf16 => Plan::TensorCores { parts: parts(m, n, k) },
+            _ => Plan::OrdinaryCores,
+        }
+    }
+}
+
+/// Into how many parts k is split where C has few tiles.
+fn parts(m: usize, n: usize, k: usize) -> usize {
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    let parts = (BLOCKS / tiles.max(1)).min(k.div_ceil(TILE_K) / PART_STEPS).max(1);
+    // As few as have the steps of the longest.
+    let steps = k.div_ceil(TILE_K).max(1);
+    steps.div_ceil(steps.div_ceil(parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCKS, Case, PART_STEPS, Plan, TILE, TILE_K, parts};
+    use crate::tensor::DType::{BF16, F32};
+
+    #[test]
+    fn few_rows_are_streamed_and_many_tiled() {
+        let plan = |case, m, a, b| Plan::new(case, [m, 4096, 4096], a, b);
+        assert_eq!(plan(Case::Nt, 1, BF16, BF16), Plan::Gemv { rows: 8 });
+        assert_eq!(plan(Case::Nt, 9, BF16, BF16), Plan::Gemv { rows: 16 });
+        assert_eq!(plan(Case::Nt, 17, BF16, BF16), Plan::TensorCores { parts: 6 });
+        assert_eq!(plan(Case::Nt, 4096, BF16, BF16), Plan::TensorCores { parts: 1 });
+        for (a, b) in [(F32, F32), (F32, BF16), (BF16, F32)] {
+            let rows = [1, 2, 3, 5, 8, 9, 16].map(|m| plan(Case::Nt, m, a, b));
+            assert_eq!(rows, [1, 2, 4, 8, 8, 8, 8].map(|rows| Plan::Gemv { rows }));
+            assert_eq!(plan(Case::Nt, 17, a, b), Plan::OrdinaryCores);
+        }
+        // The gradients' products are tiled whatever their sizes.
+        assert_eq!(plan(Case::Nn, 1, F32, F32), Plan::OrdinaryCores);
+        assert_eq!(plan(Case::Nn, 1, BF16, BF16), Plan::TensorCores { parts: 6 });
+    }
+
+    #[test]
+    fn parts_fill_a_gpu_once_and_are_not_too_short() {
+        // A projection of SmolLM2's width, the gradient of an adapter, a square that needs none, nothing at all.
+        assert_eq!(parts(128, 576, 4096), 16);
+        assert_eq!(parts(16, 4096, 4096), 6);
+        assert_eq!(parts(4096, 4096, 4096), 1);
+        assert_eq!(parts(0, 0, 0), 1);
+        for m in [1, 17, 128, 129, 1000] {
+            for n in [1, 128, 576, 4096, 128_256] {
+                for k in [0, 1, 32, 500, 512, 4096, 14_336, 1 << 20] {
+                    let (parts, tiles) = (parts(m, n, k), m.div_ceil(TILE) * n.div_ceil(TILE));
+                    let steps = k.div_ceil(TILE_K);
+                    let each = steps.div_ceil(parts);
+                    assert!(parts == 1 || (parts * tiles <= BLOCKS && each >= PART_STEPS), "{m} {n} {k}");
+                    // None is empty.
+                    assert!(parts == 1 || (parts - 1) * each < steps);
+                }
+            }
+        }
+    }
+}
