@@ -6,7 +6,7 @@
 // overwritten; of dtable, which has to be zero, the rows that occur. An id outside the table makes a row of NaN, and takes no
 // part in the gradient. Deterministic: a row of dtable is one sum, in the order of t.
 //
-// Memory-bound: a thread moves 16 bytes of the larger type. Backward first sorts the pairs (id, t): tiles of up to 2048 in shared
+// Memory-bound: a thread moves 16 bytes of the larger type. Backward first sorts the pairs (id, t): tiles of up to 512 in shared
 // memory by a bitonic network, then runs are merged two by two, where an element's place is its own index and the number of
 // smaller ones in the other run. The block of an id's first pair then adds its rows, four loads in flight; the blocks of the
 // others leave at once.
@@ -14,7 +14,7 @@
 #include "common/elements.cuh"
 
 constexpr int THREADS = 256;
-constexpr u32 MAX_TILE = 2048;
+constexpr u32 MAX_TILE = 512;
 constexpr int ROWS_IN_FLIGHT = 4;
 constexpr int PACK_BWD = 4;  // columns of a thread: 16 bytes of dtable
 

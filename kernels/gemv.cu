@@ -10,10 +10,12 @@
 // bytes along k of the block's 32 rows of W: lane 4 g + t loads 16 bytes at 16 t of the rows g, g + 8, g + 16, g + 24, two
 // steps in flight; the eight warps take neighbouring steps.
 //
-// Both operands bf16: tensor cores, W being the left operand and x^T, padded to 8 or 16 columns, the right one. A lane's 16 bytes
-// are the fragments of two m16n8k16 as they come, because the order of k within a step is free; x comes from the caches in the
-// same way. Else: f32 on the ordinary cores (on tensor cores f32 would lose bits); a warp copies its part of x to shared memory,
-// where the eight lanes of a t read the same, three steps in a ring of its own: warps wait for no other before the end.
+// W in bf16: tensor cores, W being the left operand and x^T, padded to 8 or 16 columns, the right one. A lane's 16 bytes are the
+// fragments of two m16n8k16 as they come, because the order of k within a step is free; x comes from the caches in the same way. An
+// x in f32 is three bf16 whose sum it is, so that products are exact as on the ordinary cores; only an infinite x, or one that
+// bf16 rounds to infinity, makes NaN where they would make an infinity.
+// W in f32: the ordinary cores. A warp copies its part of x to shared memory, where the eight lanes of a t read the same, three
+// steps in a ring of its own: warps wait for no other before the end.
 
 #include "common/elements.cuh"
 #include "common/mma.cuh"
@@ -101,10 +103,37 @@ __device__ __forceinline__ void finish(const float (&parts)[WARPS][ROWS][PART_ST
   }
 }
 
+// Eight elements of x as fragments of PIECES bf16 each, which add up to them, the smallest first.
+template <bool ALIGNED, class X> struct Pieces {
+  static constexpr int PIECES = sizeof(X) == 2 ? 1 : 3;
+  u32 words[PIECES][4];
+
+  __device__ __forceinline__ void bring(const X* __restrict__ x, int left) {
+    if constexpr (PIECES == 1) {
+      fetch<8, ALIGNED>(x, left, words[0]);
+    } else {
+      u32 whole[8];
+      fetch<8, ALIGNED>(x, left, whole);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float a = __uint_as_float(whole[2 * i]), b = __uint_as_float(whole[2 * i + 1]);
+#pragma unroll
+        for (int p = PIECES - 1; p >= 0; p--) {
+          const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+          words[p][i] = *reinterpret_cast<const u32*>(&pair);
+          // What is left is exact: it has 8 bits less each time.
+          a -= __uint_as_float(words[p][i] << 16);
+          b -= __uint_as_float(words[p][i] & 0xffff0000u);
+        }
+      }
+    }
+  }
+};
+
 // On tensor cores: 8 TILES rows of x at most.
-template <int TILES, bool ALIGNED>
-__device__ __forceinline__ void tensor_cores(const bf16* __restrict__ x, const bf16* __restrict__ w, const float* __restrict__ bias,
-                                             bf16* __restrict__ y, int m, int n, int k, float (&parts)[WARPS][8 * TILES][PART_STRIDE]) {
+template <int TILES, bool ALIGNED, class X>
+__device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const bf16* __restrict__ w, const float* __restrict__ bias,
+                                             X* __restrict__ y, int m, int n, int k, float (&parts)[WARPS][8 * TILES][PART_STRIDE]) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, n0 = blockIdx.x * TILE_N;
   constexpr int STEP = 4 * LEN<bf16>, STRIDE = WARPS * STEP, SLOTS = AHEAD_TENSOR + 1;
   float sum[OWN / 2][TILES][4] = {};
@@ -123,12 +152,15 @@ __device__ __forceinline__ void tensor_cores(const bf16* __restrict__ x, const b
 #pragma unroll
       for (int j = 0; j < TILES; j++) {
         const int row = 8 * j + g;
-        u32 b[4];
-        fetch<LEN<bf16>, ALIGNED>(x + static_cast<long long>(row) * k + at, row < m ? k - at : 0, b);
+        Pieces<ALIGNED, X> b;
+        b.bring(x + static_cast<long long>(row) * k + at, row < m ? k - at : 0);
 #pragma unroll
-        for (int i = 0; i < OWN; i += 2) {
-          mma_bf16(sum[i / 2][j], {words[i][0], words[i + 1][0], words[i][1], words[i + 1][1]}, b[0], b[1]);
-          mma_bf16(sum[i / 2][j], {words[i][2], words[i + 1][2], words[i][3], words[i + 1][3]}, b[2], b[3]);
+        for (const u32(&piece)[4] : b.words) {
+#pragma unroll
+          for (int i = 0; i < OWN; i += 2) {
+            mma_bf16(sum[i / 2][j], {words[i][0], words[i + 1][0], words[i][1], words[i + 1][1]}, piece[0], piece[1]);
+            mma_bf16(sum[i / 2][j], {words[i][2], words[i + 1][2], words[i][3], words[i + 1][3]}, piece[2], piece[3]);
+          }
         }
       }
     }
@@ -233,15 +265,18 @@ __device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W*
 
 }  // namespace gemv
 
-#define TENSOR_CORES(NAME, TILES, ALIGNED)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(gemv::THREADS) matmul_gemv_bf16_bf16_##NAME(                                  \
-      const bf16* x, const bf16* w, const float* bias, bf16* y, int m, int n, int k) {                                       \
+#define TENSOR_CORES(NAME, TILES, ALIGNED, X)                                                                                \
+  extern "C" __global__ void __launch_bounds__(gemv::THREADS, ALIGNED ? 2 : 1) matmul_gemv_##NAME(                           \
+      const X* x, const bf16* w, const float* bias, X* y, int m, int n, int k) {                                             \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                       \
     gemv::tensor_cores<TILES, ALIGNED>(x, w, bias, y, m, n, k, parts);                                                       \
   }
-TENSOR_CORES(rows8, 1, true)
-TENSOR_CORES(rows16, 2, true)
-TENSOR_CORES(ragged, 2, false)
+TENSOR_CORES(bf16_bf16_rows8, 1, true, bf16)
+TENSOR_CORES(bf16_bf16_rows16, 2, true, bf16)
+TENSOR_CORES(bf16_bf16_ragged, 2, false, bf16)
+TENSOR_CORES(f32_bf16_rows8, 1, true, float)
+TENSOR_CORES(f32_bf16_rows16, 2, true, float)
+TENSOR_CORES(f32_bf16_ragged, 2, false, float)
 
 #define ORDINARY_CORES(NAME, ROWS, ALIGNED, X, W)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2) matmul_gemv_##NAME(                                          \
@@ -255,5 +290,4 @@ TENSOR_CORES(ragged, 2, false)
   ORDINARY_CORES(NAME##_rows8, 8, true, X, W)  \
   ORDINARY_CORES(NAME##_ragged, 8, false, X, W)
 ALL_ROWS(f32_f32, float, float)
-ALL_ROWS(f32_bf16, float, bf16)
 ALL_ROWS(bf16_f32, bf16, float)

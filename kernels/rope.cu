@@ -34,10 +34,18 @@ __device__ __forceinline__ void read(const float* table, u32 first, float (&out)
   constexpr int STEP = COUNT < 4 ? COUNT : 4;
 #pragma unroll
   for (int i = 0; i < COUNT; i += STEP) {
-    float part[STEP];
-    load<STEP>(table + place<COUNT>(first + i), part);
+    const float* from = table + place<COUNT>(first + i);
+    if constexpr (STEP == 2) {
+      // As a double, since nvcc makes two loads of a float2 here, which meet the banks twice.
+      const double both = *reinterpret_cast<const double*>(from);
+      out[i] = __int_as_float(__double2loint(both));
+      out[i + 1] = __int_as_float(__double2hiint(both));
+    } else {
+      float part[STEP];
+      load<STEP>(from, part);
 #pragma unroll
-    for (int k = 0; k < STEP; k++) out[i + k] = part[k];
+      for (int k = 0; k < STEP; k++) out[i + k] = part[k];
+    }
   }
 }
 

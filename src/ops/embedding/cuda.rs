@@ -145,8 +145,9 @@ struct SortPlan {
 }
 
 impl SortPlan {
+    /// Tiles of 512: one of 2048 is a single block for six times as long, which two more passes of merging are not.
     fn new(count: usize) -> SortPlan {
-        SortPlan { count, tile: count.next_power_of_two().clamp(64, 2048) }
+        SortPlan { count, tile: count.next_power_of_two().clamp(64, 512) }
     }
 
     /// The lengths of the runs that are merged, pass by pass.
@@ -163,12 +164,12 @@ mod tests {
     fn merging_ends_with_one_run() {
         for count in (1..5000).chain([65_536, 1 << 20, (1 << 20) + 1]) {
             let plan = SortPlan::new(count);
-            assert!(plan.tile.is_power_of_two() && (64..=2048).contains(&plan.tile));
+            assert!(plan.tile.is_power_of_two() && (64..=512).contains(&plan.tile));
             let last = plan.runs().last().map_or(plan.tile, |run| 2 * run);
             assert!(last >= count && plan.runs().all(|run| run < count));
         }
-        assert_eq!(SortPlan::new(4096).runs().collect::<Vec<_>>(), [2048]);
-        assert_eq!(SortPlan::new(5000).runs().collect::<Vec<_>>(), [2048, 4096]);
+        assert_eq!(SortPlan::new(512).runs().count(), 0);
+        assert_eq!(SortPlan::new(2049).runs().collect::<Vec<_>>(), [512, 1024, 2048]);
     }
 
     #[test]

@@ -163,10 +163,8 @@ fn gemv(
         ((DType::F32, DType::F32), true, 4) => "matmul_gemv_f32_f32_rows4",
         ((DType::F32, DType::F32), true, _) => "matmul_gemv_f32_f32_rows8",
         ((DType::F32, DType::F32), false, _) => "matmul_gemv_f32_f32_ragged",
-        ((DType::F32, DType::BF16), true, 1) => "matmul_gemv_f32_bf16_rows1",
-        ((DType::F32, DType::BF16), true, 2) => "matmul_gemv_f32_bf16_rows2",
-        ((DType::F32, DType::BF16), true, 4) => "matmul_gemv_f32_bf16_rows4",
-        ((DType::F32, DType::BF16), true, _) => "matmul_gemv_f32_bf16_rows8",
+        ((DType::F32, DType::BF16), true, 8) => "matmul_gemv_f32_bf16_rows8",
+        ((DType::F32, DType::BF16), true, _) => "matmul_gemv_f32_bf16_rows16",
         ((DType::F32, DType::BF16), false, _) => "matmul_gemv_f32_bf16_ragged",
         ((DType::BF16, DType::F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
         ((DType::BF16, DType::F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
@@ -176,9 +174,9 @@ fn gemv(
         ((a, b), ..) => return Err(no_kernel(a, b)),
     };
     // The kernels for rows that are not aligned are of the largest groups.
-    let group = match (types, operands.aligned) {
-        ((DType::BF16, DType::BF16), _) => 16,
+    let group = match (types.1, operands.aligned) {
         (_, true) => rows,
+        (DType::BF16, false) => 16,
         (_, false) => 8,
     };
     let Operands { a: x, b: w, bias, c: y, .. } = *operands;

@@ -27,7 +27,7 @@ pub(super) enum Plan {
 
 /// Rows from which on the tensor cores' tiles are better than reading W once for all rows.
 const GEMV_ROWS: usize = 16;
-/// Rows that a kernel of gemv.cu for operands that are not both bf16 can have: more go in groups.
+/// Rows that a kernel of gemv.cu for a W in f32 can have: more go in groups.
 const GEMV_GROUP: usize = 8;
 /// Rows and columns of a tile of C, and its steps along k (kernels/common/gemm.cuh).
 pub(super) const TILE: usize = 128;
@@ -42,7 +42,9 @@ impl Plan {
     pub(super) fn new(case: Case, [m, n, k]: [usize; 3], a: DType, b: DType) -> Plan {
         let both_bf16 = (a, b) == (DType::BF16, DType::BF16);
         match case {
-            Case::Nt if m <= GEMV_ROWS && both_bf16 => Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } },
+            Case::Nt if m <= GEMV_ROWS && b == DType::BF16 => {
+                Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } }
+            }
             Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
             _ if both_bf16 => Plan::TensorCores { parts: parts(m, n, k) },
             _ => Plan::OrdinaryCores,
@@ -66,16 +68,17 @@ mod tests {
 
     #[test]
     fn few_rows_are_streamed_and_many_tiled() {
+        let gemv = |rows| Plan::Gemv { rows };
         let plan = |case, m, a, b| Plan::new(case, [m, 4096, 4096], a, b);
-        assert_eq!(plan(Case::Nt, 1, BF16, BF16), Plan::Gemv { rows: 8 });
-        assert_eq!(plan(Case::Nt, 9, BF16, BF16), Plan::Gemv { rows: 16 });
+        for x in [F32, BF16] {
+            assert_eq!([1, 8, 9, 16].map(|m| plan(Case::Nt, m, x, BF16)), [8, 8, 16, 16].map(gemv));
+            let rows = [1, 2, 3, 5, 8, 9, 16].map(|m| plan(Case::Nt, m, x, F32));
+            assert_eq!(rows, [1, 2, 4, 8, 8, 8, 8].map(gemv));
+            assert_eq!(plan(Case::Nt, 17, x, F32), Plan::OrdinaryCores);
+        }
+        assert_eq!(plan(Case::Nt, 17, F32, BF16), Plan::OrdinaryCores);
         assert_eq!(plan(Case::Nt, 17, BF16, BF16), Plan::TensorCores { parts: 6 });
         assert_eq!(plan(Case::Nt, 4096, BF16, BF16), Plan::TensorCores { parts: 1 });
-        for (a, b) in [(F32, F32), (F32, BF16), (BF16, F32)] {
-            let rows = [1, 2, 3, 5, 8, 9, 16].map(|m| plan(Case::Nt, m, a, b));
-            assert_eq!(rows, [1, 2, 4, 8, 8, 8, 8].map(|rows| Plan::Gemv { rows }));
-            assert_eq!(plan(Case::Nt, 17, a, b), Plan::OrdinaryCores);
-        }
         // The gradients' products are tiled whatever their sizes.
         assert_eq!(plan(Case::Nn, 1, F32, F32), Plan::OrdinaryCores);
         assert_eq!(plan(Case::Nn, 1, BF16, BF16), Plan::TensorCores { parts: 6 });

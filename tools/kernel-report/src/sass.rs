@@ -14,7 +14,7 @@ use crate::resources::run;
 /// Kinds of work by which a main loop is found: the beginnings of PTX and of machine opcodes.
 const WORK: [(&[&str], &[&str]); 6] = [
     (&["mma."], &["HMMA", "IMMA", "BMMA", "DMMA", "QMMA"]),
-    (&["cp.async.c"], &["LDGSTS"]),
+    (&["cp.async.ca", "cp.async.cg"], &["LDGSTS"]),
     (&["ld.global"], &["LDG"]),
     (&["ld.shared", "ldmatrix"], &["LDS"]),
     (&["fma.rn.f32", "fma.rn.ftz.f32"], &["FFMA"]),

@@ -126,6 +126,10 @@ fn other_work_and_straight_code() {
     let nested = code(&["ld.global.f32", "ld.global.f32", "add.s32", "bra", "bra"], &[0..=4, 1..=3]);
     let machine = code(&["LDG.E", "IADD3", "FADD", "FADD", "FADD", "BRA"], &[0..=5]);
     assert_eq!(instruction_ratio(&nested, &machine), Some(6.0 / 3.0));
+    // Closing a group of copies is no copy.
+    let ptx_of_copies = code(&["cp.async.cg.shared.global", "cp.async.commit_group", "bra"], &[0..=2]);
+    let copies = code(&["LDGSTS.E.BYPASS.128", "LDGDEPBAR", "BRA"], &[0..=2]);
+    assert_eq!(instruction_ratio(&ptx_of_copies, &copies), Some(1.0));
     // Nothing in common.
     assert_eq!(instruction_ratio(&ptx, &code(&["EXIT"], &[])), None);
     assert_eq!(instruction_ratio(&code(&[], &[]), &code(&[], &[])), None);
