@@ -5,6 +5,8 @@
 //
 // Shapes: x, y, dy, dx [rows, dim] (a row is one group, as a head); w, dw [dim]; scales (the r) f32 [rows].
 // Saved for backward: x and the r of each row. Everything is overwritten, nothing added to.
+// `_sum` (the residual stream): forward, x = a + b, rounded once, is written too, and read by nobody again; backward, dx has
+// another gradient of x added before it is rounded.
 // Deterministic: a row's sum is over a fixed tree of its threads; dw is summed in two levels, over fixed parts of the rows in
 // order, then over the parts in order. dx and dw are kernels of their own: under LoRA nobody wants dw.
 // Memory-bound: a row is read once and stays in registers (up to 32 elements a thread forward, 2 x 16 backward); a warp
@@ -16,21 +18,35 @@ constexpr int MAX_THREADS = 32 * MAX_WARPS;
 constexpr int KEEP_FWD = 4;
 constexpr int KEEP_BWD = 2;
 
-template <int N, class T, class W>
-__device__ __forceinline__ void forward(const T* __restrict__ x, const W* __restrict__ weight, T* __restrict__ y,
-                                        float* __restrict__ scales, u64 rows, u32 dim, float eps, u32 lanes) {
+// With b, x becomes a + b.
+template <int N, bool SUM, class T, class W>
+__device__ __forceinline__ void forward(const T* __restrict__ a, const T* __restrict__ b, T* x, const W* __restrict__ weight,
+                                        T* __restrict__ y, float* __restrict__ scales, u64 rows, u32 dim, float eps,
+                                        u32 lanes) {
   const u64 row = row_of_thread(lanes);
   if (row >= rows) {
     return;
   }
-  Rows<N, KEEP_FWD, 1, T> values{{x + row * dim}, dim, threadIdx.x % lanes, lanes};
+  Rows<N, KEEP_FWD, 1, T> values{{a + row * dim}, dim, threadIdx.x % lanes, lanes};
   float squares[1] = {0};
-  values.first([&](u32, float (&v)[1][N]) {
+  values.first([&](u32 column, float (&v)[1][N]) {
+    if constexpr (SUM) {
+      float other[N];
+      load<N>(b + row * dim + column, other);
+#pragma unroll
+      for (int i = 0; i < N; i++) {
+        v[0][i] = to_f32(from_f32<T>(v[0][i] + other[i]));
+      }
+      store<N>(x + row * dim + column, v[0]);
+    }
 #pragma unroll
     for (int i = 0; i < N; i++) {
       squares[0] = fmaf(v[0][i], v[0][i], squares[0]);
     }
   });
+  if constexpr (SUM) {
+    values.from[0] = x + row * dim;  // what does not stay in registers is read again by the thread that wrote it
+  }
   row_sums(squares, lanes);
   const float scale = 1.0f / sqrtf(squares[0] / dim + eps);
   if (values.lane == 0) {
@@ -47,10 +63,11 @@ __device__ __forceinline__ void forward(const T* __restrict__ x, const W* __rest
   });
 }
 
-template <int N, class T, class W>
+template <int N, bool SUM, class T, class W>
 __device__ __forceinline__ void backward(const T* __restrict__ x, const W* __restrict__ weight,
                                          const float* __restrict__ scales, const T* __restrict__ dy,
-                                         T* __restrict__ dx, u64 rows, u32 dim, u32 lanes) {
+                                         const T* __restrict__ other, T* __restrict__ dx, u64 rows, u32 dim,
+                                         u32 lanes) {
   const u64 row = row_of_thread(lanes);
   if (row >= rows) {
     return;
@@ -74,6 +91,14 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const W* __res
 #pragma unroll
     for (int i = 0; i < N; i++) {
       out[i] = scale * fmaf(v[0][i], pull, v[1][i] * w[i]);
+    }
+    if constexpr (SUM) {
+      float before[N];
+      load<N>(other + row * dim + column, before);
+#pragma unroll
+      for (int i = 0; i < N; i++) {
+        out[i] += before[i];
+      }
     }
     store<N>(dx + row * dim + column, out);
   });
@@ -108,20 +133,43 @@ __device__ __forceinline__ void weight_part(const T* __restrict__ x, const float
   extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_fwd_##NAME(                                 \
       const T* x, const W* weight, T* y, float* scales, u64 rows, u32 dim, float eps, u32 lanes, u32 packed) {   \
     if (packed) {                                                                                                \
-      forward<pack_len<T, W>()>(x, weight, y, scales, rows, dim, eps, lanes);                                    \
+      forward<pack_len<T, W>(), false, T>(x, nullptr, nullptr, weight, y, scales, rows, dim, eps, lanes);       \
     } else {                                                                                                     \
-      forward<1>(x, weight, y, scales, rows, dim, eps, lanes);                                                   \
+      forward<1, false, T>(x, nullptr, nullptr, weight, y, scales, rows, dim, eps, lanes);                      \
     }                                                                                                            \
   }                                                                                                              \
   extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_bwd_##NAME(                                 \
       const T* x, const W* weight, const float* scales, const T* dy, T* dx, u64 rows, u32 dim, u32 lanes,        \
       u32 packed) {                                                                                              \
     if (packed) {                                                                                                \
-      backward<pack_len<T, W>()>(x, weight, scales, dy, dx, rows, dim, lanes);                                   \
+      backward<pack_len<T, W>(), false, T>(x, weight, scales, dy, nullptr, dx, rows, dim, lanes);               \
     } else {                                                                                                     \
-      backward<1>(x, weight, scales, dy, dx, rows, dim, lanes);                                                  \
+      backward<1, false, T>(x, weight, scales, dy, nullptr, dx, rows, dim, lanes);                              \
     }                                                                                                            \
   }
+#define SUMS(NAME, T, W)                                                                                         \
+  extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_fwd_##NAME##_sum(                           \
+      const T* a, const T* b, T* x, const W* weight, T* y, float* scales, u64 rows, u32 dim, float eps,          \
+      u32 lanes, u32 packed) {                                                                                   \
+    if (packed) {                                                                                                \
+      forward<pack_len<T, W>(), true>(a, b, x, weight, y, scales, rows, dim, eps, lanes);                        \
+    } else {                                                                                                     \
+      forward<1, true>(a, b, x, weight, y, scales, rows, dim, eps, lanes);                                       \
+    }                                                                                                            \
+  }                                                                                                              \
+  extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_bwd_##NAME##_sum(                           \
+      const T* x, const W* weight, const float* scales, const T* dy, const T* other, T* dx, u64 rows, u32 dim,   \
+      u32 lanes, u32 packed) {                                                                                   \
+    if (packed) {                                                                                                \
+      backward<pack_len<T, W>(), true>(x, weight, scales, dy, other, dx, rows, dim, lanes);                      \
+    } else {                                                                                                     \
+      backward<1, true>(x, weight, scales, dy, other, dx, rows, dim, lanes);                                     \
+    }                                                                                                            \
+  }
+SUMS(f32_f32, float, float)
+SUMS(f32_bf16, float, bf16)
+SUMS(bf16_f32, bf16, float)
+SUMS(bf16_bf16, bf16, bf16)
 FORWARD_BACKWARD(f32_f32, float, float)
 FORWARD_BACKWARD(f32_bf16, float, bf16)
 FORWARD_BACKWARD(bf16_f32, bf16, float)

@@ -103,6 +103,13 @@ impl BackwardContext<'_> {
         }
     }
 
+    /// What has been given for input `i` so far, by ops that used the value later, taken out: for an op whose kernel adds it to
+    /// its own gradient, and so saves a pass over both. What it then gives has to contain it. `None` if nothing has arrived.
+    pub fn take(&mut self, i: usize) -> Option<Tensor> {
+        let index = self.inputs.get(i).copied().flatten()?;
+        self.slots[index].take()
+    }
+
     /// Where gradients of parameters are summed (for ops that hold whole sub-computations, as checkpointing does).
     pub(super) fn gradients(&mut self) -> &mut Gradients {
         self.gradients

@@ -2,8 +2,9 @@
 
 use crate::Result;
 use crate::autograd::{Param, Tape, Var};
+use crate::ops::add::add;
 use crate::ops::layer_norm::layer_norm;
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::rms_norm::{add_rms_norm, rms_norm};
 
 /// A normalisation with its parameters, each of length D.
 #[derive(Clone, Debug)]
@@ -44,6 +45,24 @@ impl Norm {
             Norm::Layer { path, weight, bias, eps } => {
                 let _scope = tape.scope(path.as_str());
                 layer_norm(tape, x, &tape.param(weight), &tape.param(bias), *eps)
+            }
+        }
+    }
+
+    /// The sum x = a + b, and [`Norm::forward`] of it.
+    ///
+    /// # Errors
+    /// Shapes or types that do not fit.
+    pub fn forward_sum(&self, tape: &Tape, a: &Var, b: &Var) -> Result<(Var, Var)> {
+        match self {
+            Norm::Rms { path, weight, eps } => {
+                let _scope = tape.scope(path.as_str());
+                add_rms_norm(tape, a, b, &tape.param(weight), *eps)
+            }
+            Norm::Layer { .. } => {
+                let x = add(tape, a, b)?;
+                let y = self.forward(tape, &x)?;
+                Ok((x, y))
             }
         }
     }

@@ -1,5 +1,8 @@
 //! The tape: what it records, what it refuses, and where gradients go. The ops here are made for the test.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use warptune::autograd::{Gradients, Param, Tape, Var};
 use warptune::tensor::Tensor;
 use warptune::{Error, Result};
@@ -69,6 +72,39 @@ fn gradients_of_two_backwards_are_summed() {
         tape.backward(&loss, &mut grads).unwrap();
     }
     assert_eq!(grads.get(&w).unwrap().as_f32().unwrap(), [8.0, 8.0]);
+}
+
+/// y = 2 x, whose backward takes what has arrived of dx, and gives its sum with its own.
+fn double_into_what_arrived(tape: &Tape, x: &Var, arrived: &Rc<RefCell<Vec<Option<f32>>>>) -> Result<Var> {
+    let twice = |v: &Tensor| -> Result<Vec<f32>> { Ok(v.as_f32()?.iter().map(|x| 2.0 * x).collect()) };
+    let (y, arrived) = (vector(&twice(x.value())?), Rc::clone(arrived));
+    tape.record("double", &[x], y, move |dy, g| {
+        let before = g.take(0);
+        assert!(g.take(0).is_none() && g.take(1).is_none());
+        arrived.borrow_mut().push(before.as_ref().map(|x| x.as_f32().unwrap()[0]));
+        let mut dx = vector(&twice(&dy)?);
+        if let Some(before) = before {
+            dx.add_assign(&before)?;
+        }
+        g.give(0, dx)
+    })
+}
+
+#[test]
+fn an_op_can_take_what_has_arrived() {
+    let arrived = Rc::default();
+    let tape = Tape::recording();
+    let x = tape.input(vector(&[3.0, -1.0]));
+    // (2 x * x) * 2 x: the first product is walked before both doubles, and gives x its share.
+    let a = double_into_what_arrived(&tape, &x, &arrived).unwrap();
+    let b = double_into_what_arrived(&tape, &x, &arrived).unwrap();
+    let product = multiply(&tape, &b, &x).unwrap();
+    let loss = total(&tape, &multiply(&tape, &product, &a).unwrap()).unwrap();
+    let seed = Tensor::scalar(1.0);
+    let grads = tape.backward_inputs(&loss, seed, &[&x], &mut Gradients::new()).unwrap();
+    // The derivative is 12 x^2: 4 x^2 through the product's x, then as much through each double.
+    assert_eq!(grads[0].as_ref().unwrap().as_f32().unwrap(), [12.0 * 9.0, 12.0]);
+    assert_eq!(*arrived.borrow(), [Some(36.0), Some(72.0)]);
 }
 
 #[test]

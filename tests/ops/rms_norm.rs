@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
-use warptune::ops::rms_norm::rms_norm;
+use warptune::ops::add::add;
+use warptune::ops::rms_norm::{add_rms_norm, rms_norm};
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
@@ -14,7 +15,7 @@ use crate::support::gradcheck::{
 };
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
-use crate::support::values;
+use crate::support::{bits, values};
 
 const EPS: f32 = 1e-5;
 
@@ -127,6 +128,88 @@ fn a_norm_for_each_head_is_the_norm_of_the_heads_as_rows() {
     });
 }
 
+/// x = a + b and its norm, in one go: the bits of `add` and `rms_norm`, for rows that stay in registers and rows that do not, groups,
+/// operands that are not aligned.
+#[test]
+fn a_sum_and_its_norm_are_those_of_two_ops() {
+    let mut random = Random::new(7);
+    let cases = [(9, 3, 20, 0), (2, 1, 5001, 0), (2, 1, 9000, 0), (40, 1, 32, 1), (0, 1, 8, 0)];
+    for (rows, groups, d, skipped) in cases {
+        for (x_type, w_type) in
+            [(DType::F32, DType::BF16), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)]
+        {
+            let shape = [rows, groups * d];
+            let a = random.tensor(&[skipped + rows * groups * d], x_type, 2.0);
+            let (b, w) = (random.tensor(&shape, x_type, 1.0), random.tensor(&[d], w_type, 1.0));
+            on_each(|device| {
+                let [a, b, w] = [&a, &b, &w].map(|x| x.to_device(device).unwrap());
+                let a = a.rows(skipped, rows * groups * d).unwrap().reshape(&shape).unwrap();
+                let [a, b, w] = [a, b, w].map(Var::constant);
+                let tape = Tape::inference();
+                let (x, y) = add_rms_norm(&tape, &a, &b, &w, EPS).unwrap();
+                let sum = add(&tape, &a, &b).unwrap();
+                let norm = rms_norm(&tape, &sum, &w, EPS).unwrap();
+                assert_eq!(bits(x.value()), bits(sum.value()));
+                if skipped == 0 {
+                    assert_eq!(bits(y.value()), bits(norm.value()), "{rows} rows of {groups} x {d} {x_type}");
+                } else {
+                    // The sum itself is aligned, so that its norm is added up in another order.
+                    let norm = values(norm.value());
+                    let tolerance = Tolerance::rounding(DType::F32, d as f64, &norm)
+                        .plus(Tolerance::rounding(x_type, 2.0, &norm));
+                    assert_close("y", y.value(), &norm, &tolerance);
+                }
+            });
+        }
+    }
+}
+
+/// A residual block: the gradient that reaches the sum past the norm and the one through it, together.
+#[test]
+fn gradients_of_the_residual_stream() {
+    let mut random = Random::new(8);
+    let block = |tape: &Tape, v: &[Var]| {
+        let (x, y) = add_rms_norm(tape, &v[0], &v[1], &v[2], EPS)?;
+        add(tape, &x, &y)
+    };
+    // The same without the sum: x is used by the norm and past it.
+    let stream = |tape: &Tape, v: &[Var]| add(tape, &v[0], &rms_norm(tape, &v[0], &v[2], EPS)?);
+    for (rows, d) in [(7, 40), (3, 33), (2, 4096)] {
+        for (dtype, w_type) in
+            [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)]
+        {
+            let mut draw = |shape: &[usize], dtype| random.tensor(shape, dtype, 1.0);
+            let inputs = [draw(&[rows, d], dtype), draw(&[rows, d], dtype), draw(&[d], w_type)];
+            let dy = draw(&[rows, d], dtype);
+            let [a, b, w, dy64] = [&inputs[0], &inputs[1], &inputs[2], &dy].map(values);
+            let sum: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+            for (with_sum, x) in [(true, stored(&sum, dtype)), (false, a)] {
+                let [dx, dw] = oracle_backward(&x, &w, &dy64, f64::from(EPS));
+                let exact: Vec<f64> = dx.iter().zip(&dy64).map(|(dx, dy)| dx + dy).collect();
+                // The norm's own gradient has d terms, each below this; on the CPU it is rounded before the sum is.
+                let large = |v: &[f64]| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+                let terms = vec![large(&dx).max(large(&dy64)) * 2.0; dx.len()];
+                let tolerance = Tolerance::rounding(DType::F32, (d as f64).sqrt() + 8.0, &terms)
+                    .plus(Tolerance::rounding(dtype, 1.0, &exact))
+                    .plus(Tolerance::rounding(dtype, 1.0, &dx));
+                let of_dw = vec![large(&dw).max(large(&x) * large(&dy64) * rows as f64); d];
+                let of_dw = Tolerance::rounding(DType::F32, 8.0, &of_dw);
+                on_each(|device| {
+                    let op: &dyn Fn(&Tape, &[Var]) -> warptune::Result<Var> =
+                        if with_sum { &block } else { &stream };
+                    let outcome = run_at(device, Tape::recording(), &inputs, &dy, |_| true, op).unwrap();
+                    for i in 0..if with_sum { 2 } else { 1 } {
+                        assert_eq!(outcome.grad(i).dtype(), dtype);
+                        assert_close(&format!("d{i} on {device}"), outcome.grad(i), &exact, &tolerance);
+                    }
+                    assert_close(&format!("dweight on {device}"), outcome.grad(2), &dw, &of_dw);
+                });
+                assert_repeatable(cuda(), &inputs, &dy, Tape::recording, block);
+            }
+        }
+    }
+}
+
 #[test]
 fn extreme_rows() {
     on_each(|device| {
@@ -187,6 +270,13 @@ fn operands_that_do_not_fit_are_named() {
     let error = rms_norm(&tape, &var(&[2, 10]), &var(&[4]), EPS).unwrap_err();
     assert_eq!(error.to_string(), "rms_norm: x [2, 10]: its columns are not groups of the weight's 4");
     assert!(rms_norm(&tape, &var(&[2, 10]), &var(&[0]), EPS).is_err());
+    on_each(|device| {
+        let there = |shape: &[usize]| Var::constant(Tensor::zeros_on(device, shape, DType::F32).unwrap());
+        let error = add_rms_norm(&tape, &there(&[2, 8]), &there(&[4, 4]), &there(&[4]), EPS).unwrap_err();
+        assert_eq!(error.to_string(), "add: [2, 8] + [4, 4]");
+        let error = add_rms_norm(&tape, &there(&[2, 6]), &there(&[2, 6]), &there(&[4]), EPS).unwrap_err();
+        assert!(error.to_string().contains("not groups of the weight's 4"), "{error}");
+    });
     assert!(rms_norm(&tape, &var(&[10]), &var(&[10]), EPS).is_err());
     assert!(rms_norm(&tape, &Var::constant(Tensor::zeros(&[2, 4], DType::U32)), &var(&[4]), EPS).is_err());
 }

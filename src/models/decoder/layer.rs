@@ -163,8 +163,8 @@ impl Layer {
             let _scope = tape.scope(self.attention.path.as_str());
             attend(&self.attention, &qkv)?
         };
-        let x = add(tape, x, &self.attention.output.forward(tape, &mixed, pass.adapters)?)?;
-        let normed = self.mlp_norm.forward(tape, &x)?;
+        let mixed = self.attention.output.forward(tape, &mixed, pass.adapters)?;
+        let (x, normed) = self.mlp_norm.forward_sum(tape, x, &mixed)?;
         add(tape, &x, &self.mlp.forward(tape, &normed, pass.adapters)?)
     }
 
