@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::device::Device;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -73,6 +74,15 @@ impl TokenBatch {
         }
         let tensor = |values: Vec<u32>| Tensor::from_u32(values, &[total]);
         TokenBatch::new(tensor(ids), tensor(positions), cu_seqlens)
+    }
+
+    /// The same batch on a device: what all ops of a pass read is moved there once.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit.
+    pub fn to_device(&self, device: Device) -> Result<TokenBatch> {
+        let (ids, positions) = (self.ids.to_device(device)?, self.positions.to_device(device)?);
+        Ok(TokenBatch { ids, positions, cu_seqlens: self.cu_seqlens.clone() })
     }
 
     /// Token ids, u32 `[T]`.

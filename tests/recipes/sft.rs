@@ -5,6 +5,7 @@ use std::path::Path;
 
 use warptune::Error;
 use warptune::data::SftOptions;
+use warptune::device::Device;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::tensor::DType;
 use warptune::text::{CHATML, TextTokenizer};
@@ -37,6 +38,7 @@ fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {
         },
         train: options(),
         output: tiny.path(output),
+        device: Device::Cpu,
     }
 }
 

@@ -38,12 +38,8 @@ pub fn linear_cross_entropy(tape: &Tape, x: &Var, w: &Var, labels: &Tensor, deno
         let detail = format!("the number of tokens with loss is {denominator}: none carries loss?");
         return Err(Error::model(OP, detail));
     }
+    check_labels(labels, vocab)?;
     let labels = labels.as_u32()?;
-    let outside = |&(_, &label): &(usize, &u32)| label != IGNORE_LABEL && label as usize >= vocab;
-    if let Some((t, label)) = labels.iter().enumerate().find(outside) {
-        let detail = format!("label {label} at position {t} is outside the vocabulary of {vocab}");
-        return Err(Error::Shape { op: OP, detail });
-    }
     let wanted = cpu::Wanted { x: x.requires_grad(), w: w.requires_grad() };
     let cpu::Outcome { loss, dx, dw } = cpu::forward(x.value(), w.value(), labels, denominator, wanted)?;
     tape.record(OP, &[x, w], loss, move |dloss, context| {
@@ -55,4 +51,16 @@ pub fn linear_cross_entropy(tape: &Tape, x: &Var, w: &Var, labels: &Tensor, deno
         }
         Ok(())
     })
+}
+
+/// An error unless each of the labels, which are in host memory, is a word of the vocabulary or [`IGNORE_LABEL`].
+pub(crate) fn check_labels(labels: &Tensor, vocab: usize) -> Result<()> {
+    let outside = |&(_, &label): &(usize, &u32)| label != IGNORE_LABEL && label as usize >= vocab;
+    match labels.as_u32()?.iter().enumerate().find(outside) {
+        None => Ok(()),
+        Some((t, label)) => {
+            let detail = format!("label {label} at position {t} is outside the vocabulary of {vocab}");
+            Err(Error::Shape { op: OP, detail })
+        }
+    }
 }

@@ -75,6 +75,8 @@ pub struct Options {
     pub train: TrainOptions,
     /// The run folder.
     pub output: PathBuf,
+    /// Where the model is trained.
+    pub device: Device,
 }
 
 /// Runs it: prints the header, trains, and leaves a Hugging Face folder, tokenizer included, in the run folder.
@@ -98,8 +100,9 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         }
     };
     model.set_dtype(options.dtype)?;
+    model.to_device(options.device)?;
     model.set_checkpointing(train.gradient_checkpointing);
-    header::device(Device::Cpu);
+    header::device(options.device)?;
     header::model("new", model.config(), &model.parameters());
 
     // The data.

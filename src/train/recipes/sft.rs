@@ -65,6 +65,8 @@ pub struct Options {
     pub train: TrainOptions,
     /// The run folder.
     pub output: PathBuf,
+    /// Where the model is trained.
+    pub device: Device,
 }
 
 /// Runs it: prints the header, trains, and leaves the adapter (or model) in the run folder.
@@ -85,6 +87,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
     };
     model.set_dtype(options.dtype)?;
+    model.to_device(options.device)?;
     model.set_checkpointing(train.gradient_checkpointing);
     let trained = match (&options.method, &resume) {
         (Method::Lora(config), None) => {
@@ -100,7 +103,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let all: Vec<Param> = model.parameters().into_iter().chain(lora::adapter_parameters(&model)).collect();
 
     // The data.
-    header::device(Device::Cpu);
+    header::device(options.device)?;
     header::model(&options.model, model.config(), &all);
     let (train_samples, validation_samples) = load_data(options, &mut tokenizer)?;
     let data = fingerprint(&train_samples);
