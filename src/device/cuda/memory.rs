@@ -182,18 +182,14 @@ impl State {
 
 /// Copies to and from the device, in stream order.
 impl Buffer {
-    /// Copies host bytes to an offset of the buffer.
+    /// Queues a copy of host bytes to an offset of the buffer; does not wait for the device.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
         self.device.bind()?;
-        let stream = self.device.stream();
-        // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
-        // documents for asynchronous copies from it, and this module has no other.
-        let copied = unsafe { result::memcpy_htod_async(self.address + offset as u64, bytes, stream) };
-        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))
+        self.device.staging.write(self.device, self.address + offset as u64, bytes)
     }
 
     /// Copies bytes from an offset of the buffer to the host, after all that was queued before.

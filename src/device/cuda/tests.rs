@@ -105,6 +105,23 @@ fn bytes_come_back_from_any_offset_and_zeros_are_zeros() {
     assert_eq!(bytes, [1, 2, 3]);
 }
 
+/// More bytes than the staging memory holds, and more copies than it has slots: none overtakes another.
+#[test]
+fn large_and_many_copies_arrive_whole() {
+    let device = device();
+    let bytes: Vec<u8> =
+        (0..(17 << 20) + 5).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let buffer = device.allocate(bytes.len()).unwrap();
+    buffer.write(0, &bytes).unwrap();
+    let mut back = vec![0; bytes.len()];
+    buffer.read(0, &mut back).unwrap();
+    assert!(bytes == back);
+    let mut small = [0u8; 40];
+    (0..40u8).for_each(|i| buffer.write(usize::from(i), &[i]).unwrap());
+    buffer.read(0, &mut small).unwrap();
+    assert!(small.iter().copied().eq(0..40));
+}
+
 kernel! {
     /// As kernels/cast.cu has it.
     Cast in "cast" { x: Pointer, y: Pointer, n: u64 }
