@@ -168,14 +168,13 @@ impl State {
 
     fn exhausted(&self, device: &CudaDevice, block: usize, why: String) -> Error {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        Error::Cuda {
-            what: format!("{} MiB more of {}", mib(block), device.name()),
-            detail: format!(
-                "{why}; {} MiB are in use, {} MiB at the peak. Use a smaller batch or shorter sequences, gradient \
-                 checkpointing (--set train.checkpointing=true), or a smaller type",
-                mib(self.stats.in_use),
-                mib(self.stats.peak)
-            ),
+        Error::DeviceMemory {
+            device: device.name().to_string(),
+            needed: mib(block),
+            in_use: mib(self.stats.in_use),
+            peak: mib(self.stats.peak),
+            why,
+            plan: None,
         }
     }
 }

@@ -71,8 +71,11 @@ fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
     let other = device.allocate(3 << 19).unwrap();
     let before = device.memory_stats();
     let text = refusal(device.allocate(1 << 20));
-    assert!(text.starts_with("1 MiB more of "), "{text}");
-    assert!(text.contains("the limit is 3 MiB; 3 MiB are in use, 3 MiB at the peak."), "{text}");
+    assert!(text.starts_with("cuda: 1 MiB more do not fit "), "{text}");
+    assert!(
+        text.contains("the limit is 3 MiB; 3 MiB are in use, 3 MiB at the peak. Use a smaller"),
+        "{text}"
+    );
     assert!(text.contains("smaller batch"), "{text}");
     assert_eq!(device.memory_stats(), before, "a refusal takes nothing");
     drop((kept, other));
@@ -83,7 +86,7 @@ fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
 fn memory_that_the_driver_does_not_have_is_an_error() {
     let device = device();
     let text = refusal(device.allocate(1 << 45));
-    assert!(text.contains("MiB more of") && text.contains("are in use"), "{text}");
+    assert!(text.contains("MiB more do not fit") && text.contains("are in use"), "{text}");
     assert!(text.to_lowercase().contains("out of memory"), "{text}");
     assert!(refusal(device.allocate(usize::MAX)).contains("no device has so many"));
     assert!(device.allocate(100).is_ok(), "the device still works");
