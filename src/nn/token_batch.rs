@@ -1,7 +1,6 @@
 //! Tokens as a model takes them.
 
-use std::sync::Arc;
-
+use crate::ops::attention::CuSeqlens;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -10,7 +9,7 @@ use crate::{Error, Result};
 pub struct TokenBatch {
     ids: Tensor,
     positions: Tensor,
-    cu_seqlens: Arc<[usize]>,
+    cu_seqlens: CuSeqlens,
 }
 
 impl TokenBatch {
@@ -19,7 +18,7 @@ impl TokenBatch {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::DType`] when the parts do not fit together.
-    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<Arc<[usize]>>) -> Result<TokenBatch> {
+    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<CuSeqlens>) -> Result<TokenBatch> {
         const OP: &str = "token batch";
         let cu_seqlens = cu_seqlens.into();
         let (tokens, numbered) = (ids.as_u32()?.len(), positions.as_u32()?.len());
@@ -86,7 +85,7 @@ impl TokenBatch {
     }
 
     /// 0, then the end of each sequence.
-    pub fn cu_seqlens(&self) -> &Arc<[usize]> {
+    pub fn cu_seqlens(&self) -> &CuSeqlens {
         &self.cu_seqlens
     }
 
