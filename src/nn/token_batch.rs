@@ -1,8 +1,7 @@
 //! Tokens as a model takes them.
 
-use std::sync::Arc;
-
 use crate::device::Device;
+use crate::ops::attention::CuSeqlens;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -11,7 +10,7 @@ use crate::{Error, Result};
 pub struct TokenBatch {
     ids: Tensor,
     positions: Tensor,
-    cu_seqlens: Arc<[usize]>,
+    cu_seqlens: CuSeqlens,
 }
 
 impl TokenBatch {
@@ -20,7 +19,7 @@ impl TokenBatch {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::DType`] when the parts do not fit together.
-    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<Arc<[usize]>>) -> Result<TokenBatch> {
+    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<CuSeqlens>) -> Result<TokenBatch> {
         const OP: &str = "token batch";
         let cu_seqlens = cu_seqlens.into();
         let (tokens, numbered) = (ids.as_u32()?.len(), positions.as_u32()?.len());
@@ -96,7 +95,7 @@ impl TokenBatch {
     }
 
     /// 0, then the end of each sequence.
-    pub fn cu_seqlens(&self) -> &Arc<[usize]> {
+    pub fn cu_seqlens(&self) -> &CuSeqlens {
         &self.cu_seqlens
     }
 

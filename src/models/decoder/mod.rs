@@ -129,7 +129,7 @@ impl Decoder {
         let mut x = self.embed(tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
         for layer in &self.layers {
-            let cu_seqlens = Arc::clone(batch.cu_seqlens());
+            let cu_seqlens = batch.cu_seqlens().clone();
             let attend = move |tape: &Tape, a: &layer::Attention, [q, k, v]: &[Var; 3]| {
                 attention(tape, q, k, v, &a.packed_spec(&cu_seqlens))
             };

@@ -1,11 +1,11 @@
 //! Self-attention over a packed batch, tile by tile (FlashAttention, arXiv 2205.14135): the matrix of scores is never built.
 
 mod backward;
+mod cu_seqlens;
 mod forward;
 pub(crate) mod tiles;
 
-use std::sync::Arc;
-
+pub use cu_seqlens::CuSeqlens;
 pub(crate) use forward::{Sequence, forward};
 
 use super::place::host_only;
@@ -30,7 +30,7 @@ pub struct AttentionSpec {
     /// With `causal`: a token sees itself and the `window - 1` tokens before it.
     pub window: Option<usize>,
     /// 0, then the end of each sequence in the packed batch.
-    pub cu_seqlens: Arc<[usize]>,
+    pub cu_seqlens: CuSeqlens,
 }
 
 impl AttentionSpec {
