@@ -204,4 +204,108 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
   }
 }
 
+// The parts of `run`, for kernels that bring other operands to the second product, or do something to the sums in between.
+
+// A warp's part of a tile of C, as mma leaves it: element e of [i][j] is at row 16 i + lane / 4 + e / 2 * 8 and column
+// 8 j + lane % 4 * 2 + e % 2.
+using Sums = float[WARP_M / 16][WARP_N / 8][4];
+
+// Where a block's tile of C begins, in the grouped order.
+struct Corner {
+  int m0, n0;
+};
+__device__ __forceinline__ Corner corner_of_block(int m, int n) {
+  const int tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
+  const int per_group = GROUP_M * tiles_n, group = blockIdx.x / per_group, first_m = group * GROUP_M;
+  const int rows = min(tiles_m - first_m, GROUP_M), in_group = blockIdx.x % per_group;
+  return {(first_m + in_group % rows) * TILE_M, in_group / rows * TILE_N};
+}
+
+// And where a warp's part begins in the block's tile.
+__device__ __forceinline__ Corner corner_of_warp() {
+  const int warp = threadIdx.x / 32;
+  return {warp % (TILE_M / WARP_M) * WARP_M, warp / (TILE_M / WARP_M) * WARP_N};
+}
+
+// Starts the first copies. bring(stage, step) copies what a step multiplies: a tile of A, a tile of B behind it.
+template <class Bring> __device__ __forceinline__ void start(bf16* ring, int steps, const Bring& bring) {
+#pragma unroll 1
+  for (int step = 0; step < STAGES - 1; step++) {
+    if (step < steps) bring(ring + step * STAGE_ELEMENTS, step);
+    copy_async_commit();
+  }
+}
+
+// Adds the products of the steps `from` to `to` of `steps`.
+template <bool A_K_MAJOR, bool B_K_MAJOR, class Bring>
+__device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to, int steps, const Bring& bring) {
+  const Corner warp = corner_of_warp();
+#pragma unroll 1
+  for (int step = from; step < to; step++) {
+    copy_async_wait<STAGES - 2>();
+    // Hazards: the tile of this step was copied by other threads too; and the stage that is filled next is the one that every
+    // warp read in the step before.
+    __syncthreads();
+    const int next = step + STAGES - 1;
+    if (next < steps) bring(ring + next % STAGES * STAGE_ELEMENTS, next);
+    copy_async_commit();
+    const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
+    const bf16* tile_b = tile_a + TILE_ELEMENTS;
+#pragma unroll
+    for (int k = 0; k < TILE_K; k += 16) {
+      unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
+#pragma unroll
+      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
+#pragma unroll
+      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
+#pragma unroll
+      for (int i = 0; i < WARP_M / 16; i++) {
+#pragma unroll
+        for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  }
+}
+
+// Writes the block's tile of C.
+template <typename Out>
+__device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem, Corner block, int m, int n, const float* bias, Out* c,
+                                           long long ldc) {
+  const int lane = threadIdx.x % 32;
+  const Corner warp = corner_of_warp();
+  copy_async_wait<0>();
+  __syncthreads();  // Hazard: the slabs lie where other warps may still read the last tiles.
+  float* slab = reinterpret_cast<float*>(smem) + threadIdx.x / 32 * 16 * SLAB_STRIDE;
+#pragma unroll
+  for (int i = 0; i < WARP_M / 16; i++) {
+    const int row = lane / 4, col = lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < WARP_N / 8; j++) {
+      *reinterpret_cast<float2*>(&slab[row * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][0], sum[i][j][1]};
+      *reinterpret_cast<float2*>(&slab[(row + 8) * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][2], sum[i][j][3]};
+    }
+    __syncwarp();  // Hazard: lanes read what others wrote.
+#pragma unroll
+    for (int part = 0; part < 16 * WARP_N / CHUNK / 32; part++) {
+      const int id = lane + part * 32, r = id / (WARP_N / CHUNK), across = id % (WARP_N / CHUNK) * CHUNK;
+      const int global_row = block.m0 + warp.m0 + i * 16 + r, global_col = block.n0 + warp.n0 + across;
+      if (global_row >= m || global_col >= n) continue;
+      float v[CHUNK];
+#pragma unroll
+      for (int e = 0; e < CHUNK; e++) {
+        v[e] = slab[r * SLAB_STRIDE + across + e];
+        if (bias != nullptr && global_col + e < n) v[e] += bias[global_col + e];
+      }
+      Out* to = c + global_row * ldc + global_col;
+      const bool whole = global_col + CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
+      if (whole) {
+        store8(to, v);
+      } else {
+        for (int e = 0; e < CHUNK && global_col + e < n; e++) store1(to + e, v[e]);
+      }
+    }
+    __syncwarp();  // Hazard: the next 16 rows overwrite these.
+  }
+}
+
 }  // namespace gemm

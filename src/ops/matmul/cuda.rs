@@ -60,12 +60,12 @@ pub(super) fn grad_input(device: &'static CudaDevice, dy: &Tensor, w: &Tensor) -
 }
 
 /// `dW = dy^T x`, f32.
-pub(super) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     product(device, Case::Tn, dy, x, None, DType::F32)
 }
 
 /// The sum over the rows of dy `[M, n]`, f32 `[n]`.
-pub(super) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
     let (m, n) = dy.dims2(OP)?;
     let out = Tensor::uninitialised(device, &[n], DType::F32)?;
     let entry = dy.dtype().select(OP, ["matmul_column_sums_f32", "matmul_column_sums_bf16"])?;
