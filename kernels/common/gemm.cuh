@@ -107,13 +107,22 @@ __device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
   reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
   reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
 }
+// Adds eight neighbouring f32 to others.
+__device__ __forceinline__ void add8(const float* from, float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const float4 old = reinterpret_cast<const float4*>(from)[i];
+    v[4 * i] += old.x, v[4 * i + 1] += old.y, v[4 * i + 2] += old.z, v[4 * i + 3] += old.w;
+  }
+}
 __device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
 __device__ __forceinline__ void store1(float* to, float v) { *to = v; }
 
-// The kernel's body. `bias` may be null; `k` of the second pair may be 0.
-template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
+// The kernel's body. `bias` may be null; `k` of the second pair may be 0. ADDS (C f32): where `add` is set, the product is added to what C
+// holds, which is rounded once more then; else C is overwritten.
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, bool ADDS = false, typename Out>
 __device__ __forceinline__ void run(const Operand a, const Operand b, const Operand a2, const Operand b2, const float* bias,
-                                    Out* c, long long ldc) {
+                                    Out* c, long long ldc, bool add = false) {
   extern __shared__ __align__(128) unsigned char smem[];
   bf16* ring = reinterpret_cast<bf16*>(smem);
   const int m = a.outer, n = b.outer, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -194,6 +203,13 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
       }
       Out* to = c + global_row * ldc + global_col;
       const bool whole = global_col + CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
+      if constexpr (ADDS) {
+        if (add && whole) add8(to, v);
+#pragma unroll
+        for (int e = 0; e < CHUNK; e++) {
+          if (add && !whole && global_col + e < n) v[e] += to[e];
+        }
+      }
       if (whole) {
         store8(to, v);
       } else {

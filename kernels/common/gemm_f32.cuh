@@ -26,9 +26,10 @@ __device__ __forceinline__ void fetch(float (&tile)[TILE_K][STRIDE], const T* x,
   }
 }
 
+// The kernel's body. `bias` may be null; where `add` is set, the product is added to what C holds.
 template <bool A_K_MAJOR, bool B_K_MAJOR, class A, class B, class C>
 __device__ __forceinline__ void run(const A* a, const B* b, long long lda, long long ldb, const float* bias, C* c, long long ldc,
-                                    int m, int n, int k) {
+                                    int m, int n, int k, bool add = false) {
   __shared__ __align__(16) float tile_a[TILE_K][STRIDE], tile_b[TILE_K][STRIDE];
   const int tiles_n = (n + TILE - 1) / TILE, m0 = blockIdx.x / tiles_n * TILE, n0 = blockIdx.x % tiles_n * TILE;
   const int row0 = threadIdx.x / (TILE / PER_THREAD) * PER_THREAD, col0 = threadIdx.x % (TILE / PER_THREAD) * PER_THREAD;
@@ -56,7 +57,9 @@ __device__ __forceinline__ void run(const A* a, const B* b, long long lda, long 
 #pragma unroll
     for (int s = 0; s < PER_THREAD; s++) {
       const int row = m0 + row0 + r, col = n0 + col0 + s;
-      if (row < m && col < n) c[row * ldc + col] = from_f32<C>(sum[r][s] + (bias == nullptr ? 0.0f : bias[col]));
+      if (row >= m || col >= n) continue;
+      const float base = add ? to_f32(c[row * ldc + col]) : bias == nullptr ? 0.0f : bias[col];
+      c[row * ldc + col] = from_f32<C>(sum[r][s] + base);
     }
   }
 }

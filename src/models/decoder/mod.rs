@@ -152,7 +152,7 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::hidden`]; labels that do not fit.
     pub fn loss(&self, tape: &Tape, batch: &TokenBatch, labels: &Tensor, denominator: f32) -> Result<Var> {
-        check_labels(labels, self.config.vocab_size)?;
+        check_labels(labels.as_u32()?, self.config.vocab_size)?;
         let hidden = self.hidden(tape, batch)?;
         let _scope = tape.scope("lm_head");
         let labels = labels.to_device(self.device())?;

@@ -69,7 +69,8 @@ fn run(args: &Args) -> Result<()> {
     let device = match args.device.as_str() {
         "emulated" => {
             let refuse = |detail: String| Error::Cuda { what: "emulated driver".into(), detail };
-            let mut options = emulated_cuda::machine::Options::from_env().map_err(|e| refuse(e.to_string()))?;
+            let mut options =
+                emulated_cuda::machine::Options::from_env().map_err(|e| refuse(e.to_string()))?;
             // The allocator keeps its memory for the life of the process.
             options.checks.leaks = false;
             emulated_cuda::install(options).map_err(|e| refuse(e.to_string()))?;
