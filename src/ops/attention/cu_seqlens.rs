@@ -15,7 +15,25 @@ pub struct CuSeqlens(Arc<Shared>);
 
 struct Shared {
     ends: Box<[usize]>,
-    copies: Mutex<Vec<Tensor>>,
+    copies: Mutex<Vec<(What, Tensor)>>,
+}
+
+/// What a copy on a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Ends,
+    Tiles { rows: usize, order: Order },
+}
+
+/// The work that a tile of rows is, by which tables of tiles are sorted: how many rows of its sequence see it, or it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Those before its end: queries under a causal mask.
+    Before,
+    /// Those from its start on: keys under a causal mask.
+    After,
+    /// All.
+    Whole,
 }
 
 impl CuSeqlens {
@@ -24,22 +42,57 @@ impl CuSeqlens {
     /// # Errors
     /// [`Error::Shape`] if an end is 2^31 or more; [`Error::Cuda`] when the copy fails.
     pub fn on(&self, device: Device) -> Result<Tensor> {
+        self.copy(What::Ends, device, || {
+            let ends = self.0.ends.iter().map(|&end| match i32::try_from(end) {
+                Ok(_) => Ok(end as u32),
+                Err(_) => {
+                    let detail = format!("a batch of {end} tokens, less than 2^31 expected");
+                    Err(Error::Shape { op: "attention", detail })
+                }
+            });
+            let ends = ends.collect::<Result<Vec<u32>>>()?;
+            Ok(Tensor::from_u32(ends, &[self.0.ends.len()]))
+        })
+    }
+
+    /// The tiles of `rows` rows that the sequences fall into, u32 `[tiles, 2]`: the sequence, and the tile's first row in it. The
+    /// longest work comes first, so that the blocks that run last, when others have ended, are short.
+    pub(super) fn tiles(&self, device: Device, rows: usize, order: Order) -> Result<Tensor> {
+        self.copy(What::Tiles { rows, order }, device, || {
+            let table = tile_table(&self.0.ends, rows, order);
+            let len = table.len();
+            Ok(Tensor::from_u32(table.into_flattened(), &[len, 2]))
+        })
+    }
+
+    /// The copy of something on a device, made if it is not there yet.
+    fn copy(&self, what: What, device: Device, make: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
         let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(copy) = copies.iter().find(|copy| copy.device() == device) {
+        if let Some((_, copy)) = copies.iter().find(|(w, copy)| *w == what && copy.device() == device) {
             return Ok(copy.clone());
         }
-        let ends = self.0.ends.iter().map(|&end| match i32::try_from(end) {
-            Ok(_) => Ok(end as u32),
-            Err(_) => {
-                let detail = format!("a batch of {end} tokens, less than 2^31 expected");
-                Err(Error::Shape { op: "attention", detail })
-            }
-        });
-        let ends = ends.collect::<Result<Vec<u32>>>()?;
-        let copy = Tensor::from_u32(ends, &[self.0.ends.len()]).to_device(device)?;
-        copies.push(copy.clone());
+        let copy = make()?.to_device(device)?;
+        copies.push((what, copy.clone()));
         Ok(copy)
     }
+}
+
+/// See [`CuSeqlens::tiles`].
+fn tile_table(ends: &[usize], rows: usize, order: Order) -> Vec<[u32; 2]> {
+    let mut tiles = Vec::new();
+    for (sequence, ends) in ends.windows(2).enumerate() {
+        let len = ends[1] - ends[0];
+        for first in (0..len).step_by(rows) {
+            let work = match order {
+                Order::Before => len.min(first + rows),
+                Order::After => len - first,
+                Order::Whole => len,
+            };
+            tiles.push((work, [sequence as u32, first as u32]));
+        }
+    }
+    tiles.sort_by_key(|(work, _)| std::cmp::Reverse(*work));
+    tiles.into_iter().map(|(_, tile)| tile).collect()
 }
 
 impl Deref for CuSeqlens {
@@ -99,3 +152,38 @@ impl PartialEq for CuSeqlens {
 }
 
 impl Eq for CuSeqlens {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Order, tile_table};
+
+    #[test]
+    fn every_row_is_in_one_tile_and_the_longest_work_comes_first() {
+        let ends = [0, 5, 5, 261, 325, 326];
+        for rows in [64, 128] {
+            for order in [Order::Before, Order::After, Order::Whole] {
+                let table = tile_table(&ends, rows, order);
+                let mut seen = [0; 326];
+                let mut last = usize::MAX;
+                for [sequence, first] in table {
+                    let (start, end) = (ends[sequence as usize], ends[sequence as usize + 1]);
+                    let (len, first) = (end - start, first as usize);
+                    assert!(first < len && first.is_multiple_of(rows));
+                    seen[start + first..end.min(start + first + rows)].iter_mut().for_each(|n| *n += 1);
+                    let work = match order {
+                        Order::Before => len.min(first + rows),
+                        Order::After => len - first,
+                        Order::Whole => len,
+                    };
+                    assert!(work <= last, "{order:?}");
+                    last = work;
+                }
+                assert_eq!(seen, [1; 326]);
+            }
+        }
+        assert_eq!(tile_table(&[0, 0], 64, Order::Before), [[0; 2]; 0]);
+        assert_eq!(tile_table(&[0, 130], 64, Order::Before), [[0, 128], [0, 64], [0, 0]]);
+        assert_eq!(tile_table(&[0, 130], 64, Order::After), [[0, 0], [0, 64], [0, 128]]);
+        assert_eq!(tile_table(&[0, 65, 195], 64, Order::Whole), [[1, 0], [1, 64], [1, 128], [0, 0], [0, 64]]);
+    }
+}
