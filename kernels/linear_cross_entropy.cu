@@ -141,16 +141,16 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_s
 
 // l = x W^T: a x, b W, c l.
 template <bool ALIGNED> __device__ __forceinline__ void logits(const bf16* x, const bf16* w, float* l, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, {}, {}, nullptr, l, ld);
+  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, nullptr, l, ld);
 }
 // dx = g W: a g, b W, c dx.
 template <bool ALIGNED> __device__ __forceinline__ void grad_x(const bf16* g, const bf16* w, bf16* dx, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, {}, {}, nullptr, dx, dim);
+  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, nullptr, dx, dim);
 }
 // dW = g^T x, or dW += g^T x: a g, b x, c dW.
 template <bool ALIGNED>
 __device__ __forceinline__ void grad_w(const bf16* g, const bf16* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
-  gemm::run<false, false, ALIGNED, true>({g, ld, vocab, live}, {x, dim, dim, live}, {}, {}, nullptr, dw, dim, add);
+  gemm::run<false, false, ALIGNED, true>({g, ld, vocab, live}, {x, dim, dim, live}, nullptr, dw, dim, add);
 }
 
 // Blocks whose tile has no live row leave. `ld` is that of l; of g in bf16 it is twice that. `add` is the third product's.

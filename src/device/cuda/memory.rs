@@ -188,7 +188,15 @@ impl Buffer {
         }
         assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
         self.device.bind()?;
-        self.device.staging.write(self.device, self.address + offset as u64, bytes)
+        let to = self.address + offset as u64;
+        if self.device.pool.state().caching {
+            return self.device.staging.write(self.device, to, bytes);
+        }
+        // Nothing is kept, page-locked memory neither.
+        // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
+        // documents for asynchronous copies from it.
+        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.device.stream()) };
+        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))
     }
 
     /// Copies bytes from an offset of the buffer to the host, after all that was queued before.
