@@ -92,6 +92,8 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
   const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
   const int segment_steps = (adapters.inner + STEP - 1) / STEP, adapter_steps = (meets.y - meets.x) * segment_steps;
   const int steps = adapter_steps + (a.k + STEP - 1) / STEP;
+  const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
+  const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
   auto bring = [&](bf16* stage, int step) {
     if (step < adapter_steps) {
       const Rows rows = rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
@@ -101,8 +103,8 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
       gemm::fetch<B_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
     } else {
       const int k0 = (step - adapter_steps) * STEP;
-      gemm::fetch<true, ALIGNED>(stage, a, block.m0, k0);
-      gemm::fetch<B_K_MAJOR, ALIGNED>(stage + gemm::TILE_ELEMENTS, b, block.n0, k0);
+      tiles_a.fetch(stage, k0);
+      tiles_b.fetch(stage + gemm::TILE_ELEMENTS, k0);
     }
   };
   gemm::Sums sum = {};

@@ -207,8 +207,8 @@ __device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to,
   }
 }
 
-// Writes the block's tile of C, or with ADDS (C f32) and `add` adds it to what C holds, which is rounded once more then. The results go out through shared memory, 16 rows a warp at a
-// time, so that each store is 16 bytes of a row. `bias` may be null.
+// Writes the block's tile of C, or with ADDS (C f32) and `add` adds it to what C holds, which is rounded once more then. The
+// results go out through shared memory, 16 rows a warp at a time, so that each store is 16 bytes of a row. `bias` may be null.
 template <bool ADDS = false, typename Out>
 __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem, Corner block, int m, int n, const float* bias, Out* c,
                                            long long ldc, bool add = false) {
