@@ -16,10 +16,9 @@
 
 #define TENSOR_CORES(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED, OUT)                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
-      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, int k, const bf16* a2, const bf16* b2, long long lda2,  \
-           long long ldb2, int k2, const float* bias, OUT* c, long long ldc, int m, int n) {                                   \
-    gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, {a2, lda2, m, k2}, {b2, ldb2, n, k2}, bias, c,    \
-                                             ldc);                                                                             \
+      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, const float* bias, OUT* c, long long ldc, int m, int n, \
+           int k) {                                                                                                            \
+    gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, bias, c, ldc);                                    \
   }
 TENSOR_CORES(matmul_nt_bf16, true, true, true, bf16)
 TENSOR_CORES(matmul_nn_bf16, true, false, true, bf16)
@@ -36,9 +35,11 @@ __device__ __forceinline__ void part_of_product(const gemm::Operand a, const gem
   const gemm::Corner corner = gemm::corner_of_block(m, n);
   const int all = (a.k + gemm::TILE_K - 1) / gemm::TILE_K, each = (all + gridDim.y - 1) / gridDim.y;
   const int first = blockIdx.y * each, steps = min(max(all - first, 0), each);
+  const gemm::Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, corner.m0);
+  const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, corner.n0);
   const auto bring = [&](bf16* stage, int step) {
-    gemm::fetch<A_K_MAJOR, ALIGNED>(stage, a, corner.m0, (first + step) * gemm::TILE_K);
-    gemm::fetch<B_K_MAJOR, ALIGNED>(stage + gemm::TILE_ELEMENTS, b, corner.n0, (first + step) * gemm::TILE_K);
+    tiles_a.fetch(stage, (first + step) * gemm::TILE_K);
+    tiles_b.fetch(stage + gemm::TILE_ELEMENTS, (first + step) * gemm::TILE_K);
   };
   gemm::start(ring, steps, bring);
   gemm::Sums sum = {};

@@ -4,6 +4,7 @@ mod driver;
 mod kernel;
 mod memory;
 pub mod plan;
+mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub struct CudaDevice {
     context: usize,
     stream: usize,
     pool: memory::Pool,
+    staging: staging::Staging,
     loaded: kernel::Loaded,
 }
 
@@ -127,6 +129,7 @@ impl CudaDevice {
             context: context as usize,
             stream: stream as usize,
             pool: memory::Pool::default(),
+            staging: staging::Staging::default(),
             loaded: kernel::Loaded::default(),
         })
     }

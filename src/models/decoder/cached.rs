@@ -38,6 +38,7 @@ impl Decoder {
         caches: &mut [&mut KvCache],
     ) -> Result<Tensor> {
         let tape = Tape::inference();
+        let batch = &self.place(batch)?;
         let mut x = self.embed(&tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
         for (index, layer) in self.layers.iter().enumerate() {

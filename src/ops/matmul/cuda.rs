@@ -8,11 +8,9 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 kernel! {
-    /// kernels/matmul.cu, on tensor cores.
-    TensorCores in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, k: i32,
-        a2: Pointer, b2: Pointer, lda2: i64, ldb2: i64, k2: i32,
-        bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32,
+    /// kernels/matmul.cu: products, on tensor cores and on the ordinary ones.
+    Product in "matmul" {
+        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
     }
 }
 
@@ -33,13 +31,6 @@ kernel! {
 kernel! {
     /// kernels/gemv.cu
     Gemv in "gemv" { x: Pointer, w: Pointer, bias: Pointer, y: Pointer, m: i32, n: i32, k: i32 }
-}
-
-kernel! {
-    /// kernels/matmul.cu, on the ordinary cores.
-    OrdinaryCores in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
-    }
 }
 
 kernel! {
@@ -74,12 +65,12 @@ pub(super) fn grad_input(device: &'static CudaDevice, dy: &Tensor, w: &Tensor) -
 }
 
 /// `dW = dy^T x`, f32.
-pub(super) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     product(device, Case::Tn, dy, x, None, DType::F32)
 }
 
 /// The sum over the rows of dy `[M, n]`, f32 `[n]`.
-pub(super) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
     let (m, n) = dy.dims2(OP)?;
     let out = Tensor::uninitialised(device, &[n], DType::F32)?;
     let entry = dy.dtype().select(OP, ["matmul_column_sums_f32", "matmul_column_sums_bf16"])?;
@@ -104,6 +95,13 @@ struct Operands {
     ldb: i64,
     /// Whether all rows of A and B start on 16 bytes.
     aligned: bool,
+}
+
+impl Operands {
+    fn product(&self, [m, n, k]: [usize; 3]) -> Result<Product> {
+        let Operands { a, b, bias, c, lda, ldb, .. } = *self;
+        Ok(Product { a, b, lda, ldb, bias, c, ldc: n as i64, m: int(m)?, n: int(n)?, k: int(k)? })
+    }
 }
 
 fn product(
@@ -198,25 +196,7 @@ fn tensor_cores(
         (Case::Nn, false) => "matmul_nn_bf16_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_ragged",
     };
-    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
-    let none = Pointer::NULL;
-    let arguments = TensorCores {
-        a,
-        b,
-        lda,
-        ldb,
-        k: int(k)?,
-        a2: none,
-        b2: none,
-        lda2: 0,
-        ldb2: 0,
-        k2: 0,
-        bias,
-        c,
-        ldc: n as i64,
-        m: int(m)?,
-        n: int(n)?,
-    };
+    let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
     device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
 }
@@ -277,9 +257,7 @@ fn ordinary_cores(
         (Case::Tn, (DType::F32, DType::F32)) => "matmul_tn_f32_f32",
         (_, (a, b)) => return Err(no_kernel(a, b)),
     };
-    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
-    let arguments =
-        OrdinaryCores { a, b, lda, ldb, bias, c, ldc: n as i64, m: int(m)?, n: int(n)?, k: int(k)? };
+    let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
     device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))
 }

@@ -1,7 +1,7 @@
 //! Matrix product with a weight: a linear layer.
 
 pub(in crate::ops) mod cpu;
-mod cuda;
+pub(in crate::ops) mod cuda;
 mod plan;
 
 use super::place::place;
