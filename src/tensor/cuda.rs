@@ -108,6 +108,14 @@ impl Tensor {
         Ok(copy)
     }
 
+    /// Gives it memory of its own, with the same elements, if it shares it: what is written there then changes no other tensor.
+    pub(crate) fn make_unshared(&mut self) -> Result<()> {
+        if let (false, Some(device)) = (self.is_unshared(), self.cuda_device()) {
+            *self = self.duplicate(device)?;
+        }
+        Ok(())
+    }
+
     /// Whether no other tensor shares this one's memory.
     fn is_unshared(&self) -> bool {
         Arc::strong_count(&self.storage) == 1
@@ -154,9 +162,7 @@ impl Tensor {
         let bf16s = ["add_assign_bf16_f32", "add_assign_bf16_bf16"];
         let entry = other.dtype.select(OP, self.dtype.select(OP, [f32s, bf16s])?)?;
         let x = other.pointer(OP, device)?;
-        if !self.is_unshared() {
-            *self = self.duplicate(device)?;
-        }
+        self.make_unshared()?;
         let arguments = AddAssign { sum: self.pointer(OP, device)?, x, n: self.numel() as u64 };
         device.launch(entry, arguments, device.spans(self.numel(), 4))
     }

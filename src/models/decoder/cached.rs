@@ -3,15 +3,19 @@
 use super::Decoder;
 use super::layer::Pass;
 use crate::autograd::{Tape, Var};
-use crate::nn::{KvCache, TokenBatch};
-use crate::ops::kv_attention::{KvView, kv_attention};
-use crate::tensor::{DType, Tensor};
+use crate::nn::{KvCache, KvPass, TokenBatch};
+use crate::ops::kv_attention::PageShape;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 impl Decoder {
-    /// An empty cache for one sequence.
+    /// An empty cache for one sequence, where the parameters are; on a device it has the activations' type.
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(self.config.num_layers, self.config.num_kv_heads * self.config.head_dim)
+        let (layers, head) = (self.config.num_layers, [self.config.num_kv_heads, self.config.head_dim]);
+        match self.embedding.weight().value().cuda_device() {
+            Some(device) => KvCache::paged(PageShape::new(device, self.dtype, layers, head)),
+            None => KvCache::new(layers, head[0] * head[1]),
+        }
     }
 
     /// The output of the final norm `[T, hidden]` for new tokens, whose keys and values are added to the caches: sequence i of
@@ -40,18 +44,11 @@ impl Decoder {
         let tape = Tape::inference();
         let mut x = self.embed(&tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        let mut caches = KvPass::begin(caches, lengths)?;
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&tape, &x, &pass, |attention, [q, k, v]| {
-                let (k, v) = (k.value().to_dtype(DType::F32)?, v.value().to_dtype(DType::F32)?);
-                let (k, v) = (k.as_f32()?, v.as_f32()?);
-                let mut start = 0;
-                for (cache, len) in caches.iter_mut().zip(lengths) {
-                    let range = start..start + len * cache.width();
-                    cache.append(index, &k[range.clone()], &v[range.clone()]);
-                    start = range.end;
-                }
-                let views: Vec<KvView<'_>> = caches.iter().map(|cache| cache.view(index)).collect();
-                Ok(Var::constant(kv_attention(q.value(), lengths, &views, &attention.cached_spec())?))
+                caches.append(index, k.value(), v.value())?;
+                Ok(Var::constant(caches.attend(index, q.value(), &attention.cached_spec())?))
             })?;
         }
         Ok(self.norm.forward(&tape, &x)?.into_value())
