@@ -78,15 +78,16 @@ impl Inputs {
         q: Option<&Tensor>,
     ) -> Option<Tensor> {
         let cols = shape.kv_heads * shape.dim;
-        let rows = |which: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
+        let rows = |which: usize| {
             let parts = self.caches.iter().zip(past.iter().zip(new));
-            let all: Vec<f32> = parts
-                .flat_map(|(c, (past, new))| which(c)[past * cols..(past + new) * cols].to_vec())
-                .collect();
+            let part = |((k, v), (past, new)): (&(Vec<f32>, Vec<f32>), (&usize, &usize))| {
+                [k, v][which][past * cols..(past + new) * cols].to_vec()
+            };
+            let all: Vec<f32> = parts.flat_map(part).collect();
             let shape = [all.len() / cols, cols];
             Tensor::from_f32(all, &shape).to_dtype(self.q.dtype()).unwrap().to_device(device).unwrap()
         };
-        let (k, v) = (rows(|c| &c.0), rows(|c| &c.1));
+        let (k, v) = (rows(0), rows(1));
         let mut refs: Vec<&mut KvCache> = caches.iter_mut().collect();
         let mut pass = KvPass::begin(&mut refs, new).unwrap();
         pass.append(0, &v, &k).unwrap();
