@@ -13,10 +13,9 @@
 
 #define TENSOR_CORES(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED, OUT)                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
-      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, int k, const bf16* a2, const bf16* b2, long long lda2,  \
-           long long ldb2, int k2, const float* bias, OUT* c, long long ldc, int m, int n) {                                   \
-    gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, {a2, lda2, m, k2}, {b2, ldb2, n, k2}, bias, c,    \
-                                             ldc);                                                                             \
+      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, const float* bias, OUT* c, long long ldc, int m, int n, \
+           int k) {                                                                                                            \
+    gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, bias, c, ldc);                                    \
   }
 TENSOR_CORES(matmul_nt_bf16, true, true, true, bf16)
 TENSOR_CORES(matmul_nn_bf16, true, false, true, bf16)

@@ -111,6 +111,26 @@ pub enum Error {
         /// What the driver said, and what to do.
         detail: String,
     },
+    /// An allocation that does not fit a CUDA device.
+    #[error(
+        "cuda: {needed} MiB more do not fit {device}: {why}; {in_use} MiB are in use, {peak} MiB at the peak{}. Use a smaller \
+         --batch-size (with more --grad-accumulation), shorter sequences, --gradient-checkpointing, or --dtype bf16",
+        .plan.as_deref().map(|p| format!(", planned {p}")).unwrap_or_default()
+    )]
+    DeviceMemory {
+        /// The device's name.
+        device: String,
+        /// MiB that were asked for.
+        needed: usize,
+        /// MiB in tensors at that moment.
+        in_use: usize,
+        /// The most MiB that ever were.
+        peak: usize,
+        /// What the driver said, or the limit.
+        why: String,
+        /// The run's memory plan, if there is one.
+        plan: Option<String>,
+    },
     /// The Hugging Face Hub could not deliver.
     #[error("hub: {repo}: {detail}")]
     Hub {
@@ -154,6 +174,16 @@ impl Error {
     /// An [`Error::Model`].
     pub fn model(what: impl Into<String>, detail: impl Into<String>) -> Error {
         Error::Model { what: what.into(), detail: detail.into() }
+    }
+
+    /// Adds a run's memory plan to an [`Error::DeviceMemory`]; others stay as they are.
+    pub fn with_memory_plan(self, planned: &impl std::fmt::Display) -> Error {
+        match self {
+            Error::DeviceMemory { device, needed, in_use, peak, why, plan: None } => {
+                Error::DeviceMemory { device, needed, in_use, peak, why, plan: Some(planned.to_string()) }
+            }
+            other => other,
+        }
     }
 
     /// An [`Error::Unsupported`].

@@ -1,5 +1,6 @@
-// C = A B + A2 B2 + bias on tensor cores: bf16 operands, f32 sums, C bf16 or f32. A: [m, k], B: [k, n], C: [m, n]; A2 and B2
-// go on where A and B end along k (the adapter of a LoRA: its rank), so that a tile of C stays in registers for both.
+// C = A B + bias on tensor cores: bf16 operands, f32 sums, C bf16 or f32. A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
+// stand alone (Tiles, start, advance, write_tile), for products that go on over other operands (the rank of a LoRA) or do something
+// to the sums in between.
 //
 // An operand lies with k along its rows (K_MAJOR: A as [m, k], B as [n, k]) or across them (A as [k, m], B as [k, n]); leading
 // dimensions count elements. All sizes are free. Where a row does not start on 16 bytes (not ALIGNED), elements are loaded one by
@@ -8,7 +9,8 @@
 // A block of 4 warps makes 128 x 128 of C, a warp 64 x 64: a k16 step then reads 8 ldmatrix.x4 for 32 mma, half of what shared
 // memory can deliver beside the tensor cores (at 32 x 32 a warp it would be all). Tiles of 32 along k come through a ring of 4
 // stages. 16-byte chunks are permuted so that neither the copies nor ldmatrix meet a bank twice. Blocks walk C in groups of 8
-// rows of tiles, so that those which run together share rows of A and columns of B in L2.
+// rows of tiles, so that those which run together share rows of A and columns of B in L2. A thread's addresses of a step
+// differ from those of the step before by constants, so that the integer lanes keep up with the tensor cores.
 #pragma once
 
 #include "async_copy.cuh"
@@ -43,31 +45,57 @@ __device__ __forceinline__ int place(int row, int chunk) {
   return K_MAJOR ? row * TILE_K + (chunk ^ (row >> 1 & 3)) * CHUNK : row * TILE_M + (chunk ^ (row & 7)) * CHUNK;
 }
 
-// Brings the tile at (outer0, k0) to shared memory; what lies outside the matrix becomes zero.
-template <bool K_MAJOR, bool ALIGNED>
-__device__ __forceinline__ void fetch(bf16* tile, const Operand& x, int outer0, int k0) {
-  constexpr int CHUNKS = (K_MAJOR ? TILE_K : TILE_M) / CHUNK;
+// What a thread copies of an operand's tiles: four chunks, which are a fixed number of rows of the matrix apart.
+template <bool K_MAJOR, bool ALIGNED> struct Tiles {
+  static constexpr int CHUNKS = (K_MAJOR ? TILE_K : TILE_M) / CHUNK;  // of a row
+  static constexpr int ROWS = THREADS / CHUNKS;                       // that the block copies at once
+  static constexpr int ROW_ELEMENTS = K_MAJOR ? TILE_K : TILE_M;
+  static_assert(ROWS % 8 == 0, "the permutation of chunks repeats after 8 rows");
+
+  const bf16* from;  // the first chunk of the tile at k = 0
+  long long ld;
+  int to;            // where it goes in a tile
+  int down, across;  // rows and elements of the matrix from there on
+
+  __device__ __forceinline__ Tiles(const Operand& x, int outer0) {
+    const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    from = x.data + (K_MAJOR ? (outer0 + row) * x.ld + chunk * CHUNK : row * x.ld + outer0 + chunk * CHUNK);
+    ld = x.ld;
+    to = place<K_MAJOR>(row, chunk);
+    down = (K_MAJOR ? x.outer - outer0 : x.k) - row;
+    across = (K_MAJOR ? x.k : x.outer - outer0) - chunk * CHUNK;
+  }
+
+  // Brings the tile at k0 to shared memory; what lies outside the matrix becomes zero. No byte outside it is read.
+  __device__ __forceinline__ void fetch(bf16* tile, int k0) const {
+    const int rows = K_MAJOR ? down : down - k0;
+    const int count = min(max(K_MAJOR ? across - k0 : across, 0), CHUNK);
+    const bf16* at = from + (K_MAJOR ? k0 : k0 * ld);
 #pragma unroll
-  for (int i = 0; i < TILE_ELEMENTS / CHUNK / THREADS; i++) {
-    const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
-    const int down = (K_MAJOR ? outer0 : k0) + row, across = (K_MAJOR ? k0 : outer0) + chunk * CHUNK;
-    const int left = (K_MAJOR ? x.k : x.outer) - across;
-    const int count = down < (K_MAJOR ? x.outer : x.k) ? min(max(left, 0), CHUNK) : 0;
-    const bf16* from = count > 0 ? x.data + down * x.ld + across : x.data;
-    bf16* to = tile + place<K_MAJOR>(row, chunk);
-    if constexpr (ALIGNED) {
-      copy_async_16(to, from, 2 * count);
-    } else {
-      uint4 packed = {0, 0, 0, 0};
-      unsigned* words = &packed.x;
+    for (int i = 0; i < TILE_ELEMENTS / CHUNK / THREADS; i++) {
+      const int some = i * ROWS < rows ? count : 0;
+      bf16* target = tile + to + i * ROWS * ROW_ELEMENTS;
+      if constexpr (ALIGNED) {
+        copy_async_16(target, at, 2 * some);
+      } else {
+        uint4 packed = {0, 0, 0, 0};
+        unsigned* words = &packed.x;
 #pragma unroll
-      for (int e = 0; e < CHUNK; e++) {
-        const unsigned bits = e < count ? __bfloat16_as_ushort(from[e]) : 0;
-        words[e / 2] |= bits << (e % 2 * 16);
+        for (int e = 0; e < CHUNK; e++) {
+          const unsigned bits = e < some ? __bfloat16_as_ushort(at[e]) : 0;
+          words[e / 2] |= bits << (e % 2 * 16);
+        }
+        *reinterpret_cast<uint4*>(target) = packed;
       }
-      *reinterpret_cast<uint4*>(to) = packed;
+      at += ROWS * ld;
     }
   }
+};
+
+// One tile alone.
+template <bool K_MAJOR, bool ALIGNED>
+__device__ __forceinline__ void fetch(bf16* tile, const Operand& x, int outer0, int k0) {
+  Tiles<K_MAJOR, ALIGNED>(x, outer0).fetch(tile, k0);
 }
 
 // The fragments of A for 16 rows and 16 k, from row `row` and k `k` of the tile.
@@ -107,49 +135,59 @@ __device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
   reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
   reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
 }
+// Adds eight neighbouring f32 to others.
+__device__ __forceinline__ void add8(const float* from, float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const float4 old = reinterpret_cast<const float4*>(from)[i];
+    v[4 * i] += old.x, v[4 * i + 1] += old.y, v[4 * i + 2] += old.z, v[4 * i + 3] += old.w;
+  }
+}
 __device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
 __device__ __forceinline__ void store1(float* to, float v) { *to = v; }
 
-// The kernel's body. `bias` may be null; `k` of the second pair may be 0.
-template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
-__device__ __forceinline__ void run(const Operand a, const Operand b, const Operand a2, const Operand b2, const float* bias,
-                                    Out* c, long long ldc) {
-  extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
-  const int m = a.outer, n = b.outer, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// A warp's part of a tile of C, as mma leaves it: element e of [i][j] is at row 16 i + lane / 4 + e / 2 * 8 and column
+// 8 j + lane % 4 * 2 + e % 2.
+using Sums = float[WARP_M / 16][WARP_N / 8][4];
 
-  // Grouped order of tiles.
+// Where a block's tile of C begins, in the grouped order.
+struct Corner {
+  int m0, n0;
+};
+__device__ __forceinline__ Corner corner_of_block(int m, int n) {
   const int tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
   const int per_group = GROUP_M * tiles_n, group = blockIdx.x / per_group, first_m = group * GROUP_M;
   const int rows = min(tiles_m - first_m, GROUP_M), in_group = blockIdx.x % per_group;
-  const int m0 = (first_m + in_group % rows) * TILE_M, n0 = in_group / rows * TILE_N;
-  const int warp_m = warp % (TILE_M / WARP_M) * WARP_M, warp_n = warp / (TILE_M / WARP_M) * WARP_N;
+  return {(first_m + in_group % rows) * TILE_M, in_group / rows * TILE_N};
+}
 
-  const int steps1 = (a.k + TILE_K - 1) / TILE_K, steps = steps1 + (a2.k + TILE_K - 1) / TILE_K;
-  auto bring = [&](int step) {
-    bf16* stage = ring + step % STAGES * STAGE_ELEMENTS;
-    if (step < steps1) {
-      fetch<A_K_MAJOR, ALIGNED>(stage, a, m0, step * TILE_K);
-      fetch<B_K_MAJOR, ALIGNED>(stage + TILE_ELEMENTS, b, n0, step * TILE_K);
-    } else {
-      fetch<A_K_MAJOR, ALIGNED>(stage, a2, m0, (step - steps1) * TILE_K);
-      fetch<B_K_MAJOR, ALIGNED>(stage + TILE_ELEMENTS, b2, n0, (step - steps1) * TILE_K);
-    }
-  };
+// And where a warp's part begins in the block's tile.
+__device__ __forceinline__ Corner corner_of_warp() {
+  const int warp = threadIdx.x / 32;
+  return {warp % (TILE_M / WARP_M) * WARP_M, warp / (TILE_M / WARP_M) * WARP_N};
+}
+
+// Starts the first copies. bring(stage, step) copies what a step multiplies: a tile of A, a tile of B behind it.
+template <class Bring> __device__ __forceinline__ void start(bf16* ring, int steps, const Bring& bring) {
 #pragma unroll 1
   for (int step = 0; step < STAGES - 1; step++) {
-    if (step < steps) bring(step);
+    if (step < steps) bring(ring + step * STAGE_ELEMENTS, step);
     copy_async_commit();
   }
+}
 
-  float sum[WARP_M / 16][WARP_N / 8][4] = {};
+// Adds the products of the steps `from` to `to` of `steps`.
+template <bool A_K_MAJOR, bool B_K_MAJOR, class Bring>
+__device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to, int steps, const Bring& bring) {
+  const Corner warp = corner_of_warp();
 #pragma unroll 1
-  for (int step = 0; step < steps; step++) {
+  for (int step = from; step < to; step++) {
     copy_async_wait<STAGES - 2>();
     // Hazards: the tile of this step was copied by other threads too; and the stage that is filled next is the one that every
     // warp read in the step before.
     __syncthreads();
-    if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
+    const int next = step + STAGES - 1;
+    if (next < steps) bring(ring + next % STAGES * STAGE_ELEMENTS, next);
     copy_async_commit();
     const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
     const bf16* tile_b = tile_a + TILE_ELEMENTS;
@@ -157,9 +195,9 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
     for (int k = 0; k < TILE_K; k += 16) {
       unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
 #pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp_m + i * 16, k);
+      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
 #pragma unroll
-      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp_n + j * 16, k);
+      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
 #pragma unroll
       for (int i = 0; i < WARP_M / 16; i++) {
 #pragma unroll
@@ -167,11 +205,18 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
       }
     }
   }
+}
 
-  // The results go out through shared memory, 16 rows a warp at a time, so that each store is 16 bytes of a row.
+// Writes the block's tile of C, or with ADDS (C f32) and `add` adds it to what C holds, which is rounded once more then. The
+// results go out through shared memory, 16 rows a warp at a time, so that each store is 16 bytes of a row. `bias` may be null.
+template <bool ADDS = false, typename Out>
+__device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem, Corner block, int m, int n, const float* bias, Out* c,
+                                           long long ldc, bool add = false) {
+  const int lane = threadIdx.x % 32;
+  const Corner warp = corner_of_warp();
   copy_async_wait<0>();
   __syncthreads();  // Hazard: the slabs lie where other warps may still read the last tiles.
-  float* slab = reinterpret_cast<float*>(smem) + warp * 16 * SLAB_STRIDE;
+  float* slab = reinterpret_cast<float*>(smem) + threadIdx.x / 32 * 16 * SLAB_STRIDE;
 #pragma unroll
   for (int i = 0; i < WARP_M / 16; i++) {
     const int row = lane / 4, col = lane % 4 * 2;
@@ -184,7 +229,7 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
 #pragma unroll
     for (int part = 0; part < 16 * WARP_N / CHUNK / 32; part++) {
       const int id = lane + part * 32, r = id / (WARP_N / CHUNK), across = id % (WARP_N / CHUNK) * CHUNK;
-      const int global_row = m0 + warp_m + i * 16 + r, global_col = n0 + warp_n + across;
+      const int global_row = block.m0 + warp.m0 + i * 16 + r, global_col = block.n0 + warp.n0 + across;
       if (global_row >= m || global_col >= n) continue;
       float v[CHUNK];
 #pragma unroll
@@ -194,6 +239,13 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
       }
       Out* to = c + global_row * ldc + global_col;
       const bool whole = global_col + CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
+      if constexpr (ADDS) {
+        if (add && whole) add8(to, v);
+#pragma unroll
+        for (int e = 0; e < CHUNK; e++) {
+          if (add && !whole && global_col + e < n) v[e] += to[e];
+        }
+      }
       if (whole) {
         store8(to, v);
       } else {
@@ -202,6 +254,25 @@ __device__ __forceinline__ void run(const Operand a, const Operand b, const Oper
     }
     __syncwarp();  // Hazard: the next 16 rows overwrite these.
   }
+}
+
+// The kernel's body.
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, bool ADDS = false, typename Out>
+__device__ __forceinline__ void run(const Operand a, const Operand b, const float* bias, Out* c, long long ldc, bool add = false) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  bf16* ring = reinterpret_cast<bf16*>(smem);
+  const Corner block = corner_of_block(a.outer, b.outer);
+  const int steps = (a.k + TILE_K - 1) / TILE_K;
+  const Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, block.m0);
+  const Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
+  auto bring = [&](bf16* stage, int step) {
+    tiles_a.fetch(stage, step * TILE_K);
+    tiles_b.fetch(stage + TILE_ELEMENTS, step * TILE_K);
+  };
+  Sums sum = {};
+  start(ring, steps, bring);
+  advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+  write_tile<ADDS>(sum, smem, block, a.outer, b.outer, bias, c, ldc, add);
 }
 
 }  // namespace gemm

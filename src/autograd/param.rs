@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::Result;
+use crate::device::Device;
 use crate::tensor::Tensor;
 
 /// Identifies a parameter in this process; ids grow in the order of creation.
@@ -58,6 +59,14 @@ impl Param {
     /// The present value.
     pub fn value(&self) -> Tensor {
         self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Moves the value to a device, where it stays.
+    pub fn to_device(&self, device: Device) -> Result<()> {
+        self.update(|value| {
+            *value = value.to_device(device)?;
+            Ok(())
+        })
     }
 
     /// Changes the value through `f`; in place where nobody else holds the tensor.

@@ -1,13 +1,34 @@
 //! `warptune doctor`: what this machine offers, and what this binary makes of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::Result;
+use crate::cli::device;
+use crate::device::Device;
+use crate::device::cuda::{self, CudaDevice, embedded};
+use crate::tensor::{DType, Tensor};
 use crate::train::say;
+use crate::{Error, Result};
 
-/// Prints the report.
-pub fn run() -> Result<()> {
+/// Report what this machine offers and what the binary makes of it.
+#[derive(clap::Args)]
+pub(super) struct DoctorArgs {
+    /// A device to open first: with 'emulated' the report is on the emulated driver
+    #[arg(long, value_name = device::VALUES)]
+    device: Option<String>,
+}
+
+impl DoctorArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        if let Some(name) = &self.device {
+            device::open(name)?;
+        }
+        report();
+        Ok(())
+    }
+}
+
+fn report() {
     say(format!("warptune {}", env!("CARGO_PKG_VERSION")));
     say(format!("  platform          {} {}", std::env::consts::OS, std::env::consts::ARCH));
     say(format!("  optional parts    {}", optional_parts()));
@@ -23,13 +44,17 @@ pub fn run() -> Result<()> {
     }
     say("\ngpu");
     say(format!("  driver library    {}", driver_library()));
-    say(format!("  gpus              {}", gpus()));
-    say("  compiled kernels  none: this version computes on the CPU only");
-    Ok(())
+    say(format!("  nvidia-smi        {}", nvidia_smi()));
+    say(format!("  kernels           {} modules, {}", embedded::MODULES.len(), embedded::ORIGIN));
+    devices().iter().for_each(say);
 }
 
 fn optional_parts() -> String {
-    let parts = [("hub", cfg!(feature = "hub")), ("parquet", cfg!(feature = "parquet"))];
+    let parts = [
+        ("hub", cfg!(feature = "hub")),
+        ("parquet", cfg!(feature = "parquet")),
+        ("emulated", cfg!(feature = "emulated")),
+    ];
     parts.map(|(name, on)| format!("{name} {}", if on { "yes" } else { "no" })).join(", ")
 }
 
@@ -77,35 +102,59 @@ fn memory_gib() -> Option<(f64, f64)> {
 }
 
 fn driver_library() -> String {
-    let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-    let mut folders: Vec<PathBuf> =
-        std::env::var_os("LD_LIBRARY_PATH").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
-    let usual = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/lib/wsl/lib",
-        "/usr/local/nvidia/lib64",
-        "/usr/local/cuda/compat",
-        "C:\\Windows\\System32",
-    ];
-    folders.extend(usual.iter().map(PathBuf::from));
-    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-    match found {
-        Some(path) => format!("{} (not used by this version)", path.display()),
-        None => format!("no {name} found"),
+    match cuda::driver_present() {
+        true => "found".to_string(),
+        false => "none (libcuda.so.1 comes with NVIDIA's driver)".to_string(),
+    }
+}
+
+/// What the driver says of each device, and whether the kernels load there and work.
+fn devices() -> Vec<String> {
+    if !cuda::driver_present() {
+        return vec!["  devices           none".to_string()];
+    }
+    match cuda::device_count() {
+        Err(e) => vec![format!("  devices           {e}")],
+        Ok(0) => vec!["  devices           none".to_string()],
+        Ok(count) => {
+            (0..count).map(|ordinal| format!("  device {ordinal:<11}{}", describe(ordinal))).collect()
+        }
+    }
+}
+
+fn describe(ordinal: usize) -> String {
+    match Device::Cuda(ordinal).cuda().and_then(|device| Ok((device.properties(), works(device)?))) {
+        Ok((found, ())) => {
+            let (major, minor) = found.capability;
+            let memory = found.memory as f64 / f64::from(1 << 30);
+            format!(
+                "{}, compute capability {major}.{minor}, {} multiprocessors, {memory:.1} GiB; the kernels load and work",
+                found.name, found.multiprocessors
+            )
+        }
+        Err(e) => e.to_string(),
+    }
+}
+
+/// Loads every module, and runs one kernel.
+fn works(device: &'static CudaDevice) -> Result<()> {
+    device.load_all()?;
+    let x = Tensor::from_f32(vec![1.5, -2.0, 0.25], &[3]).to_device(Device::Cuda(device.ordinal()))?;
+    let back = x.to_dtype(DType::BF16)?.to_vec_f32()?;
+    match back == [1.5, -2.0, 0.25] {
+        true => Ok(()),
+        false => Err(Error::Cuda { what: device.name().into(), detail: format!("a cast gave {back:?}") }),
     }
 }
 
 /// What nvidia-smi tells, where there is one.
-fn gpus() -> String {
+fn nvidia_smi() -> String {
     let query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"];
     let answer = Command::new("nvidia-smi").args(query).stdin(Stdio::null()).stderr(Stdio::null()).output();
     match answer {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
-            text.lines().map(str::trim).collect::<Vec<_>>().join("; ") + " (not used by this version)"
+            text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
         }
         Ok(output) => format!("nvidia-smi is there but failed ({})", output.status),
         Err(_) if Path::new("/proc/driver/nvidia/version").exists() => {

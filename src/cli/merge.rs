@@ -69,9 +69,9 @@ fn logits(model: &Decoder, tokens: &TokenBatch) -> Result<Tensor> {
 }
 
 fn report(before: &Tensor, after: &Tensor, vocab: usize) -> Result<()> {
-    let (before, after) = (before.as_f32()?, after.as_f32()?);
+    let (before, after) = (before.to_vec_f32()?, after.to_vec_f32()?);
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f32, |m, x| m.max(x.abs()));
-    let gap = largest(&mut before.iter().zip(after).map(|(b, a)| b - a));
+    let gap = largest(&mut before.iter().zip(&after).map(|(b, a)| b - a));
     let size = largest(&mut before.iter().copied());
     let rows = before.chunks_exact(vocab).zip(after.chunks_exact(vocab));
     let positions = before.len() / vocab.max(1);

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod config;
+mod device;
 mod doctor;
 mod generate;
 mod interrupt;
@@ -45,8 +46,7 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     Merge(merge::MergeArgs),
     Preview(preview::PreviewArgs),
-    /// Report what this machine offers and what the binary makes of it
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
     BenchStep(bench::BenchStepArgs),
     #[command(hide = true)]
@@ -102,7 +102,7 @@ fn run(command: Command) -> Result<()> {
         Command::Chat(args) => args.run(),
         Command::Merge(args) => args.run(),
         Command::Preview(args) => args.run(),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),
         Command::BenchGenerate(args) => args.run(),
     }

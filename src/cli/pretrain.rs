@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::device;
 use crate::cli::settings::{RawTrain, check, float_dtype};
 use crate::cli::start::{HasOutput, Prepared, RunArgs};
 use crate::train::recipes::pretrain::{ModelShape, Options, TokenizerSource, run};
@@ -30,6 +31,7 @@ pub(super) struct PretrainArgs {
 struct Raw {
     output: String,
     seed: u64,
+    device: String,
     model: RawModel,
     tokenizer: RawTokenizer,
     data: RawData,
@@ -41,6 +43,7 @@ impl Default for Raw {
         Raw {
             output: String::new(),
             seed: 42,
+            device: "cpu".to_string(),
             model: RawModel::default(),
             tokenizer: RawTokenizer::default(),
             data: RawData::default(),
@@ -168,6 +171,7 @@ impl Raw {
             validation_fraction: self.data.validation,
             train: self.train.resolve(RATE, self.seed)?,
             output: PathBuf::from(&self.output),
+            device: device::open(&self.device)?,
         })
     }
 }

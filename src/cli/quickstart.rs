@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::device;
 use crate::cli::sft::SftArgs;
 use crate::cli::start::RunArgs;
 use crate::cli::stream::AnswerStream;
@@ -47,10 +48,17 @@ pub(super) struct QuickstartArgs {
     /// Folder for everything (default: the next free one under runs/)
     #[arg(long, short, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_name = device::VALUES, default_value = "cpu")]
+    device: String,
+    /// Stop the fine-tuning after so many steps
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u32>,
 }
 
 impl QuickstartArgs {
     pub(super) fn run(&self) -> Result<()> {
+        let device = device::open(&self.device)?;
         let out = self.out.clone().unwrap_or_else(|| next_free(Path::new("runs/quickstart")));
         if out.join("run").exists() {
             let detail = format!("{} already holds a run; choose another folder", out.display());
@@ -68,19 +76,25 @@ impl QuickstartArgs {
             "A small Llama, pretrained on Shakespeare's works by this engine, is to learn to answer with two lines of verse.\n",
         );
         say("BEFORE");
-        let model = base_model::load(&base, crate::tensor::DType::F32)?;
+        let base_model = || {
+            let loaded = base_model::load(&base, crate::tensor::DType::F32)?;
+            loaded.model.to_device(device)?;
+            Ok::<_, Error>(loaded)
+        };
+        let model = base_model()?;
         answer(&model)?;
         drop(model);
 
         say("\nFINE-TUNING");
         let text = |path: &Path| path.display().to_string();
-        let args = RunArgs::new(out.join("quickstart.toml"), text(&run));
+        let config = out.join("quickstart.toml");
+        let args = RunArgs::new(config, text(&run), self.device.clone(), self.max_steps);
         SftArgs::new(text(&base), text(&out.join("couplets.jsonl")), args).run()?;
 
         say("\nLOSS");
         curve(&metrics::read(&run.join("metrics.jsonl"))?);
         say("\nAFTER");
-        let mut model = base_model::load(&base, crate::tensor::DType::F32)?;
+        let mut model = base_model()?;
         lora::load(&mut model.model, &run.join("adapter"))?;
         answer(&model)?;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::cli::device;
 use crate::cli::settings::{RawTrain, check, float_dtype, required};
 use crate::cli::start::{Prepared, RunArgs};
 use crate::data::{OverLong, PromptStyle, TrainOn};
@@ -51,6 +52,7 @@ pub(super) struct SftArgs {
 struct Raw {
     output: String,
     seed: u64,
+    device: String,
     method: RawMethod,
     model: RawModel,
     data: RawData,
@@ -63,6 +65,7 @@ impl Default for Raw {
         Raw {
             output: String::new(),
             seed: 42,
+            device: "cpu".to_string(),
             method: RawMethod::Lora,
             model: RawModel::default(),
             data: RawData::default(),
@@ -291,6 +294,7 @@ impl Raw {
             data: DataOptions { train, validation, validation_fraction, packing, examples },
             train: self.train.resolve(rate, self.seed)?,
             output: PathBuf::from(&self.output),
+            device: device::open(&self.device)?,
         })
     }
 }

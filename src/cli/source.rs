@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cli::device;
 use crate::cli::settings::float_dtype;
 use crate::formats::hub;
 use crate::formats::peft::{CONFIG_FILE, LoraConfig};
@@ -19,6 +20,9 @@ pub(super) struct ModelArgs {
     /// Adapter: a folder in PEFT's layout, or a Hub id
     #[arg(long, value_name = "PATH_OR_ID")]
     adapter: Option<String>,
+    /// Where to compute
+    #[arg(long, value_name = device::VALUES, default_value = "cpu")]
+    device: String,
     /// Type of weights and computation
     #[arg(long, value_name = "f32|bf16", default_value = "f32")]
     dtype: String,
@@ -34,6 +38,7 @@ impl ModelArgs {
     /// adapter; the model's own where a lone adapter tells nothing, or ChatML where the model has none either.
     pub fn load(&self) -> Result<BaseModel> {
         let dtype = float_dtype("dtype", &self.dtype)?;
+        let device = device::open(&self.device)?;
         let adapter = self.adapter.as_deref().map(|adapter| hub::resolve(adapter, None)).transpose()?;
         let source = match (&self.model, &adapter) {
             (Some(model), _) => model.clone(),
@@ -41,6 +46,7 @@ impl ModelArgs {
             (None, None) => return Err(Error::config("model", "is missing: give --model PATH_OR_ID")),
         };
         let mut base = base_model::load(&hub::resolve(&source, None)?, dtype)?;
+        base.model.to_device(device)?;
         if let Some(folder) = &adapter {
             lora::load(&mut base.model, folder)?;
             let tokenizer = &mut base.tokenizer;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use toml::Value;
 
 use crate::cli::config;
+use crate::cli::device;
 use crate::cli::interrupt;
 use crate::train::launch::{Launch, Start};
 use crate::train::next_free;
@@ -16,10 +17,11 @@ use crate::{Error, Result};
 /// `--resume` without a folder: the run that the config names.
 const AUTO: &str = "auto";
 
-/// Settings that may differ when a run is resumed, since they do not change what it computes. (The data are compared by
-/// content.)
-const FREE: [&str; 8] = [
+/// Settings that may differ when a run is resumed, since they do not change what it computes (on another device, nothing but
+/// the last bits). The data are compared by content.
+const FREE: [&str; 9] = [
     "output",
+    "device",
     "model.path",
     "data.train",
     "data.validation",
@@ -59,6 +61,9 @@ pub(super) struct RunArgs {
     /// Recompute layers in the backward to save memory
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// Where to compute (default: cpu)
+    #[arg(long, value_name = device::VALUES)]
+    device: Option<String>,
     /// Type of the computation
     #[arg(long, value_name = "f32|bf16")]
     dtype: Option<String>,
@@ -87,9 +92,10 @@ pub(super) struct Prepared<T> {
 }
 
 impl RunArgs {
-    /// A new run with the settings of a file, in the folder `output`.
-    pub fn new(config: PathBuf, output: String) -> RunArgs {
-        RunArgs { config: Some(config), output: Some(output), ..RunArgs::default() }
+    /// A new run with the settings of a file, in the folder `output`, on a device; perhaps of so many steps alone.
+    pub fn new(config: PathBuf, output: String, device: String, max_steps: Option<u32>) -> RunArgs {
+        let (config, output, device) = (Some(config), Some(output), Some(device));
+        RunArgs { config, output, device, max_steps, ..RunArgs::default() }
     }
 
     /// Reads the config: `--config`, else that of the run to resume; `flags` are the command's own.
@@ -102,6 +108,7 @@ impl RunArgs {
         let mut all = vec![
             ("output", self.output.clone().map(Value::String)),
             ("seed", number(self.seed)),
+            ("device", self.device.clone().map(Value::String)),
             ("model.dtype", self.dtype.clone().map(Value::String)),
             ("train.lr", self.lr.map(Value::Float)),
             ("train.epochs", number(self.epochs)),

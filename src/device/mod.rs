@@ -45,7 +45,7 @@ impl std::str::FromStr for Device {
 
     /// Reads `cpu`, `cuda` (the first device) or `cuda:1`.
     fn from_str(text: &str) -> Result<Device> {
-        let bad = || Error::config("device", format!("'{text}' is none of cpu, cuda, cuda:N"));
+        let bad = || Error::config("device", format!("'{text}' is none of cpu, cuda, cuda:N, emulated"));
         match text.split_once(':') {
             None if text == "cpu" => Ok(Device::Cpu),
             None if text == "cuda" => Ok(Device::Cuda(0)),

@@ -5,9 +5,12 @@ mod stop;
 
 use std::ops::ControlFlow;
 
+use crate::autograd::{Tape, Var};
+use crate::device::Device;
 use crate::device::philox::Philox;
 use crate::models::Decoder;
 use crate::nn::{KvCache, TokenBatch};
+use crate::ops::embedding::embedding;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -89,6 +92,7 @@ pub fn generate(
     while !running.is_empty() {
         let logits = next_logits(model, &mut running)?;
         let mut still = Vec::with_capacity(running.len());
+        let logits = logits.to_device(Device::Cpu)?;
         let mut rows = logits.as_f32()?.chunks_exact(model.config().vocab_size);
         let mut interrupted = false;
         for mut sequence in running.drain(..) {
@@ -150,12 +154,11 @@ fn next_logits(model: &Decoder, running: &mut [Running]) -> Result<Tensor> {
     if batch.tokens() == caches.len() {
         return model.logits(&hidden);
     }
-    let width = model.config().hidden_size;
-    let mut last = Vec::with_capacity(caches.len() * width);
-    for end in &batch.cu_seqlens()[1..] {
-        last.extend_from_slice(hidden.rows(end - 1, 1)?.to_dtype(DType::F32)?.as_f32()?);
-    }
-    model.logits(&Tensor::from_f32(last, &[caches.len(), width]))
+    // The hidden state of each sequence's last token.
+    let last: Vec<u32> = batch.cu_seqlens()[1..].iter().map(|end| (end - 1) as u32).collect();
+    let last = Tensor::from_u32(last, &[caches.len()]).to_device(hidden.device())?;
+    let rows = embedding(&Tape::inference(), &last, &Var::constant(hidden), DType::F32)?;
+    model.logits(rows.value())
 }
 
 fn check_prompts(model: &Decoder, prompts: &[Vec<u32>]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Linear layers: a weight of some kind, perhaps a bias, perhaps an adapter.
 
 use crate::autograd::{Param, Tape, Var};
+use crate::device::Device;
 use crate::ops::lora_matmul::{Lora, lora_matmul};
 use crate::ops::matmul::matmul;
 use crate::{Error, Result};
@@ -58,6 +59,12 @@ impl Linear {
         let value = weight.value();
         // Whoever made the layer checked that its weight is a matrix.
         (value.shape()[0], value.shape()[1])
+    }
+
+    /// Where the weight is.
+    pub fn device(&self) -> Device {
+        let Weight::Dense(weight) = &self.weight;
+        weight.value().device()
     }
 
     /// The adapter, if one is attached.

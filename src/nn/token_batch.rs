@@ -1,7 +1,7 @@
 //! Tokens as a model takes them.
 
-use std::sync::Arc;
-
+use crate::device::Device;
+use crate::ops::attention::CuSeqlens;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub struct TokenBatch {
     ids: Tensor,
     positions: Tensor,
-    cu_seqlens: Arc<[usize]>,
+    cu_seqlens: CuSeqlens,
 }
 
 impl TokenBatch {
@@ -19,7 +19,7 @@ impl TokenBatch {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::DType`] when the parts do not fit together.
-    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<Arc<[usize]>>) -> Result<TokenBatch> {
+    pub fn new(ids: Tensor, positions: Tensor, cu_seqlens: impl Into<CuSeqlens>) -> Result<TokenBatch> {
         const OP: &str = "token batch";
         let cu_seqlens = cu_seqlens.into();
         let (tokens, numbered) = (ids.as_u32()?.len(), positions.as_u32()?.len());
@@ -75,6 +75,15 @@ impl TokenBatch {
         TokenBatch::new(tensor(ids), tensor(positions), cu_seqlens)
     }
 
+    /// The same batch on a device: what all ops of a pass read is moved there once.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit.
+    pub fn to_device(&self, device: Device) -> Result<TokenBatch> {
+        let (ids, positions) = (self.ids.to_device(device)?, self.positions.to_device(device)?);
+        Ok(TokenBatch { ids, positions, cu_seqlens: self.cu_seqlens.clone() })
+    }
+
     /// Token ids, u32 `[T]`.
     pub fn ids(&self) -> &Tensor {
         &self.ids
@@ -86,7 +95,7 @@ impl TokenBatch {
     }
 
     /// 0, then the end of each sequence.
-    pub fn cu_seqlens(&self) -> &Arc<[usize]> {
+    pub fn cu_seqlens(&self) -> &CuSeqlens {
         &self.cu_seqlens
     }
 

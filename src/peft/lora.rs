@@ -37,7 +37,8 @@ pub fn attach(model: &mut Decoder, config: &LoraConfig, seed: u64) -> Result<()>
         let a = (0..(r * input) as u64).map(|i| (2.0 * random.uniform(i) - 1.0) * bound).collect();
         let a = Tensor::from_f32(a, &[r, input]);
         let b = Tensor::from_f32(vec![0.0; out * r], &[out, r]);
-        linear.attach(adapter(config, &path, a, b)?)?;
+        let device = linear.device();
+        linear.attach(adapter(config, &path, a.to_device(device)?, b.to_device(device)?)?)?;
     }
     model.set_trainable(false);
     Ok(())
@@ -77,7 +78,9 @@ pub fn load(model: &mut Decoder, folder: &Path) -> Result<LoraConfig> {
         }
         let (a, b) = (pair.a.to_f32()?, pair.b.to_f32()?);
         let (a, b) = (Tensor::from_f32(a, &[r, input]), Tensor::from_f32(b, &[out, r]));
-        adapters.push((path.to_string(), adapter(&config, path, a, b)?));
+        let device = linear.device();
+        let adapter = adapter(&config, path, a.to_device(device)?, b.to_device(device)?)?;
+        adapters.push((path.to_string(), adapter));
     }
     unload(model);
     for (path, linear) in model.linears_mut() {
@@ -106,9 +109,8 @@ pub fn save(model: &Decoder, config: &LoraConfig, folder: &Path) -> Result<()> {
     if values.is_empty() {
         return Err(Error::model("adapter", "there is none to save"));
     }
-    let raw = |t: &Tensor| -> Result<Vec<f32>> { t.to_vec_f32() };
     let data: Vec<(Vec<f32>, Vec<f32>)> =
-        values.iter().map(|(_, a, b)| Ok((raw(a)?, raw(b)?))).collect::<Result<_>>()?;
+        values.iter().map(|(_, a, b)| Ok((a.to_vec_f32()?, b.to_vec_f32()?))).collect::<Result<_>>()?;
     let mut pairs = Vec::with_capacity(values.len());
     for ((path, a, b), (a_data, b_data)) in values.iter().zip(&data) {
         let pair = LoraPair {
@@ -120,8 +122,8 @@ pub fn save(model: &Decoder, config: &LoraConfig, folder: &Path) -> Result<()> {
     peft::write_adapter(folder, &config, &pairs)
 }
 
-/// Adds the adapters to the weights, W + scale B A computed in f32 and rounded once to the weight's type, and takes them
-/// off.
+/// Adds the adapters to the weights, W + scale B A computed in f32 (on the host, wherever the model is) and rounded once to
+/// the weight's type, and takes them off.
 ///
 /// # Errors
 /// [`Error::Model`] when there is no adapter.
@@ -141,8 +143,7 @@ pub fn merge(model: &mut Decoder) -> Result<()> {
 
 fn merge_one(linear: &Linear, adapter: &Adapter) -> Result<()> {
     let Weight::Dense(weight) = linear.weight();
-    let (a, b) = (adapter.a.value(), adapter.b.value());
-    let (a, b) = (a.as_f32()?, b.as_f32()?);
+    let (a, b) = (adapter.a.value().to_vec_f32()?, adapter.b.value().to_vec_f32()?);
     let (_, input) = linear.dims();
     let r = a.len() / input.max(1);
     weight.update(|value| {
@@ -157,7 +158,7 @@ fn merge_one(linear: &Linear, adapter: &Adapter) -> Result<()> {
                 row.iter_mut().zip(&delta).for_each(|(w, d)| *w += adapter.scale * d);
             }
         });
-        *value = Tensor::from_f32(sum, value.shape()).to_dtype(value.dtype())?;
+        *value = Tensor::from_f32(sum, value.shape()).to_dtype(value.dtype())?.to_device(value.device())?;
         Ok(())
     })
 }

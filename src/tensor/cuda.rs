@@ -100,6 +100,21 @@ impl Tensor {
         }
     }
 
+    /// A copy with memory of its own, where this one is.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] or [`Error::DeviceMemory`] when it does not fit.
+    pub fn copied(&self) -> Result<Tensor> {
+        match self.cuda_device() {
+            Some(device) => self.duplicate(device),
+            None => Ok(match self.dtype {
+                DType::F32 => Tensor::from_f32(self.as_f32()?.to_vec(), &self.shape),
+                DType::BF16 => Tensor::from_bf16(self.as_bf16()?.to_vec(), &self.shape),
+                DType::U32 => Tensor::from_u32(self.as_u32()?.to_vec(), &self.shape),
+            }),
+        }
+    }
+
     /// A copy with memory of its own on the same CUDA device.
     fn duplicate(&self, device: &'static CudaDevice) -> Result<Tensor> {
         let copy = Tensor::uninitialised(device, &self.shape, self.dtype)?;

@@ -182,10 +182,11 @@ impl Tensor {
         self.slice(DType::U32)
     }
 
-    /// A copy of the elements as f32 (floats only).
+    /// A copy of the elements as f32 (floats only), fetched from whatever device they are on.
     pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
+        let host = self.to_device(Device::Cpu)?;
         crate::dispatch_float!("to_vec_f32", self.dtype, T => {
-            Ok(T::slice(self)?.iter().map(|x| x.to_f32()).collect())
+            Ok(T::slice(&host)?.iter().map(|x| x.to_f32()).collect())
         })
     }
 
@@ -234,7 +235,7 @@ impl Tensor {
 
     /// The value of a tensor with one element, fetched from whatever device it is on.
     pub fn item(&self) -> Result<f32> {
-        match self.to_device(Device::Cpu)?.to_vec_f32()?[..] {
+        match self.to_vec_f32()?[..] {
             [x] => Ok(x),
             _ => Err(Error::Shape {
                 op: "item",

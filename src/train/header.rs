@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::Result;
 use crate::autograd::Param;
 use crate::data::Stats;
 use crate::device::Device;
@@ -14,8 +15,25 @@ use crate::train::state::TrainerState;
 use crate::train::{RunFolder, say};
 
 /// The device that the run computes on.
-pub fn device(device: Device) {
-    say(format!("device      {device}, {} threads", rayon::current_num_threads()));
+///
+/// # Errors
+/// Those of [`Device::cuda`].
+pub fn device(device: Device) -> Result<()> {
+    let what = match device {
+        Device::Cpu => format!("{} threads", rayon::current_num_threads()),
+        Device::Cuda(_) => {
+            let found = device.cuda()?.properties();
+            let (major, minor) = found.capability;
+            format!(
+                "{}, compute capability {major}.{minor}, {} multiprocessors, {:.1} GiB",
+                found.name,
+                found.multiprocessors,
+                found.memory as f64 / f64::from(1 << 30)
+            )
+        }
+    };
+    say(format!("device      {device}, {what}"));
+    Ok(())
 }
 
 /// The model's shape and parameters.

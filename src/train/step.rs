@@ -116,14 +116,15 @@ impl Stepper {
         prepare: impl Fn(Tape) -> Tape,
     ) -> Result<f64> {
         self.gradients.clear();
-        let mut mean = 0.0;
+        let mut losses = Vec::with_capacity(window.batches.len());
         for (batch, micro_step) in window.batches.iter().zip(window.micro_step..) {
             let tape = prepare(Tape::training(self.seed, micro_step));
             let part = loss(&tape, batch, window.labelled as f32)?;
-            mean += f64::from(part.value().item()?);
             tape.backward(&part, &mut self.gradients)?;
+            losses.push(part.into_value());
         }
-        Ok(mean)
+        // Only now: reading one waits for the device.
+        losses.iter().map(|loss| Ok(f64::from(loss.item()?))).sum()
     }
 
     fn check_every_gradient(&self) -> Result<()> {

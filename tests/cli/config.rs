@@ -6,10 +6,10 @@ use crate::support::tiny::Tiny;
 #[test]
 fn what_makes_no_sense_is_named() {
     let tiny = Tiny::new();
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 15] = [
         (&["--set", "train.lrr=1"], &["'train.lrr'", "did you mean 'train.lr'?"]),
         (&["--set", "trian.lr=1"], &["'trian'", "did you mean 'train'?"]),
-        (&["--set", "colour=1"], &["'colour'", "known here: output, seed, method"]),
+        (&["--set", "colour=1"], &["'colour'", "known here: output, seed, device, method"]),
         (&["--set", "train.lr=fast"], &["'train.lr'", "fast"]),
         (&["--set", "train.lr=-1"], &["'train.lr'", "is -1; it must be above 0"]),
         (&["--set", "train=3"], &["'train'", "is a section"]),
@@ -17,6 +17,7 @@ fn what_makes_no_sense_is_named() {
         (&["--set", "train.batch_size=0"], &["'train.batch_size'", "at least 1"]),
         (&["--set", "train.batch_size=-3"], &["'train.batch_size'"]),
         (&["--set", "model.dtype=f64"], &["'model.dtype'", "f32, bf16"]),
+        (&["--device", "gpu"], &["'device'", "cpu, cuda, cuda:N, emulated"]),
         (&["--set", "lora.r=0"], &["'lora.r'"]),
         (&["--set", "lora.targets=[1, 2]"], &["'lora.targets'", "all-linear"]),
         (&["--set", "novalue"], &["novalue", "KEY=VALUE"]),

@@ -6,6 +6,7 @@ use warptune::nn::{KvCache, TokenBatch};
 use warptune::tensor::{DType, Tensor};
 
 use crate::support::bits;
+use crate::support::devices::on_each;
 use crate::support::golden::{Golden, MODELS};
 
 fn logits(model: &Decoder, batch: &TokenBatch) -> Tensor {
@@ -23,136 +24,151 @@ fn loss_and_gradients(golden: &Golden, model: &Decoder) -> (f32, Gradients) {
 
 #[test]
 fn logits_of_each_sequence_alone() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let model = golden.model();
-        for (i, sequence) in golden.sequences().iter().enumerate() {
-            let logits = logits(&model, &TokenBatch::packed(&[sequence]).unwrap());
-            assert_eq!(logits.shape(), golden.tensor(&format!("logits.{i}")).shape, "{name}");
-            golden.assert_close(&format!("logits.{i}"), logits.as_f32().unwrap());
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let model = golden.model_at(device);
+            for (i, sequence) in golden.sequences().iter().enumerate() {
+                let logits = logits(&model, &TokenBatch::packed(&[sequence]).unwrap());
+                assert_eq!(logits.shape(), golden.tensor(&format!("logits.{i}")).shape, "{name}");
+                golden.assert_close(&format!("logits.{i}"), &logits.to_vec_f32().unwrap());
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn packed_sequences_do_not_see_each_other() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let batch = golden.batch();
-        let logits = logits(&golden.model(), &batch);
-        for (i, ends) in batch.cu_seqlens().windows(2).enumerate() {
-            let rows = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
-            golden.assert_close(&format!("logits.{i}"), rows.as_f32().unwrap());
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let batch = golden.batch();
+            let logits = logits(&golden.model_at(device), &batch);
+            for (i, ends) in batch.cu_seqlens().windows(2).enumerate() {
+                let rows = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
+                golden.assert_close(&format!("logits.{i}"), &rows.to_vec_f32().unwrap());
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn cached_decoding_is_the_full_forward() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let model = golden.model();
-        let sequences = golden.sequences();
-        // Sequences of different lengths side by side, with three tokens at first and then one or two at a time.
-        let mut caches: Vec<KvCache> = sequences.iter().map(|_| model.new_cache()).collect();
-        let mut rows: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
-        let mut step = 0;
-        while caches.iter().zip(&sequences).any(|(cache, s)| cache.len() < s.len()) {
-            let (mut new, mut starts, mut active) = (Vec::new(), Vec::new(), Vec::new());
-            let mut chosen: Vec<&mut KvCache> = Vec::new();
-            for (i, (cache, sequence)) in caches.iter_mut().zip(&sequences).enumerate() {
-                let take = if step == 0 { 3 } else { 1 + (step + i) % 2 };
-                let (start, end) = (cache.len(), (cache.len() + take).min(sequence.len()));
-                if start < end {
-                    new.push(&sequence[start..end]);
-                    starts.push(start);
-                    active.push(i);
-                    chosen.push(cache);
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let model = golden.model_at(device);
+            let sequences = golden.sequences();
+            // Sequences of different lengths side by side, with three tokens at first and then one or two at a time.
+            let mut caches: Vec<KvCache> = sequences.iter().map(|_| model.new_cache()).collect();
+            let mut rows: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
+            let mut step = 0;
+            while caches.iter().zip(&sequences).any(|(cache, s)| cache.len() < s.len()) {
+                let (mut new, mut starts, mut active) = (Vec::new(), Vec::new(), Vec::new());
+                let mut chosen: Vec<&mut KvCache> = Vec::new();
+                for (i, (cache, sequence)) in caches.iter_mut().zip(&sequences).enumerate() {
+                    let take = if step == 0 { 3 } else { 1 + (step + i) % 2 };
+                    let (start, end) = (cache.len(), (cache.len() + take).min(sequence.len()));
+                    if start < end {
+                        new.push(&sequence[start..end]);
+                        starts.push(start);
+                        active.push(i);
+                        chosen.push(cache);
+                    }
                 }
+                let batch = TokenBatch::continued(&new, &starts).unwrap();
+                let hidden = model.forward_cached(&batch, &mut chosen).unwrap();
+                let logits = model.logits(&hidden).unwrap();
+                for (ends, i) in batch.cu_seqlens().windows(2).zip(active) {
+                    let part = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
+                    rows[i].extend_from_slice(&part.to_vec_f32().unwrap());
+                }
+                step += 1;
             }
-            let batch = TokenBatch::continued(&new, &starts).unwrap();
-            let hidden = model.forward_cached(&batch, &mut chosen).unwrap();
-            let logits = model.logits(&hidden).unwrap();
-            for (ends, i) in batch.cu_seqlens().windows(2).zip(active) {
-                let part = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
-                rows[i].extend_from_slice(part.as_f32().unwrap());
+            for (i, rows) in rows.iter().enumerate() {
+                golden.assert_close(&format!("logits.{i}"), rows);
             }
-            step += 1;
         }
-        for (i, rows) in rows.iter().enumerate() {
-            golden.assert_close(&format!("logits.{i}"), rows);
-        }
-    }
+    });
 }
 
 #[test]
 fn loss_and_every_gradient() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let model = golden.model();
-        let (loss, gradients) = loss_and_gradients(&golden, &model);
-        golden.assert_scalar("loss", f64::from(loss));
-        let mut names: Vec<String> = model.parameters().iter().map(|p| p.name().to_string()).collect();
-        // GPT-2's linear layers: [in, out] on disk, [out, in] in memory.
-        let conv1d: Vec<String> = match name {
-            "gpt2" => model.linears().map(|(path, _)| format!("{path}.weight")).collect(),
-            _ => Vec::new(),
-        };
-        let mut squares = 0.0;
-        for param in model.parameters() {
-            let key = format!("grad.{}", param.name());
-            let grad =
-                gradients.get(&param).unwrap_or_else(|| panic!("{name}: no gradient of {}", param.name()));
-            let expected = &golden.tensor(&key).shape;
-            let mut values = grad.to_vec_f32().unwrap();
-            squares += values.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-            if conv1d.contains(&param.name().to_string()) {
-                let [out, input] = *grad.shape() else { panic!("{name}: {key}: {:?}", grad.shape()) };
-                assert_eq!(expected, &[input, out], "{name}: {key}");
-                values = (0..input * out).map(|i| values[i % out * input + i / out]).collect();
-            } else {
-                assert_eq!(expected, grad.shape(), "{name}: {key}");
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let model = golden.model_at(device);
+            let (loss, gradients) = loss_and_gradients(&golden, &model);
+            golden.assert_scalar("loss", f64::from(loss));
+            let mut names: Vec<String> = model.parameters().iter().map(|p| p.name().to_string()).collect();
+            // GPT-2's linear layers: [in, out] on disk, [out, in] in memory.
+            let conv1d: Vec<String> = match name {
+                "gpt2" => model.linears().map(|(path, _)| format!("{path}.weight")).collect(),
+                _ => Vec::new(),
+            };
+            let mut squares = 0.0;
+            for param in model.parameters() {
+                let key = format!("grad.{}", param.name());
+                let grad = gradients
+                    .get(&param)
+                    .unwrap_or_else(|| panic!("{name}: no gradient of {}", param.name()));
+                let expected = &golden.tensor(&key).shape;
+                let mut values = grad.to_vec_f32().unwrap();
+                squares += values.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+                if conv1d.contains(&param.name().to_string()) {
+                    let [out, input] = *grad.shape() else { panic!("{name}: {key}: {:?}", grad.shape()) };
+                    assert_eq!(expected, &[input, out], "{name}: {key}");
+                    values = (0..input * out).map(|i| values[i % out * input + i / out]).collect();
+                } else {
+                    assert_eq!(expected, grad.shape(), "{name}: {key}");
+                }
+                golden.assert_close(&key, &values);
             }
-            golden.assert_close(&key, &values);
+            golden.assert_scalar("grad_norm", squares.sqrt());
+            names.sort();
+            assert_eq!(names, golden.names("grad."), "{name}: the parameters");
         }
-        golden.assert_scalar("grad_norm", squares.sqrt());
-        names.sort();
-        assert_eq!(names, golden.names("grad."), "{name}: the parameters");
-    }
+    });
 }
 
 #[test]
 fn checkpointing_gives_the_same_bits() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let mut model = golden.model();
-        let (plain_loss, plain) = loss_and_gradients(&golden, &model);
-        model.set_checkpointing(true);
-        let (loss, gradients) = loss_and_gradients(&golden, &model);
-        assert_eq!(loss.to_bits(), plain_loss.to_bits(), "{name}");
-        for param in model.parameters() {
-            let (a, b) = (gradients.get(&param).unwrap(), plain.get(&param).unwrap());
-            assert!(bits(a) == bits(b), "{name}: the gradient of {} differs", param.name());
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let mut model = golden.model_at(device);
+            let (plain_loss, plain) = loss_and_gradients(&golden, &model);
+            model.set_checkpointing(true);
+            let (loss, gradients) = loss_and_gradients(&golden, &model);
+            assert_eq!(loss.to_bits(), plain_loss.to_bits(), "{name}");
+            for param in model.parameters() {
+                let (a, b) = (gradients.get(&param).unwrap(), plain.get(&param).unwrap());
+                assert!(bits(a) == bits(b), "{name}: the gradient of {} differs", param.name());
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn bf16_stays_near_f32() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let batch = golden.batch();
-        let exact = logits(&golden.model(), &batch).to_vec_f32().unwrap();
-        let rounded = logits(&golden.model_as(DType::BF16), &batch).to_vec_f32().unwrap();
-        let norm =
-            |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        let error = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b));
-        let size = norm(&mut exact.iter().copied());
-        // Two layers of about ten roundings each, of weights and of activations, independent of each other: sqrt(40) of
-        // them, with a factor 2 for what attention and the norms amplify.
-        let allowed = 2.0 * 40f64.sqrt() * DType::BF16.unit_roundoff() * size;
-        assert!(error > 0.0 && error <= allowed, "{name}: {error} off {size}, {allowed} allowed");
-    }
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let batch = golden.batch();
+            let exact = logits(&golden.model(), &batch).to_vec_f32().unwrap();
+            let rounded = golden.model_as(DType::BF16);
+            rounded.to_device(device).unwrap();
+            let rounded = logits(&rounded, &batch).to_vec_f32().unwrap();
+            let norm =
+                |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            let error = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b));
+            let size = norm(&mut exact.iter().copied());
+            // Two layers of about ten roundings each, of weights and of activations, independent of each other: sqrt(40) of
+            // them, with a factor 2 for what attention and the norms amplify.
+            let allowed = 2.0 * 40f64.sqrt() * DType::BF16.unit_roundoff() * size;
+            assert!(error > 0.0 && error <= allowed, "{name}: {error} off {size}, {allowed} allowed");
+        }
+    });
 }
 
 #[test]

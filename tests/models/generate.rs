@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use warptune::generate::{Completion, Finish, GenerateOptions, Sampling, StopStrings, generate};
 use warptune::models::Decoder;
 
+use crate::support::devices::on_each;
 use crate::support::golden::{Golden, MODELS};
 
 fn run(model: &Decoder, prompts: &[Vec<u32>], options: &GenerateOptions<'_>) -> Vec<Completion> {
@@ -17,17 +18,19 @@ fn greedy(max_new_tokens: usize) -> GenerateOptions<'static> {
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let (model, prompts, expected) = (golden.model(), golden.sequences(), golden.greedy());
-        let together = run(&model, &prompts, &greedy(expected[0].len()));
-        for (i, (answer, expected)) in together.iter().zip(&expected).enumerate() {
-            assert_eq!(&answer.ids, expected, "{name}: prompt {i} in a batch");
-            assert_eq!(answer.finish, Finish::Length);
-            let alone = run(&model, &prompts[i..=i], &greedy(expected.len()));
-            assert_eq!(&alone[0].ids, expected, "{name}: prompt {i} alone");
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let (model, prompts, expected) = (golden.model_at(device), golden.sequences(), golden.greedy());
+            let together = run(&model, &prompts, &greedy(expected[0].len()));
+            for (i, (answer, expected)) in together.iter().zip(&expected).enumerate() {
+                assert_eq!(&answer.ids, expected, "{name}: prompt {i} in a batch on {device}");
+                assert_eq!(answer.finish, Finish::Length);
+                let alone = run(&model, &prompts[i..=i], &greedy(expected.len()));
+                assert_eq!(&alone[0].ids, expected, "{name}: prompt {i} alone on {device}");
+            }
         }
-    }
+    });
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
-use warptune::ops::attention::{AttentionSpec, attention};
+use warptune::device::Device;
+use warptune::ops::attention::{AttentionSpec, CuSeqlens, attention};
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
 use crate::reference::attention::{Shape, attention as oracle, attention_backward, backward_magnitude};
 use crate::reference::{cast, stored};
+use crate::support::devices::cuda;
 use crate::support::gradcheck::{
     Outcome, assert_deterministic, check_oracle, dot, forward_backward, forward_backward_on,
 };
@@ -307,4 +309,18 @@ fn operands_that_do_not_fit_are_named() {
     assert!(run(&whole, var(6, 32), var(6, 32), var(6, 16)).is_err());
     let bf16 = Var::constant(Tensor::zeros(&[6, 16], DType::BF16));
     assert!(run(&whole, var(6, 32), bf16.clone(), bf16).is_err());
+}
+
+#[test]
+fn sequence_ends_are_copied_to_a_device_once() {
+    let ends = CuSeqlens::from(vec![0, 3, 3, 10]);
+    for device in [Device::Cpu, cuda()] {
+        let copy = ends.on(device).unwrap();
+        assert_eq!(copy.device(), device);
+        assert_eq!(copy.to_device(Device::Cpu).unwrap().as_u32().unwrap(), [0, 3, 3, 10]);
+    }
+    let again = ends.clone().on(Device::Cpu).unwrap();
+    assert_eq!(again.as_u32().unwrap().as_ptr(), ends.on(Device::Cpu).unwrap().as_u32().unwrap().as_ptr());
+    let error = CuSeqlens::from([0, 1 << 31]).on(Device::Cpu).unwrap_err();
+    assert_eq!(error.to_string(), "attention: a batch of 2147483648 tokens, less than 2^31 expected");
 }

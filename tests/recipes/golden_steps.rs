@@ -10,6 +10,7 @@ use warptune::train::options::TrainOptions;
 use warptune::train::step::{Stepper, Window};
 
 use super::options;
+use crate::support::devices::on_each;
 use crate::support::golden::{Golden, MODELS, assert_near};
 
 /// Runs the golden file's ten steps on all parameters `params` and compares the loss of each, and what they end as.
@@ -76,20 +77,24 @@ fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
 
 #[test]
 fn every_weight() {
-    for name in MODELS {
-        let golden = Golden::open(name);
-        let model = golden.model();
-        model.set_trainable(true);
-        check(&golden, "golden.json", &model, model.parameters());
-    }
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open(name);
+            let model = golden.model_at(device);
+            model.set_trainable(true);
+            check(&golden, "golden.json", &model, model.parameters());
+        }
+    });
 }
 
 #[test]
 fn adapters() {
-    for name in MODELS {
-        let golden = Golden::open_lora(name);
-        let mut model = golden.model();
-        lora::load(&mut model, &golden.adapter()).unwrap();
-        check(&golden, "lora.json", &model, lora::adapter_parameters(&model));
-    }
+    on_each(|device| {
+        for name in MODELS {
+            let golden = Golden::open_lora(name);
+            let mut model = golden.model_at(device);
+            lora::load(&mut model, &golden.adapter()).unwrap();
+            check(&golden, "lora.json", &model, lora::adapter_parameters(&model));
+        }
+    });
 }

@@ -1,6 +1,7 @@
 //! Training: schedules, records, checkpoints, the step, whole recipes.
 
 mod checkpoints;
+mod devices;
 mod golden_steps;
 mod memory_plan;
 mod pretrain;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use warptune::device::Device;
 use warptune::tensor::DType;
 use warptune::train::Interrupt;
 use warptune::train::base_model::{self, BaseModel};
@@ -37,6 +38,7 @@ fn a_new_model_learns_a_text_and_resumes() {
         validation_fraction: 0.1,
         train: TrainOptions { max_steps: Some(30), save_every: 10, keep_last: 0, ..options() },
         output: folder.path().join(name),
+        device: Device::Cpu,
     };
     let launch = |start| Launch {
         config_toml: String::new(),

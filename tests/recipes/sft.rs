@@ -5,6 +5,7 @@ use std::path::Path;
 
 use warptune::Error;
 use warptune::data::SftOptions;
+use warptune::device::Device;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::tensor::DType;
 use warptune::text::{CHATML, TextTokenizer};
@@ -17,13 +18,13 @@ use warptune::train::recipes::sft::{DataOptions, Method, Options, run};
 use super::options;
 use crate::support::tiny::Tiny;
 
-fn lora() -> Method {
+pub fn lora() -> Method {
     let mut config = LoraConfig::new(4, 8.0, Targets::AllLinear);
     config.lora_dropout = 0.1;
     Method::Lora(Box::new(config))
 }
 
-fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {
+pub fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {
     Options {
         model: tiny.model().display().to_string(),
         dtype: DType::F32,
@@ -37,10 +38,11 @@ fn sft(tiny: &Tiny, method: Method, output: &str) -> Options {
         },
         train: options(),
         output: tiny.path(output),
+        device: Device::Cpu,
     }
 }
 
-fn launch(start: Start) -> Launch {
+pub fn launch(start: Start) -> Launch {
     Launch {
         config_toml: String::new(),
         settings: BTreeMap::from([("train.lr".to_string(), "0.01".to_string())]),

@@ -57,6 +57,17 @@ fn row<R>(x: &[R], heads: usize, head: usize, dim: usize, i: usize) -> &[R] {
 
 /// The output of one sequence, `[m, heads * dim]`; q is of the last m of its l tokens.
 pub fn attention<R: Real>(shape: &Shape, q: &[R], k: &[R], v: &[R]) -> Vec<R> {
+    attention_rounded(shape, q, k, v, |x| x)
+}
+
+/// [`attention`] whose probabilities are rounded by `round` before they meet the values.
+pub fn attention_rounded<R: Real>(
+    shape: &Shape,
+    q: &[R],
+    k: &[R],
+    v: &[R],
+    round: impl Fn(R) -> R,
+) -> Vec<R> {
     let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.dim);
     let (m, l) = (q.len() / (heads * dim), k.len() / (kv_heads * dim));
     let mut out = vec![R::of(0.0); q.len()];
@@ -66,7 +77,7 @@ pub fn attention<R: Real>(shape: &Shape, q: &[R], k: &[R], v: &[R]) -> Vec<R> {
             for j in 0..l {
                 let v = row(v, kv_heads, head / (heads / kv_heads), dim, j);
                 for d in 0..dim {
-                    out[(i * heads + head) * dim + d] += p[i * l + j] * v[d];
+                    out[(i * heads + head) * dim + d] += round(p[i * l + j]) * v[d];
                 }
             }
         }
@@ -76,15 +87,29 @@ pub fn attention<R: Real>(shape: &Shape, q: &[R], k: &[R], v: &[R]) -> Vec<R> {
 
 /// Gradients of q, k and v of one sequence whose tokens are all queries.
 pub fn attention_backward<R: Real>(shape: &Shape, q: &[R], k: &[R], v: &[R], dout: &[R]) -> [Vec<R>; 3] {
-    gradients(shape, q, k, v, dout, |x| x)
+    gradients(shape, q, k, v, dout, |x| x, |x| x)
+}
+
+/// [`attention_backward`] whose probabilities, and gradients of scores before the scale, are rounded by `round` before
+/// they meet another matrix.
+pub fn attention_backward_rounded<R: Real>(
+    shape: &Shape,
+    q: &[R],
+    k: &[R],
+    v: &[R],
+    dout: &[R],
+    round: impl Fn(R) -> R,
+) -> [Vec<R>; 3] {
+    gradients(shape, q, k, v, dout, |x| x, round)
 }
 
 /// The sums of the absolute values of what [`attention_backward`] adds up: what its rounding error is measured by.
 pub fn backward_magnitude(shape: &Shape, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> [Vec<f64>; 3] {
-    gradients(shape, q, k, v, dout, f64::abs)
+    gradients(shape, q, k, v, dout, f64::abs, |x| x)
 }
 
-/// The gradients, with `size` applied to each operand outside the softmax and to the minus sign of delta.
+/// The gradients, with `size` applied to each operand outside the softmax and to the minus sign of delta, and `round` to what a
+/// kernel for tensor cores rounds between two products.
 fn gradients<R: Real>(
     shape: &Shape,
     q: &[R],
@@ -92,6 +117,7 @@ fn gradients<R: Real>(
     v: &[R],
     dout: &[R],
     size: impl Fn(R) -> R,
+    round: impl Fn(R) -> R,
 ) -> [Vec<R>; 3] {
     let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.dim);
     let (scale, minus) = (R::of(shape.scale), size(R::of(-1.0)));
@@ -110,11 +136,12 @@ fn gradients<R: Real>(
             let delta: R = (0..m).map(|j| p[i * m + j] * dp[j]).sum();
             for j in 0..m {
                 let at_kv = (j * kv_heads + kv_head) * dim;
-                let ds = p[i * m + j] * (dp[j] + minus * delta) * scale;
+                let ds = round(p[i * m + j] * (dp[j] + minus * delta)) * scale;
+                let p = round(p[i * m + j]);
                 for d in 0..dim {
                     grads[0][at_q + d] += ds * size(k[at_kv + d]);
                     grads[1][at_kv + d] += ds * size(q[at_q + d]);
-                    grads[2][at_kv + d] += p[i * m + j] * size(dout[at_q + d]);
+                    grads[2][at_kv + d] += p * size(dout[at_q + d]);
                 }
             }
         }

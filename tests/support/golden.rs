@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use warptune::device::Device;
 use warptune::formats::Checkpoint;
 use warptune::models::Decoder;
 use warptune::nn::TokenBatch;
@@ -74,6 +75,13 @@ impl Golden {
     pub fn model_as(&self, dtype: DType) -> Decoder {
         let checkpoint = Checkpoint::open(&self.folder).unwrap();
         Decoder::load(&checkpoint, &checkpoint.config().unwrap(), dtype).unwrap()
+    }
+
+    /// The model, in f32, on a device.
+    pub fn model_at(&self, device: Device) -> Decoder {
+        let model = self.model();
+        model.to_device(device).unwrap();
+        model
     }
 
     /// The token ids of each sequence.

@@ -192,6 +192,15 @@ impl CudaDevice {
         Ok(Function { handle: handle as usize, sizes: A::SIZES, shared: FREE_SHARED })
     }
 
+    /// Loads every module now: whether the driver takes them.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] for the first that it refuses.
+    pub fn load_all(&self) -> Result<()> {
+        self.bind()?;
+        embedded::MODULES.iter().try_for_each(|(name, _)| self.module(name).map(|_| ()))
+    }
+
     fn module(&self, name: &'static str) -> Result<usize> {
         let mut modules = self.loaded.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&module) = modules.get(name) {

@@ -234,21 +234,20 @@ impl State {
 
     fn exhausted(&self, device: &CudaDevice, block: usize, why: String) -> Error {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        Error::Cuda {
-            what: format!("{} MiB more of {}", mib(block), device.name()),
-            detail: format!(
-                "{why}; {} MiB are in use, {} MiB at the peak. Use a smaller batch or shorter sequences, gradient \
-                 checkpointing (--set train.checkpointing=true), or a smaller type",
-                mib(self.stats.in_use),
-                mib(self.stats.peak)
-            ),
+        Error::DeviceMemory {
+            device: device.name().to_string(),
+            needed: mib(block),
+            in_use: mib(self.stats.in_use),
+            peak: mib(self.stats.peak),
+            why,
+            plan: None,
         }
     }
 }
 
 /// Copies to and from the device, in stream order.
 impl Buffer {
-    /// Copies host bytes to an offset of the buffer.
+    /// Queues a copy of host bytes to an offset of the buffer; does not wait for the device.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -257,10 +256,14 @@ impl Buffer {
         let what = || format!("copying {} bytes to {}", bytes.len(), self.device.name());
         refuse(self.device, what)?;
         self.device.bind()?;
-        let stream = self.device.stream();
+        let to = self.address + offset as u64;
+        if self.device.pool.state().caching {
+            return self.device.staging.write(self.device, to, bytes);
+        }
+        // Nothing is kept, page-locked memory neither.
         // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
-        // documents for asynchronous copies from it, and this module has no other.
-        let copied = unsafe { result::memcpy_htod_async(self.address + offset as u64, bytes, stream) };
+        // documents for asynchronous copies from it.
+        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.device.stream()) };
         check(copied, what)
     }
 

@@ -5,6 +5,7 @@ mod graph;
 mod kernel;
 mod memory;
 pub mod plan;
+mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub struct CudaDevice {
     context: usize,
     stream: usize,
     pool: memory::Pool,
+    staging: staging::Staging,
     loaded: kernel::Loaded,
 }
 
@@ -129,6 +131,7 @@ impl CudaDevice {
             context: context as usize,
             stream: stream as usize,
             pool: memory::Pool::default(),
+            staging: staging::Staging::default(),
             loaded: kernel::Loaded::default(),
         })
     }

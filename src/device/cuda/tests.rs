@@ -18,6 +18,7 @@ fn device() -> &'static CudaDevice {
 fn refusal<T>(result: Result<T>) -> String {
     match result {
         Err(Error::Cuda { what, detail }) => format!("{what}: {detail}"),
+        Err(memory @ Error::DeviceMemory { .. }) => memory.with_memory_plan(&"about 3 MiB").to_string(),
         Err(other) => panic!("not an error of the device: {other}"),
         Ok(_) => panic!("not refused"),
     }
@@ -73,9 +74,13 @@ fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
     let other = device.allocate(3 << 19).unwrap();
     let before = device.memory_stats();
     let text = refusal(device.allocate(1 << 20));
-    assert!(text.starts_with("1 MiB more of "), "{text}");
-    assert!(text.contains("the limit is 3 MiB; 3 MiB are in use, 3 MiB at the peak."), "{text}");
-    assert!(text.contains("smaller batch"), "{text}");
+    assert!(text.starts_with("cuda: 1 MiB more do not fit "), "{text}");
+    assert!(
+        text.contains(
+            "the limit is 3 MiB; 3 MiB are in use, 3 MiB at the peak, planned about 3 MiB. Use a smaller"
+        ),
+        "{text}"
+    );
     assert_eq!(device.memory_stats(), before, "a refusal takes nothing");
     drop((kept, other));
     assert!(device.allocate(2 << 20).is_ok());
@@ -85,7 +90,7 @@ fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
 fn memory_that_the_driver_does_not_have_is_an_error() {
     let device = device();
     let text = refusal(device.allocate(1 << 45));
-    assert!(text.contains("MiB more of") && text.contains("are in use"), "{text}");
+    assert!(text.contains("MiB more do not fit") && text.contains("are in use"), "{text}");
     assert!(text.to_lowercase().contains("out of memory"), "{text}");
     assert!(refusal(device.allocate(usize::MAX)).contains("no device has so many"));
     assert!(device.allocate(100).is_ok(), "the device still works");
@@ -105,6 +110,23 @@ fn bytes_come_back_from_any_offset_and_zeros_are_zeros() {
     let mut bytes = [0; 3];
     copy.read(5, &mut bytes).unwrap();
     assert_eq!(bytes, [1, 2, 3]);
+}
+
+/// More bytes than the staging memory holds, and more copies than it has slots: none overtakes another.
+#[test]
+fn large_and_many_copies_arrive_whole() {
+    let device = device();
+    let bytes: Vec<u8> =
+        (0..(17 << 20) + 5).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let buffer = device.allocate(bytes.len()).unwrap();
+    buffer.write(0, &bytes).unwrap();
+    let mut back = vec![0; bytes.len()];
+    buffer.read(0, &mut back).unwrap();
+    assert!(bytes == back);
+    let mut small = [0u8; 40];
+    (0..40u8).for_each(|i| buffer.write(usize::from(i), &[i]).unwrap());
+    buffer.read(0, &mut small).unwrap();
+    assert!(small.iter().copied().eq(0..40));
 }
 
 kernel! {

@@ -42,6 +42,7 @@ impl Decoder {
         caches: &mut [&mut KvCache],
     ) -> Result<Tensor> {
         let tape = Tape::inference();
+        let batch = &self.place(batch)?;
         let mut x = self.embed(&tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
         let mut caches = KvPass::begin(caches, lengths)?;

@@ -1,12 +1,10 @@
 //! One block of a decoder: attention and MLP, each behind a norm and added to the residual stream.
 
-use std::sync::Arc;
-
 use crate::Result;
 use crate::autograd::{Param, Tape, Var};
 use crate::nn::{Linear, Norm};
 use crate::ops::add::add;
-use crate::ops::attention::AttentionSpec;
+use crate::ops::attention::{AttentionSpec, CuSeqlens};
 use crate::ops::columns::columns;
 use crate::ops::gelu::{GeluKind, gelu};
 use crate::ops::kv_attention::KvAttentionSpec;
@@ -53,7 +51,7 @@ impl Attention {
     }
 
     /// The attention over a packed batch.
-    pub fn packed_spec(&self, cu_seqlens: &Arc<[usize]>) -> AttentionSpec {
+    pub fn packed_spec(&self, cu_seqlens: &CuSeqlens) -> AttentionSpec {
         AttentionSpec {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -61,7 +59,7 @@ impl Attention {
             scale: self.scale(),
             causal: true,
             window: self.window,
-            cu_seqlens: Arc::clone(cu_seqlens),
+            cu_seqlens: cu_seqlens.clone(),
         }
     }
 

@@ -11,11 +11,12 @@ mod untrained;
 use std::sync::Arc;
 
 use crate::autograd::{Param, Tape, Var};
+use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::nn::{Embedding, Linear, Norm, TokenBatch};
 use crate::ops::add::add;
 use crate::ops::attention::attention;
-use crate::ops::linear_cross_entropy::linear_cross_entropy;
+use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -56,6 +57,21 @@ impl Decoder {
         check_float(dtype)?;
         self.dtype = dtype;
         Ok(())
+    }
+
+    /// Where its parameters are, and so where it computes.
+    pub fn device(&self) -> Device {
+        self.head.value().device()
+    }
+
+    /// Moves every parameter, adapters included, to a device, one at a time. Batches are moved to where the model is.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit.
+    pub fn to_device(&self, device: Device) -> Result<()> {
+        let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
+        let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
+        self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 
     /// Whether the layers' saved state is dropped in the forward and computed again in the backward: less memory, the same
@@ -109,10 +125,11 @@ impl Decoder {
     /// # Errors
     /// An id outside the vocabulary, a position that the model has no embedding for.
     pub fn hidden(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
+        let batch = &self.place(batch)?;
         let mut x = self.embed(tape, batch)?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
         for layer in &self.layers {
-            let cu_seqlens = Arc::clone(batch.cu_seqlens());
+            let cu_seqlens = batch.cu_seqlens().clone();
             let attend = move |tape: &Tape, a: &layer::Attention, [q, k, v]: &[Var; 3]| {
                 attention(tape, q, k, v, &a.packed_spec(&cu_seqlens))
             };
@@ -135,9 +152,11 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::hidden`]; labels that do not fit.
     pub fn loss(&self, tape: &Tape, batch: &TokenBatch, labels: &Tensor, denominator: f32) -> Result<Var> {
+        check_labels(labels.as_u32()?, self.config.vocab_size)?;
         let hidden = self.hidden(tape, batch)?;
         let _scope = tape.scope("lm_head");
-        linear_cross_entropy(tape, &hidden, &tape.param(&self.head), labels, denominator)
+        let labels = labels.to_device(self.device())?;
+        linear_cross_entropy(tape, &hidden, &tape.param(&self.head), &labels, denominator)
     }
 
     /// Logits `[N, vocab]` in f32 of rows `[N, hidden]` of [`Decoder::hidden`]. No gradient.
@@ -151,13 +170,20 @@ impl Decoder {
         Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None)?.into_value())
     }
 
+    /// Checks a batch in host memory and moves it to where the model is.
+    fn place(&self, batch: &TokenBatch) -> Result<TokenBatch> {
+        self.check_range("token id", batch.ids(), self.config.vocab_size, "rows of the embedding")?;
+        if self.positions.is_some() {
+            let limit = self.config.max_positions;
+            self.check_range("position", batch.positions(), limit, "positions that the model was made for")?;
+        }
+        batch.to_device(self.device())
+    }
+
     /// The residual stream at the entrance of the first layer.
     fn embed(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
-        self.check_range("token id", batch.ids(), self.config.vocab_size, "rows of the embedding")?;
         let x = self.embedding.forward(tape, batch.ids(), self.dtype)?;
         let Some(positions) = &self.positions else { return Ok(x) };
-        let limit = self.config.max_positions;
-        self.check_range("position", batch.positions(), limit, "positions that the model was made for")?;
         add(tape, &x, &positions.forward(tape, batch.positions(), self.dtype)?)
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::Decoder;
 use super::load::transpose;
+use crate::device::Device;
 use crate::formats::safetensors::{TensorSpec, write};
 use crate::formats::{Architecture, RawDType, write_json};
 use crate::tensor::{DType, Element, Tensor};
@@ -57,6 +58,9 @@ impl Decoder {
 
 /// A tensor's elements, little-endian, as the file holds them.
 fn bytes(value: &Tensor, transposed: bool) -> Result<Cow<'_, [u8]>> {
+    if value.device() != Device::Cpu {
+        return Ok(Cow::Owned(bytes(&value.to_device(Device::Cpu)?, transposed)?.into_owned()));
+    }
     crate::dispatch_float!("save", value.dtype(), T => {
         let data = T::slice(value)?;
         Ok(match *value.shape() {

@@ -32,7 +32,9 @@ impl Decoder {
                         row.copy_from_slice(&mean);
                     }
                 }
-                *table = Tensor::from_f32(values, table.shape()).to_dtype(table.dtype())?;
+                let device = table.device();
+                *table =
+                    Tensor::from_f32(values, table.shape()).to_dtype(table.dtype())?.to_device(device)?;
                 Ok(())
             })?;
         }

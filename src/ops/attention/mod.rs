@@ -1,18 +1,21 @@
 //! Self-attention over a packed batch, tile by tile (FlashAttention, arXiv 2205.14135): the matrix of scores is never built.
 
 mod backward;
+mod cu_seqlens;
+pub(crate) mod cuda;
 mod forward;
 pub(crate) mod tiles;
 
-use std::sync::Arc;
-
+pub use cu_seqlens::CuSeqlens;
 pub(crate) use forward::{Sequence, forward};
 
-use super::place::host_only;
+use super::place::place;
 use crate::autograd::{Tape, Var};
 use crate::tensor::Element;
 use crate::{Error, Result};
 use tiles::Geometry;
+
+const OP: &str = "attention";
 
 /// The shape of an attention.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ pub struct AttentionSpec {
     /// With `causal`: a token sees itself and the `window - 1` tokens before it.
     pub window: Option<usize>,
     /// 0, then the end of each sequence in the packed batch.
-    pub cu_seqlens: Arc<[usize]>,
+    pub cu_seqlens: CuSeqlens,
 }
 
 impl AttentionSpec {
@@ -55,8 +58,6 @@ impl AttentionSpec {
 /// Errors: [`Error::Shape`] if the operands, `cu_seqlens` or the window do not fit; [`Error::DType`] if the operands'
 /// types differ.
 pub fn attention(tape: &Tape, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -> Result<Var> {
-    const OP: &str = "attention";
-    host_only(OP, [q.value(), k.value(), v.value()])?;
     let geometry = spec.geometry();
     geometry.check(OP)?;
     let (tokens, _) = q.value().dims2(OP)?;
@@ -76,6 +77,12 @@ pub fn attention(tape: &Tape, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -
     }
     check_ends(&spec.cu_seqlens, tokens)?;
 
+    if let Some(device) = place(OP, [q.value(), k.value(), v.value()])? {
+        let operands = [cuda::Rows::of(q.value())?, cuda::Rows::of(k.value())?, cuda::Rows::of(v.value())?];
+        let keys = cuda::Spans::packed(&spec.cu_seqlens, device)?;
+        let (out, _lse) = cuda::forward(device, geometry, operands, &spec.cu_seqlens, &keys)?;
+        return tape.record_inference_only(OP, &[q, k, v], out);
+    }
     crate::dispatch_float!(OP, q.dtype(), T => {
         let operands = (T::slice(q.value())?, T::slice(k.value())?, T::slice(v.value())?);
         let (out, lse) = forward(geometry, &sequences(geometry, &spec.cu_seqlens, operands));
@@ -105,7 +112,7 @@ fn check_ends(ends: &[usize], tokens: usize) -> Result<()> {
         return Ok(());
     }
     let detail = format!("cu_seqlens {ends:?} does not rise from 0 to the {tokens} tokens of the batch");
-    Err(Error::Shape { op: "attention", detail })
+    Err(Error::Shape { op: OP, detail })
 }
 
 /// The sequences of a packed batch whose `cu_seqlens` has been checked.

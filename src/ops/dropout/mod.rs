@@ -14,10 +14,11 @@ const OP: &str = "dropout";
 /// again instead of remembering.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask {
-    random: Philox,
+    pub(in crate::ops) random: Philox,
     /// Element i is kept if the upper 24 bits of random word i are at least this: p 2^24.
-    threshold: u32,
-    scale: f32,
+    pub(in crate::ops) threshold: u32,
+    /// 1 / (1 - p).
+    pub(in crate::ops) scale: f32,
 }
 
 impl Mask {

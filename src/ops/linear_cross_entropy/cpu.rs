@@ -2,29 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::{IGNORE_LABEL, OP};
+use super::{IGNORE_LABEL, OP, Outcome, Wanted};
 use crate::device::cpu::gemm::{Init, Product, gemm};
 use crate::device::cpu::matrix::Mat;
 use crate::device::cpu::{parallel, slices};
 use crate::tensor::{Element, Tensor};
 use crate::{Result, dispatch_float};
 
-/// Which gradients to compute.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub x: bool,
-    pub w: bool,
-}
-
-pub(super) struct Outcome {
-    pub loss: Tensor,
-    pub dx: Option<Tensor>,
-    pub dw: Option<Tensor>,
-}
-
 /// Bytes of logits at a time: 170 rows at a vocabulary of 49152. With 128 rows the GEMM reaches four fifths of its speed with
 /// 1024 (167 and 205 GFLOP/s on two Zen 4 cores), so much less would be slow.
-const LOGITS_BYTES: usize = 32 << 20;
+pub(super) const LOGITS_BYTES: usize = 32 << 20;
 
 /// Rows whose f32 logits over `vocab` words fit `budget` bytes; at least 16, so that a chunk is still a matrix product.
 pub fn chunk_rows(vocab: usize, budget: usize) -> usize {
@@ -37,8 +24,9 @@ pub(super) fn forward(
     labels: &[u32],
     denominator: f32,
     wanted: Wanted,
-) -> Result<Outcome> {
-    dispatch_float!(OP, x.dtype(), T => forward_typed::<T>(x, w, labels, denominator, wanted))
+    budget: usize,
+) -> Result<Outcome<Tensor>> {
+    dispatch_float!(OP, x.dtype(), T => forward_typed::<T>(x, w, labels, denominator, wanted, budget))
 }
 
 fn forward_typed<T: Element>(
@@ -47,12 +35,13 @@ fn forward_typed<T: Element>(
     labels: &[u32],
     denominator: f32,
     wanted: Wanted,
-) -> Result<Outcome> {
+    budget: usize,
+) -> Result<Outcome<Tensor>> {
     let (vocab, dim) = w.dims2(OP)?;
     let weight = Mat::of(w, OP)?;
     let values = T::slice(x)?;
     let labelled: Vec<usize> = (0..labels.len()).filter(|&t| labels[t] != IGNORE_LABEL).collect();
-    let chunk = chunk_rows(vocab, LOGITS_BYTES).min(labelled.len());
+    let chunk = chunk_rows(vocab, budget).min(labelled.len());
 
     let mut dx = wanted.x.then(|| bytemuck::zeroed_vec::<T>(values.len()));
     let mut dw = wanted.w.then(|| vec![0.0f32; vocab * dim]);

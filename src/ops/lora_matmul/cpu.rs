@@ -1,21 +1,12 @@
 //! CPU kernels of the linear layer with an adapter.
 
-use super::OP;
+use super::{Layer, OP};
 use crate::Result;
 use crate::device::cpu::gemm::{Init, Product, gemm};
 use crate::device::cpu::matrix::Mat;
-use crate::ops::dropout::{self, Mask};
+use crate::ops::dropout;
 use crate::ops::matmul;
 use crate::tensor::{DType, Tensor};
-
-/// What forward and backward both use.
-pub(super) struct Layer {
-    pub w: Tensor,
-    pub a: Tensor,
-    pub b: Tensor,
-    pub scale: f32,
-    pub mask: Option<Mask>,
-}
 
 impl Layer {
     /// x~: x itself where dropout is off, else an f32 copy with the mask applied.

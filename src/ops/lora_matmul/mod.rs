@@ -1,11 +1,13 @@
 //! A frozen or trainable linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), fused.
 
 mod cpu;
+mod cuda;
 
-use crate::autograd::{Tape, Var};
+use super::place::place;
+use crate::autograd::{BackwardContext, Tape, Var};
 use crate::ops::dropout::Mask;
 use crate::ops::matmul::{check_float, check_linear};
-use crate::ops::place::host_only;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 const OP: &str = "lora_matmul";
@@ -20,6 +22,15 @@ pub struct Lora<'a> {
     pub scale: f32,
     /// Probability with which an element of the adapter's input is dropped in training.
     pub dropout: f32,
+}
+
+/// What forward and backward both use.
+struct Layer {
+    w: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: f32,
+    mask: Option<Mask>,
 }
 
 /// `y = x W^T + bias + scale (dropout(x) A^T) B^T`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
@@ -47,27 +58,39 @@ pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lor
         return Err(Error::Shape { op: OP, detail });
     }
     check_float(OP, [lora.a, lora.b])?;
-    host_only(OP, [x, w, lora.a, lora.b].into_iter().chain(bias).map(Var::value))?;
+    let inputs: Vec<&Var> = [x, w, lora.a, lora.b].into_iter().chain(bias).collect();
+    let device = place(OP, inputs.iter().map(|v| v.value()))?;
 
-    let mask = Mask::next(tape, OP, lora.dropout)?;
-    let layer = cpu::Layer {
+    let layer = Layer {
         w: w.value().clone(),
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
         scale: lora.scale,
-        mask,
+        mask: Mask::next(tape, OP, lora.dropout)?,
     };
-    let (y, u) = cpu::forward(x.value(), bias.map(Var::value), &layer)?;
-    let inputs: Vec<&Var> = [x, w, lora.a, lora.b].into_iter().chain(bias).collect();
-    let x = x.value().clone();
+    let (x, bias) = (x.value().clone(), bias.map(Var::value));
+    if let Some(device) = device {
+        let (y, u) = cuda::forward(device, &x, bias, &layer)?;
+        return tape.record(OP, &inputs, y, move |dy, context| {
+            give(context, |wanted| cuda::backward(device, &dy, &x, &u, &layer, wanted))
+        });
+    }
+    let (y, u) = cpu::forward(&x, bias, &layer)?;
     tape.record(OP, &inputs, y, move |dy, context| {
-        let wanted = std::array::from_fn(|i| context.needs(i));
-        let grads = cpu::backward(&dy, &x, u, &layer, wanted)?;
-        for (i, grad) in grads.into_iter().enumerate() {
-            if let Some(grad) = grad {
-                context.give(i, grad)?;
-            }
-        }
-        Ok(())
+        give(context, |wanted| cpu::backward(&dy, &x, u, &layer, wanted))
     })
+}
+
+/// Hands the wanted ones of five gradients to the inputs.
+fn give(
+    context: &mut BackwardContext<'_>,
+    backward: impl FnOnce([bool; 5]) -> Result<[Option<Tensor>; 5]>,
+) -> Result<()> {
+    let wanted = std::array::from_fn(|i| context.needs(i));
+    for (i, grad) in backward(wanted)?.into_iter().enumerate() {
+        if let Some(grad) = grad {
+            context.give(i, grad)?;
+        }
+    }
+    Ok(())
 }

@@ -6,17 +6,8 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 kernel! {
-    /// kernels/matmul.cu, on tensor cores.
-    TensorCores in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, k: i32,
-        a2: Pointer, b2: Pointer, lda2: i64, ldb2: i64, k2: i32,
-        bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32,
-    }
-}
-
-kernel! {
-    /// kernels/matmul.cu, on the ordinary cores.
-    OrdinaryCores in "matmul" {
+    /// kernels/matmul.cu: products, on tensor cores and on the ordinary ones.
+    Product in "matmul" {
         a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
     }
 }
@@ -60,12 +51,12 @@ pub(super) fn grad_input(device: &'static CudaDevice, dy: &Tensor, w: &Tensor) -
 }
 
 /// `dW = dy^T x`, f32.
-pub(super) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     product(device, Case::Tn, dy, x, None, DType::F32)
 }
 
 /// The sum over the rows of dy `[M, n]`, f32 `[n]`.
-pub(super) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> Result<Tensor> {
     let (m, n) = dy.dims2(OP)?;
     let out = Tensor::uninitialised(device, &[n], DType::F32)?;
     let entry = dy.dtype().select(OP, ["matmul_column_sums_f32", "matmul_column_sums_bf16"])?;
@@ -100,7 +91,7 @@ fn product(
     let [a_at, b_at, c_at] = [a.pointer(OP, device)?, b.pointer(OP, device)?, c.pointer(OP, device)?];
     let (lda, ldb, ldc) = (a_cols as i64, b_cols as i64, n as i64);
     let (mi, ni, ki) = (int(m)?, int(n)?, int(k)?);
-    if (a.dtype(), b.dtype()) == (DType::BF16, DType::BF16) {
+    let (entry, grid) = if (a.dtype(), b.dtype()) == (DType::BF16, DType::BF16) {
         // A row starts on 16 bytes if the first does and a row has a multiple of 8 elements.
         let aligned = [(a_at, lda), (b_at, ldb)].iter().all(|(Pointer(at), ld)| at % 16 == 0 && ld % 8 == 0);
         let entry = match (case, aligned) {
@@ -111,26 +102,8 @@ fn product(
             (Case::Nn, false) => "matmul_nn_bf16_ragged",
             (Case::Tn, false) => "matmul_tn_bf16_ragged",
         };
-        let none = Pointer::NULL;
-        let arguments = TensorCores {
-            a: a_at,
-            b: b_at,
-            lda,
-            ldb,
-            k: ki,
-            a2: none,
-            b2: none,
-            lda2: 0,
-            ldb2: 0,
-            k2: 0,
-            bias: bias_at,
-            c: c_at,
-            ldc,
-            m: mi,
-            n: ni,
-        };
         let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
-        device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })?;
+        (entry, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
     } else {
         let entry = match (case, a.dtype(), b.dtype()) {
             (Case::Nt, DType::F32, DType::F32) => "matmul_nt_f32_f32",
@@ -144,14 +117,10 @@ fn product(
                 return Err(Error::DType { op: OP, detail: format!("{a} times {b} has no CUDA kernel") });
             }
         };
-        let arguments =
-            OrdinaryCores { a: a_at, b: b_at, lda, ldb, bias: bias_at, c: c_at, ldc, m: mi, n: ni, k: ki };
-        device.launch(
-            entry,
-            arguments,
-            Grid::new(m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE), SMALL_THREADS),
-        )?;
-    }
+        (entry, Grid::new(m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE), SMALL_THREADS))
+    };
+    let product = Product { a: a_at, b: b_at, lda, ldb, bias: bias_at, c: c_at, ldc, m: mi, n: ni, k: ki };
+    device.launch(entry, product, grid)?;
     Ok(c)
 }
 

@@ -1,7 +1,7 @@
 //! Matrix product with a weight: a linear layer.
 
 pub(in crate::ops) mod cpu;
-mod cuda;
+pub(in crate::ops) mod cuda;
 
 use super::place::place;
 use crate::autograd::{Tape, Var};

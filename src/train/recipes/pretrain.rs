@@ -75,6 +75,8 @@ pub struct Options {
     pub train: TrainOptions,
     /// The run folder.
     pub output: PathBuf,
+    /// Where the model is trained.
+    pub device: Device,
 }
 
 /// Runs it: prints the header, trains, and leaves a Hugging Face folder, tokenizer included, in the run folder.
@@ -99,7 +101,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     };
     model.set_dtype(options.dtype)?;
     model.set_checkpointing(train.gradient_checkpointing);
-    header::device(Device::Cpu);
+    header::device(options.device)?;
     header::model("new", model.config(), &model.parameters());
 
     // The data.
@@ -132,7 +134,9 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
 
     // The state: new, or the checkpoint's.
-    let mut stepper = Stepper::new(decay_matrices(model.parameters()), train)?;
+    let planned = |e: Error| e.with_memory_plan(&plan);
+    model.to_device(options.device).map_err(planned)?;
+    let mut stepper = Stepper::new(decay_matrices(model.parameters()), train).map_err(planned)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;
@@ -156,7 +160,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         let micro_step = state.micro_step;
         let window = Window { batches: &window, labelled, step: state.step + 1, micro_step };
         let report = stepper
-            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))?;
+            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))
+            .map_err(planned)?;
         let seconds = started.elapsed().as_secs_f64();
         let mut record = Record {
             loss: Some(report.loss),
@@ -169,7 +174,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         if let Some(validation) = &validation
             && TrainOptions::is_due(train.eval_every, state.step, total)
         {
-            let loss = evaluate(&model, validation)?;
+            let loss = evaluate(&model, validation).map_err(planned)?;
             state.note_eval(loss);
             record = record.with_eval(loss);
         }

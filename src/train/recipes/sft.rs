@@ -65,6 +65,8 @@ pub struct Options {
     pub train: TrainOptions,
     /// The run folder.
     pub output: PathBuf,
+    /// Where the model is trained.
+    pub device: Device,
 }
 
 /// Runs it: prints the header, trains, and leaves the adapter (or model) in the run folder.
@@ -100,7 +102,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let all: Vec<Param> = model.parameters().into_iter().chain(lora::adapter_parameters(&model)).collect();
 
     // The data.
-    header::device(Device::Cpu);
+    header::device(options.device)?;
     header::model(&options.model, model.config(), &all);
     let (train_samples, validation_samples) = load_data(options, &mut tokenizer)?;
     let data = fingerprint(&train_samples);
@@ -122,7 +124,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
     let checkpointing = train.gradient_checkpointing;
-    header::memory(&MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing));
+    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing);
+    header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());
     if launch.dry_run {
@@ -130,7 +133,9 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     }
 
     // The state: new, or the checkpoint's.
-    let mut stepper = Stepper::new(decay_matrices(trained), train)?;
+    let planned = |e: Error| e.with_memory_plan(&plan);
+    model.to_device(options.device).map_err(planned)?;
+    let mut stepper = Stepper::new(decay_matrices(trained), train).map_err(planned)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;
@@ -146,7 +151,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let schedule = train.schedule(total);
 
     if let (Some(validation), 0) = (&validation, state.step) {
-        let loss = evaluate(&model, validation)?;
+        let loss = evaluate(&model, validation).map_err(planned)?;
         recorder.record(Record::default().with_eval(loss))?;
     }
     while state.step < total {
@@ -158,7 +163,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         let micro_step = state.micro_step;
         let window = Window { batches: &window, labelled, step: state.step + 1, micro_step };
         let report = stepper
-            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))?;
+            .step(&window, rate, &|tape, batch, denominator| batch_loss(&model, tape, batch, denominator))
+            .map_err(planned)?;
         let seconds = started.elapsed().as_secs_f64();
         let mut record = Record {
             loss: Some(report.loss),
@@ -171,7 +177,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         if let Some(validation) = &validation
             && TrainOptions::is_due(train.eval_every, state.step, total)
         {
-            let loss = evaluate(&model, validation)?;
+            let loss = evaluate(&model, validation).map_err(planned)?;
             state.note_eval(loss);
             record = record.with_eval(loss);
         }

@@ -1,0 +1,203 @@
+// What the attention kernels share: which rows a block works on, who sees whom, and, for those on tensor cores, how tiles of
+// rows lie in shared memory.
+//
+// Rows of queries and of keys lie packed, the heads of a row side by side. Query i of the n_q of a sequence stands at position
+// n_k - n_q + i of its n_k keys; with as many queries as keys that is i, with fewer they are the newest tokens.
+#pragma once
+
+#include "mma.cuh"
+#include "shared_memory.cuh"
+
+namespace attention {
+
+using i64 = long long;
+
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr int CHUNK = 8;  // bf16 elements of 16 bytes
+
+// Where sequences lie: sequence s is rows starts[s] .. ends[s].
+struct Spans {
+  const u32* starts;
+  const u32* ends;
+};
+
+// Some successive columns of a row-major matrix from an element on.
+template <class T> struct Rows {
+  T* data;
+  i64 stride;  // elements from row to row
+
+  __device__ __forceinline__ Rows at(i64 row, i64 column) const { return {data + row * stride + column, stride}; }
+};
+
+// A range of columns of the matrix of scores.
+struct Range {
+  int begin, end;
+};
+
+// A block's sequence, and who sees whom in it.
+struct Sequence {
+  int q_begin, queries, k_begin, keys;
+  int first;  // the first row, query or key, of the block's tile
+  int past;   // the position of query 0
+  bool causal;
+  int window;
+
+  // The block's entry in the table of tiles: sequence, first row.
+  static __device__ __forceinline__ Sequence of_tile(const uint2* tiles, const Spans& q, const Spans& k, bool causal, int window) {
+    const uint2 tile = tiles[blockIdx.x];
+    Sequence s;
+    s.q_begin = q.starts[tile.x];
+    s.queries = q.ends[tile.x] - s.q_begin;
+    s.k_begin = k.starts[tile.x];
+    s.keys = k.ends[tile.x] - s.k_begin;
+    s.first = tile.y;
+    s.past = s.keys - s.queries;
+    s.causal = causal;
+    s.window = min(window, s.keys);  // a wider one hides nothing, and sums with it do not overflow
+    return s;
+  }
+
+  // The keys that a query sees. Both ends rise with the query.
+  __device__ __forceinline__ Range keys_of(int query) const {
+    const int end = past + query + 1;
+    return causal ? Range{max(end - window, 0), min(end, keys)} : Range{0, keys};
+  }
+
+  // The queries that see a key. Both ends rise with the key.
+  __device__ __forceinline__ Range queries_of(int key) const {
+    const int begin = key - past;
+    return causal ? Range{max(begin, 0), min(begin + window, queries)} : Range{0, queries};
+  }
+};
+
+// What forward kernels take.
+template <class T> struct ForwardArguments {
+  const uint2* tiles;
+  Spans q_spans, k_spans;
+  Rows<const T> q, k, v;
+  Rows<T> out;
+  float* lse;
+  i64 lse_stride;
+  int group, dim;
+  float scale;
+  bool causal;
+  int window;
+};
+
+// How a tile of rows of D bf16 elements lies in shared memory. Chunks of 16 bytes are permuted within groups, by the row, so that
+// neither copies nor ldmatrix meet a bank twice: where rows are whole spans of the banks (128 bytes), eight chunks by row % 8; where
+// they are odd halves of it, four chunks by row / 2 % 4.
+template <int D> struct Layout {
+  static_assert(D % 32 == 0, "rows are halves of the banks' span");
+  static constexpr int ROW_BYTES = 2 * D, GROUP = D % 64 == 0 ? 8 : 4;
+
+  // The byte of chunk `chunk` of a row, `chunk` within its group.
+  static __device__ __forceinline__ int place(int row, int chunk) {
+    const int permuted = chunk / GROUP * GROUP + ((chunk % GROUP) ^ (GROUP == 8 ? row & 7 : row >> 1 & 3));
+    return row * ROW_BYTES + permuted * 16;
+  }
+
+  // What this lane points to for ldmatrix, for rows from 0 and columns from 0: the fragments of a left operand (16 rows, 16 columns)
+  // and, transposed, of a right one whose rows are the sum's index.
+  static __device__ __forceinline__ int lane_down() { return place(threadIdx.x % 16, threadIdx.x % 32 / 16); }
+  // The fragments of a right operand whose columns are the sum's index: 16 rows, 16 columns.
+  static __device__ __forceinline__ int lane_across() {
+    return place(threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x / 8 % 2);
+  }
+  // From there to row `row` (a multiple of 8) and column `column` (of 16). `lane` is the sum of a tile's start and one of the above.
+  static __device__ __forceinline__ u32 fragment(u32 lane, int row, int column) {
+    const int chunk = column / CHUNK;
+    return (lane ^ (chunk % GROUP * 16)) + chunk / GROUP * GROUP * 16 + row * ROW_BYTES;
+  }
+};
+
+// Brings ROWS rows of `dim` elements to shared memory; rows from `rows` on and columns from `dim` on become zero. ALIGNED: rows start
+// on 16 bytes and have whole chunks; the copies are asynchronous, the caller closes their group. Otherwise elements come one by one.
+template <int D, int ROWS, int THREADS, bool ALIGNED>
+__device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int rows, int dim) {
+  using L = Layout<D>;
+  constexpr int STEP = THREADS / L::GROUP;
+  static_assert(STEP % 8 == 0, "a thread's rows are permuted alike");
+  const int row0 = threadIdx.x / L::GROUP, chunk0 = threadIdx.x % L::GROUP;
+  const u32 place = to + L::place(row0, chunk0);
+#pragma unroll
+  for (int pass = 0; pass < (ROWS + STEP - 1) / STEP; pass++) {
+    const int row = row0 + pass * STEP;
+    if (ROWS % STEP != 0 && row >= ROWS) break;
+    const bf16* at = from.data + row * from.stride + chunk0 * CHUNK;
+#pragma unroll
+    for (int group = 0; group < D / CHUNK / L::GROUP; group++) {
+      const int left = row < rows ? dim - (chunk0 + group * L::GROUP) * CHUNK : 0;
+      const bf16* source = left > 0 ? at + group * L::GROUP * CHUNK : from.data;
+      const u32 target = place + pass * STEP * L::ROW_BYTES + group * L::GROUP * 16;
+      if constexpr (ALIGNED) {
+        copy_async_16(target, source, left > 0 ? 16 : 0);
+      } else {
+        uint4 packed = {0, 0, 0, 0};
+        u32* words = &packed.x;
+#pragma unroll
+        for (int e = 0; e < CHUNK; e++) {
+          const u32 bits = e < left ? __bfloat16_as_ushort(source[e]) : 0;
+          words[e / 2] |= bits << (e % 2 * 16);
+        }
+        store_shared_16(target, packed);
+      }
+    }
+  }
+}
+
+// Two neighbouring elements, the first in the lower half.
+__device__ __forceinline__ u32 pack2(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const u32*>(&pair);
+}
+
+// The fragments of a left operand made of two neighbouring 16 x 8 results.
+__device__ __forceinline__ void as_left(u32 (&out)[4], const float (&a)[4], const float (&b)[4]) {
+  out[0] = pack2(a[0], a[1]);
+  out[1] = pack2(a[2], a[3]);
+  out[2] = pack2(b[0], b[1]);
+  out[3] = pack2(b[2], b[3]);
+}
+
+// Writes a warp's 16 M x D results, row r times factor[r / 8], to the rows of `to`, by way of shared memory that is the warp's own from
+// `slab` on (rows as in a tile), so that a store is 16 bytes of a row. Rows from `rows` on and columns from `dim` on are left out.
+template <int D, int M, bool ALIGNED>
+__device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], const float (&factor)[M][2], u32 slab, const Rows<bf16> to,
+                                           int rows, int dim) {
+  using L = Layout<D>;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = m * 16 + half * 8 + lane / 4;
+#pragma unroll
+      for (int n = 0; n < D / 8; n++) {
+        const float first = sum[m][n][2 * half] * factor[m][half], second = sum[m][n][2 * half + 1] * factor[m][half];
+        store_shared_4(slab + L::place(row, n) + lane % 4 * 4, pack2(first, second));
+      }
+    }
+  }
+  __syncwarp();  // Hazard: lanes read what others wrote.
+  constexpr int CHUNKS = D / CHUNK;
+#pragma unroll
+  for (int i = 0; i < 16 * M * CHUNKS / 32; i++) {
+    const int id = lane + i * 32, row = id / CHUNKS, chunk = id % CHUNKS, left = dim - chunk * CHUNK;
+    if (row >= rows || left <= 0) continue;
+    const uint4 packed = load_shared_16(slab + L::place(row, chunk));
+    bf16* target = to.data + row * to.stride + chunk * CHUNK;
+    if constexpr (ALIGNED) {
+      *reinterpret_cast<uint4*>(target) = packed;
+    } else {
+      const u32 words[] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+      for (int e = 0; e < CHUNK; e++) {
+        if (e < left) target[e] = __ushort_as_bfloat16(static_cast<unsigned short>(words[e / 2] >> (e % 2 * 16)));
+      }
+    }
+  }
+  __syncwarp();  // Hazard: what is written next may take the same place.
+}
+
+}  // namespace attention

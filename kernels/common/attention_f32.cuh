@@ -1,0 +1,183 @@
+// Attention in f32 on the ordinary cores, forward and backward: plain tiles, for activations that are not bf16.
+//
+// A block of 256 threads has 64 rows of its own (queries; keys for the gradients of keys and values) and walks over the 64-row tiles of
+// the others that the mask leaves. A thread has 4 x 4 of a tile of scores and, for each 64 columns of a head, 4 x 4 of each
+// sum. Operands pass through shared memory: slices of 16 columns, transposed, for scores, whole 64 x 64 pieces for sums. What an
+// own row is multiplied with comes from the caches again for each tile: the ordinary cores are slow enough for that.
+#pragma once
+
+#include "attention.cuh"
+
+namespace attention_f32 {
+
+using attention::ForwardArguments;
+using attention::i64;
+using attention::LOG2_E;
+using attention::Range;
+using attention::Rows;
+using attention::Sequence;
+
+constexpr int TILE = 64, SLICE = 16, THREADS = 256, EACH = 4;
+constexpr int STRIDE = TILE + 4;  // keeps rows of float4 aligned and apart in the banks
+static_assert(TILE * TILE == THREADS * EACH * EACH, "the threads cover a tile");
+
+struct Shared {
+  float own[SLICE][STRIDE], other[SLICE][STRIDE];
+  float left[TILE][STRIDE];   // transposed: [other row][own row]
+  float right[TILE][STRIDE];  // [other row][column]
+};
+
+// This thread's first row and column.
+__device__ __forceinline__ int first_row() { return threadIdx.x / (TILE / EACH) * EACH; }
+__device__ __forceinline__ int first_column() { return threadIdx.x % (TILE / EACH) * EACH; }
+
+__device__ __forceinline__ void add_products(float (&sum)[EACH][EACH], const float* left, const float* right) {
+  const float4 a = *reinterpret_cast<const float4*>(left + first_row());
+  const float4 b = *reinterpret_cast<const float4*>(right + first_column());
+  const float rows[] = {a.x, a.y, a.z, a.w}, columns[] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int r = 0; r < EACH; r++) {
+#pragma unroll
+    for (int c = 0; c < EACH; c++) sum[r][c] = fmaf(rows[r], columns[c], sum[r][c]);
+  }
+}
+
+// 16 columns of 64 rows, transposed; zeros from row `rows` and column `dim` on.
+__device__ __forceinline__ void fetch_slice(float (&slice)[SLICE][STRIDE], const Rows<const float>& from, int column0, int rows,
+                                            int dim) {
+#pragma unroll
+  for (int i = 0; i < TILE * SLICE / THREADS; i++) {
+    const int id = threadIdx.x + i * THREADS, row = id / SLICE, column = id % SLICE;
+    slice[column][row] = row < rows && column0 + column < dim ? from.data[row * from.stride + column0 + column] : 0.0f;
+  }
+}
+
+// scores = own other^T.
+__device__ __forceinline__ void product(float (&scores)[EACH][EACH], Shared& shared, const Rows<const float>& own, int own_rows,
+                                        const Rows<const float>& other, int other_rows, int dim) {
+#pragma unroll
+  for (int r = 0; r < EACH; r++) {
+#pragma unroll
+    for (int c = 0; c < EACH; c++) scores[r][c] = 0.0f;
+  }
+#pragma unroll 1
+  for (int column = 0; column < dim; column += SLICE) {
+    __syncthreads();  // Hazard: the slices before may still be read.
+    fetch_slice(shared.own, own, column, own_rows, dim);
+    fetch_slice(shared.other, other, column, other_rows, dim);
+    __syncthreads();  // Hazard: the slices are read by other threads than wrote them.
+#pragma unroll
+    for (int i = 0; i < SLICE; i++) add_products(scores, shared.own[i], shared.other[i]);
+  }
+}
+
+// sum += p other, over the PIECES pieces of 64 columns.
+template <int PIECES>
+__device__ __forceinline__ void accumulate(float (&sum)[PIECES][EACH][EACH], Shared& shared, const float (&p)[EACH][EACH],
+                                           const Rows<const float>& other, int other_rows, int dim) {
+  __syncthreads();  // Hazard: the left operand before may still be read.
+#pragma unroll
+  for (int r = 0; r < EACH; r++) {
+#pragma unroll
+    for (int c = 0; c < EACH; c++) shared.left[first_column() + c][first_row() + r] = p[r][c];
+  }
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+    __syncthreads();  // Hazard: the piece before may still be read.
+#pragma unroll
+    for (int i = 0; i < TILE * TILE / THREADS; i++) {
+      const int id = threadIdx.x + i * THREADS, row = id / TILE, column = id % TILE, across = piece * TILE + column;
+      shared.right[row][column] = row < other_rows && across < dim ? other.data[row * other.stride + across] : 0.0f;
+    }
+    __syncthreads();  // Hazard: both operands are read by other threads than wrote them.
+#pragma unroll 8
+    for (int i = 0; i < TILE; i++) add_products(sum[piece], shared.left[i], shared.right[i]);
+  }
+}
+
+// Writes this thread's sums, row r times factor[r].
+template <int PIECES>
+__device__ __forceinline__ void write(const float (&sum)[PIECES][EACH][EACH], const float (&factor)[EACH], const Rows<float>& to,
+                                      int rows, int dim) {
+#pragma unroll
+  for (int piece = 0; piece < PIECES; piece++) {
+#pragma unroll
+    for (int r = 0; r < EACH; r++) {
+#pragma unroll
+      for (int c = 0; c < EACH; c++) {
+        const int row = first_row() + r, column = piece * TILE + first_column() + c;
+        if (row < rows && column < dim) to.data[row * to.stride + column] = sum[piece][r][c] * factor[r];
+      }
+    }
+  }
+}
+
+template <int PIECES> __device__ __forceinline__ void forward(const ForwardArguments<float>& a) {
+  __shared__ __align__(16) Shared shared;
+  const int head = blockIdx.y, kv_head = head / a.group;
+  const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  const int rows = min(seq.queries - seq.first, TILE);
+  const int begin = seq.keys_of(seq.first).begin / TILE * TILE, end = seq.keys_of(seq.first + rows - 1).end;
+  const Rows<const float> q = a.q.at(seq.q_begin + seq.first, head * a.dim);
+  const Rows<const float> keys = a.k.at(seq.k_begin, kv_head * a.dim), values = a.v.at(seq.k_begin, kv_head * a.dim);
+
+  const float scale2 = a.scale * LOG2_E;
+  float most[EACH], total[EACH], sum[PIECES][EACH][EACH] = {};
+#pragma unroll
+  for (int r = 0; r < EACH; r++) {
+    most[r] = -INFINITY;
+    total[r] = 0.0f;
+  }
+#pragma unroll 1
+  for (int first = begin; first < end; first += TILE) {
+    const int others = min(seq.keys - first, TILE);
+    float s[EACH][EACH];
+    product(s, shared, q, rows, keys.at(first, 0), others, a.dim);
+#pragma unroll
+    for (int r = 0; r < EACH; r++) {
+      const Range visible = seq.keys_of(seq.first + first_row() + r);
+      float top = most[r];
+#pragma unroll
+      for (int c = 0; c < EACH; c++) {
+        const int key = first + first_column() + c;
+        if (key < visible.begin || key >= visible.end) s[r][c] = -INFINITY;
+        top = fmaxf(top, s[r][c]);
+      }
+      // The 16 threads of a row are half a warp.
+#pragma unroll
+      for (int distance = 8; distance > 0; distance /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, distance));
+      // A row that has seen nothing yet keeps p = 0.
+      const float base = top == -INFINITY ? 0.0f : top;
+      const float shrink = exp2_approx((most[r] - base) * scale2);
+      most[r] = top;
+      total[r] *= shrink;
+#pragma unroll
+      for (int c = 0; c < EACH; c++) {
+        s[r][c] = exp2_approx((s[r][c] - base) * scale2);
+        total[r] += s[r][c];
+      }
+#pragma unroll
+      for (int piece = 0; piece < PIECES; piece++) {
+#pragma unroll
+        for (int c = 0; c < EACH; c++) sum[piece][r][c] *= shrink;
+      }
+    }
+    accumulate<PIECES>(sum, shared, s, values.at(first, 0), others, a.dim);
+  }
+
+  float inverse[EACH];
+#pragma unroll
+  for (int r = 0; r < EACH; r++) {
+#pragma unroll
+    for (int distance = 8; distance > 0; distance /= 2) total[r] += __shfl_xor_sync(0xffffffff, total[r], distance);
+    // Who sees nothing gets nothing.
+    inverse[r] = total[r] == 0.0f ? 0.0f : 1.0f / total[r];
+    const int row = first_row() + r;
+    if (first_column() == 0 && row < rows) {
+      a.lse[head * a.lse_stride + seq.q_begin + seq.first + row] = most[r] * a.scale + logf(total[r]);
+    }
+  }
+  write<PIECES>(sum, inverse, a.out.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+}
+
+}  // namespace attention_f32

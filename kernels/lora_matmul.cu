@@ -1,0 +1,317 @@
+// A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), or with several in one batch, each for its own rows.
+//
+//   u = s x~ A^T             [M, r]         x~ = dropout(x): keep(i) ? x[i] / (1 - p) : 0, keep as in dropout.cu
+//   y = x W^T + u B^T + bias [M, out]       one product, whose inner dimension is that of the adapter and then the layer's
+//   v = s dy B               [M, r]
+//   dx = dropout'(v A) + dy W               one product too: the mask is put on the sums in registers, after the adapter's part
+//   dA = v^T x~ [r, in]   dB = dy^T u [out, r]
+//
+// Shapes: x, dx [M, in]; W [out, in]; A [r, in], B [out, r], or stacked [E, r, in], [E, out, r]; any sizes, r rounded up to 8
+// (`padded`) inside. Saved for backward: x and u. The mask is drawn again: as a bit an element, once a backward.
+// Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
+// the parts are added in order. x is read once by each product that needs it.
+//
+// x and W both bf16: tensor cores. What is f32 then (u, v, and A and B where they are) becomes two bf16, hi = bf16(z) and
+// lo = bf16(z - hi), which together keep 16 bits of it: u B^T = [u_hi u_lo u_hi] [B_hi B_hi B_lo]^T, and so on, so that the adapter
+// is as exact as in f32 to within 2^-16 (rounding u alone to bf16, as autocast does, costs 2^-9). That is 3 r of inner dimension
+// where the naive product has r: 0.8 % of a product over 4096 at r = 16. With A and B in bf16 their low parts are left out. The
+// mask's 1 / (1 - p) goes to the sums, so that x~ is x, exactly, with zeros.
+// Else: f32 on the ordinary cores, with the same steps.
+//
+// Tiles: the long product is common/gemm.cuh's. `down` (u, v) is memory-bound on x: 128 rows a block, 32 a warp, all of a rank
+// of up to 64, tiles of 32 columns in 4 stages; split over the columns where there are too few rows to fill a GPU. A thread draws the
+// 32 bits of its row, and they reach the fragments by shuffles. `parts` (dA, dB in one launch) is memory-bound on x and dy: 128 of
+// their columns a block, split over the rows.
+// Several adapters: a tile of rows of `down` and of `parts` is one adapter's (table of row ranges). The long product shares its
+// base among all rows: a tile goes through the rank of each segment that it meets, with other segments' rows of u as zeros.
+#include "common/gemm_f32.cuh"
+#include "common/low_rank.cuh"
+
+namespace lora {
+
+using low_rank::CHUNK, low_rank::ROWS, low_rank::Rows, low_rank::rows_of, low_rank::STEP, low_rank::THREADS;
+
+// The second pair of operands of the long product: u or v, and the factors of the adapters; and what the mask does to it.
+struct Adapters {
+  const bf16* rank;
+  const bf16* factor;
+  long long ld_factor, factor_stride;
+  int inner;             // pieces times padded: also the length of a row of `rank`
+  const int4* segments;  // null: one adapter for all rows
+  const int2* meets;     // the segments that each tile of rows meets: from, to
+  const u32* keep;       // null: no mask
+  int words;
+  float keep_scale;
+};
+
+// Rows m0 .. m0 + 128 of u or v, as far as they are in `rows`.
+__device__ __forceinline__ void fetch_rank(bf16* tile, const bf16* rank, int inner, int m0, Rows rows, int k0) {
+#pragma unroll
+  for (int i = 0; i < gemm::TILE_ELEMENTS / CHUNK / THREADS; i++) {
+    const int id = threadIdx.x + i * THREADS, row = m0 + id / (STEP / CHUNK), chunk = id % (STEP / CHUNK), across = k0 + chunk * CHUNK;
+    // The rank is a whole number of chunks.
+    const bool inside = row >= rows.begin && row < rows.end && across < inner;
+    copy_async_16(tile + gemm::place<true>(id / (STEP / CHUNK), chunk), inside ? rank + u64(row) * inner + across : rank, inside ? 16 : 0);
+  }
+}
+
+// Keeps of the adapter's part what the dropout kept of x.
+__device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapters, gemm::Corner block, int m) {
+  const gemm::Corner warp = gemm::corner_of_warp();
+  const int lane = threadIdx.x % 32, word0 = (block.n0 + warp.n0) / 32;
+#pragma unroll
+  for (int i = 0; i < gemm::WARP_M / 16; i++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = block.m0 + warp.m0 + i * 16 + half * 8 + lane / 4;
+      u32 kept[gemm::WARP_N / 32];
+#pragma unroll
+      for (int w = 0; w < gemm::WARP_N / 32; w++) {
+        const bool inside = row < m && word0 + w < adapters.words;
+        kept[w] = inside ? adapters.keep[u64(row) * adapters.words + word0 + w] >> lane % 4 * 2 : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < gemm::WARP_N / 8; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          float& value = sum[i][j][2 * half + e];
+          value = kept[j / 4] >> (j % 4 * 8 + e) & 1 ? value * adapters.keep_scale : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// c = mask(rank factor) + a b + bias.
+template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
+__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const float* bias, bf16* c) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  bf16* ring = reinterpret_cast<bf16*>(smem);
+  const int m = a.outer, n = b.outer;
+  const gemm::Corner block = gemm::corner_of_block(m, n);
+  const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
+  const int segment_steps = (adapters.inner + STEP - 1) / STEP, adapter_steps = (meets.y - meets.x) * segment_steps;
+  const int steps = adapter_steps + (a.k + STEP - 1) / STEP;
+  const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
+  const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
+  auto bring = [&](bf16* stage, int step) {
+    if (step < adapter_steps) {
+      const Rows rows = rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
+      const int k0 = step % segment_steps * STEP;
+      fetch_rank(stage, adapters.rank, adapters.inner, block.m0, rows, k0);
+      const bf16* factor = adapters.factor + rows.adapter * adapters.factor_stride;
+      gemm::fetch<B_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
+    } else {
+      const int k0 = (step - adapter_steps) * STEP;
+      tiles_a.fetch(stage, k0);
+      tiles_b.fetch(stage + gemm::TILE_ELEMENTS, k0);
+    }
+  };
+  gemm::Sums sum = {};
+  gemm::start(ring, steps, bring);
+  if constexpr (!MASKED) {
+    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+  } else {
+    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, adapter_steps, steps, bring);
+    if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
+    gemm::advance<true, B_K_MAJOR>(sum, ring, adapter_steps, steps, steps, bring);
+  }
+  gemm::write_tile(sum, smem, block, m, n, bias, c, n);
+}
+
+// The same in f32 on the ordinary cores. Here u and v are f32 [M, padded], the factors are f32 as they are, and a tile is half as high.
+using gemm_f32::Part;
+constexpr int SMALL = gemm_f32::TILE;
+static_assert(ROWS == 2 * SMALL, "a range of rows is two tiles");
+
+// As low_rank::down. The factor is [rank, k] (FACTOR_K_MAJOR, for u) or [k, rank] (for v).
+template <bool FACTOR_K_MAJOR, class X>
+__device__ __forceinline__ void down_f32(const X* x, const float* factor, const u32* keep, int words, const int4* tiles,
+                                         const float* scales, float scale, float* parts, int m, int k, int rank, int padded,
+                                         int part_steps) {
+  __shared__ gemm_f32::Tiles shared;
+  const Rows rows = rows_of(tiles, blockIdx.x / 2, ROWS, m);
+  const int m0 = rows.begin + blockIdx.x % 2 * SMALL, n0 = blockIdx.y * SMALL;
+  if (m0 >= rows.end) return;
+  const int begin = blockIdx.z * part_steps * STEP, end = rows.adapter < 0 ? begin : min(begin + part_steps * STEP, k);
+  factor += u64(max(rows.adapter, 0)) * rank * k;
+  gemm_f32::Sums sum = {};
+  gemm_f32::accumulate<true, FACTOR_K_MAJOR>(sum, shared, Part<X>{x, k, rows.begin, rows.end, keep, words},
+                                             Part<float>{factor, FACTOR_K_MAJOR ? k : rank, 0, rank}, m0, n0, begin, end);
+  if (scales != nullptr && rows.adapter >= 0) scale = scales[rows.adapter];
+#pragma unroll
+  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
+#pragma unroll
+    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
+      const int row = m0 + gemm_f32::row_of_thread() + r, col = n0 + gemm_f32::col_of_thread() + s;
+      if (row < rows.end && col < padded) parts[(u64(blockIdx.z) * m + row) * padded + col] = scale * sum[r][s];
+    }
+  }
+}
+
+// As `up`: c = mask(rank factor) + a b + bias, with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward.
+template <bool B_K_MAJOR, class X, class W>
+__device__ __forceinline__ void up_f32(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded,
+                                       const int4* segments, const int2* meets_of, const u32* keep, int words, float keep_scale,
+                                       const float* bias, X* c, int m, int n, int k) {
+  __shared__ gemm_f32::Tiles shared;
+  const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
+  const int2 meets = segments == nullptr ? make_int2(0, 1) : meets_of[m0 / ROWS];
+  gemm_f32::Sums sum = {};
+  for (int i = meets.x; i < meets.y; i++) {
+    const Rows rows = rows_of(segments, i, m, m);
+    const float* of_adapter = factor + u64(rows.adapter) * rank * n;
+    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<float>{rank_rows, padded, rows.begin, rows.end},
+                                          Part<float>{of_adapter, B_K_MAJOR ? rank : n, 0, n}, m0, n0, 0, rank);
+  }
+  const int row0 = m0 + gemm_f32::row_of_thread(), col0 = n0 + gemm_f32::col_of_thread();
+  if (keep != nullptr) {
+#pragma unroll
+    for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
+#pragma unroll
+      for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
+        const int row = row0 + r, col = col0 + s;
+        const bool kept = row < m && col < n && keep[u64(row) * words + col / 32] >> col % 32 & 1;
+        sum[r][s] = kept ? sum[r][s] * keep_scale : 0.0f;
+      }
+    }
+  }
+  gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, Part<W>{b, B_K_MAJOR ? k : n, 0, n}, m0, n0, 0, k);
+#pragma unroll
+  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
+#pragma unroll
+    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
+      const int row = row0 + r, col = col0 + s;
+      if (row < m && col < n) c[u64(row) * n + col] = from_f32<X>(sum[r][s] + (bias == nullptr ? 0.0f : bias[col]));
+    }
+  }
+}
+
+// As low_rank::factor_parts.
+template <class X>
+__device__ __forceinline__ void factor_parts_f32(const X* x, const float* v, const X* dy, const float* u, const u32* keep, int words,
+                                                 const int4* chunks, int chunk_rows, float* parts, int m, int k, int n, int padded) {
+  __shared__ gemm_f32::Tiles shared;
+  const int tiles_x = (k + SMALL - 1) / SMALL;
+  const bool is_x = static_cast<int>(blockIdx.x) < tiles_x;
+  const int cols = is_x ? k : n, col0 = (blockIdx.x - (is_x ? 0 : tiles_x)) * SMALL, rank0 = blockIdx.y * SMALL;
+  const Rows rows = rows_of(chunks, blockIdx.z, chunk_rows, m);
+  gemm_f32::Sums sum = {};
+  gemm_f32::accumulate<false, false>(sum, shared, Part<X>{is_x ? x : dy, cols, 0, cols, is_x ? keep : nullptr, words},
+                                     Part<float>{is_x ? v : u, padded, 0, padded}, col0, rank0, rows.begin, rows.end);
+#pragma unroll
+  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
+#pragma unroll
+    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
+      const int col = col0 + gemm_f32::row_of_thread() + r, j = rank0 + gemm_f32::col_of_thread() + s;
+      if (col < cols && j < padded) parts[((u64(blockIdx.z) * (k + n)) + (is_x ? 0 : k) + col) * padded + j] = sum[r][s];
+    }
+  }
+}
+
+}  // namespace lora
+
+#define PACK(NAME, FORWARD, T)                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const T* a, const T* b, bf16* to_a, bf16* to_b, long long lda,           \
+                                                         long long ldb, int rank, int padded, int k, int n) {                     \
+    low_rank::pack<FORWARD>(a, b, to_a, to_b, lda, ldb, rank, padded, k, n);                                                          \
+  }
+PACK(lora_matmul_fwd_pack_f32, true, float)
+PACK(lora_matmul_fwd_pack_bf16, true, bf16)
+PACK(lora_matmul_bwd_pack_f32, false, float)
+PACK(lora_matmul_bwd_pack_bf16, false, bf16)
+
+extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, u64 count, int words, int k, u64 seed, u64 stream,
+                                                                   u32 threshold) {
+  low_rank::keep_bits(bits, count, words, k, {seed, stream, threshold});
+}
+
+#define DOWN(NAME, RANK, ALIGNED, DROPOUT)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(low_rank::THREADS)                                                                     \
+      NAME(const bf16* x, const bf16* factor, long long ld, long long factor_stride, u32 has_low, const int4* tiles,              \
+           const float* scales, float scale, float* parts, int m, int k, int padded, int part_steps, u64 seed, u64 stream,        \
+           u32 threshold) {                                                                                                       \
+    low_rank::down<RANK, ALIGNED, DROPOUT>(x, factor, ld, factor_stride, has_low, tiles, scales, scale, parts, m, k, padded,          \
+                                       part_steps, {seed, stream, threshold});                                                    \
+  }
+DOWN(lora_matmul_down_bf16_r16, 16, true, false)
+DOWN(lora_matmul_down_bf16_r32, 32, true, false)
+DOWN(lora_matmul_down_bf16_r64, 64, true, false)
+DOWN(lora_matmul_down_bf16_r32_ragged, 32, false, false)
+DOWN(lora_matmul_down_bf16_r16_dropout, 16, true, true)
+DOWN(lora_matmul_down_bf16_r32_dropout, 32, true, true)
+DOWN(lora_matmul_down_bf16_r64_dropout, 64, true, true)
+DOWN(lora_matmul_down_bf16_r32_dropout_ragged, 32, false, true)
+
+#define RANK_SUMS(NAME, T)                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, u64 m, int padded, int pieces) {   \
+    low_rank::rank_sums(parts, to, count, m, padded, pieces);                                                                         \
+  }
+RANK_SUMS(lora_matmul_rank_bf16, bf16)
+RANK_SUMS(lora_matmul_rank_f32, float)
+
+// y [m, n] = x [m, k] W^T with W [n, k]; dx [m, n] = dy [m, k] W with W [k, n].
+#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED)                                                                                              \
+  extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
+      NAME(const bf16* a, const bf16* b, const bf16* rank, const bf16* factor, long long ld_factor, long long factor_stride,      \
+           int inner, const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,   \
+           bf16* c, int m, int n, int k) {                                                                                        \
+    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                                      \
+                                 {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, bias, \
+                                 c);                                                                                              \
+  }
+UP(lora_matmul_fwd_bf16, true, true, false)
+UP(lora_matmul_fwd_bf16_ragged, true, false, false)
+UP(lora_matmul_bwd_input_bf16, false, true, true)
+UP(lora_matmul_bwd_input_bf16_ragged, false, false, true)
+
+#define FACTOR_PARTS(NAME, RANK, ALIGNED)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(low_rank::THREADS)                                                                     \
+      NAME(const bf16* x, const bf16* v, const bf16* dy, const bf16* u, const u32* keep, int words, const int4* chunks,           \
+           int chunk_rows, float* parts, int m, int k, int n, int padded, int inner) {                                            \
+    low_rank::factor_parts<RANK, ALIGNED>({x, v, k}, {dy, u, n}, keep, words, chunks, chunk_rows, parts, m, padded, inner);           \
+  }
+FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r16, 16, true)
+FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r32, 32, true)
+FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r64, 64, true)
+FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r32_ragged, 32, false)
+
+extern "C" __global__ void __launch_bounds__(256) lora_matmul_bwd_factors(const float* parts, const int* first, int count, float* da,
+                                                                         float* db, int k, int n, int rank, int padded,
+                                                                         float keep_scale) {
+  low_rank::factor_sums(parts, first, count, da, db, k, n, rank, padded, keep_scale);
+}
+
+// On the ordinary cores, by the types of x (and dy), and of W.
+#define DOWN_F32(NAME, FACTOR_K_MAJOR, X)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
+      NAME(const X* x, const float* factor, const u32* keep, int words, const int4* tiles, const float* scales, float scale,      \
+           float* parts, int m, int k, int rank, int padded, int part_steps) {                                                    \
+    lora::down_f32<FACTOR_K_MAJOR>(x, factor, keep, words, tiles, scales, scale, parts, m, k, rank, padded, part_steps);          \
+  }
+DOWN_F32(lora_matmul_fwd_down_f32, true, float)
+DOWN_F32(lora_matmul_fwd_down_bf16, true, bf16)
+DOWN_F32(lora_matmul_bwd_down_f32, false, float)
+DOWN_F32(lora_matmul_bwd_down_bf16, false, bf16)
+
+#define UP_F32(NAME, B_K_MAJOR, X, W)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
+      NAME(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded, const int4* segments,       \
+           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, X* c, int m, int n, int k) {       \
+    lora::up_f32<B_K_MAJOR>(a, b, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale, bias, c, m, n, k);   \
+  }
+UP_F32(lora_matmul_fwd_f32_f32, true, float, float)
+UP_F32(lora_matmul_fwd_f32_bf16, true, float, bf16)
+UP_F32(lora_matmul_fwd_bf16_f32, true, bf16, float)
+UP_F32(lora_matmul_bwd_input_f32_f32, false, float, float)
+UP_F32(lora_matmul_bwd_input_f32_bf16, false, float, bf16)
+UP_F32(lora_matmul_bwd_input_bf16_f32, false, bf16, float)
+
+#define FACTOR_PARTS_F32(NAME, X)                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
+      NAME(const X* x, const float* v, const X* dy, const float* u, const u32* keep, int words, const int4* chunks,               \
+           int chunk_rows, float* parts, int m, int k, int n, int padded) {                                                       \
+    lora::factor_parts_f32(x, v, dy, u, keep, words, chunks, chunk_rows, parts, m, k, n, padded);                                 \
+  }
+FACTOR_PARTS_F32(lora_matmul_bwd_parts_f32, float)
+FACTOR_PARTS_F32(lora_matmul_bwd_parts_bf16, bf16)

@@ -1,0 +1,90 @@
+//! Whole runs on the CUDA device against the same runs on the CPU.
+
+use std::path::Path;
+
+use warptune::device::Device;
+use warptune::peft::lora;
+use warptune::tensor::DType;
+use warptune::train::base_model;
+use warptune::train::launch::Start;
+use warptune::train::metrics::Record;
+use warptune::train::options::TrainOptions;
+use warptune::train::recipes::sft::{Method, Options, run};
+
+use super::sft::{computed, launch, lora as lora_method, sft};
+use crate::support::devices::{assert_no_reports, cuda};
+use crate::support::tiny::Tiny;
+
+fn losses(run: &Path) -> Vec<f64> {
+    computed(run).iter().flat_map(|r: &Record| [r.loss, r.eval_loss]).flatten().collect()
+}
+
+/// f32 sums in another order: each loss is a mean of cross-entropies with an error of a few roundings, and what a step does to the
+/// parameters carries it on. Twenty steps at a learning rate of 0.01 amplify it; 1e-4 of the loss is far below what any mistake
+/// in a kernel makes, and far above what was seen (1e-6).
+const BOUND: f64 = 1e-4;
+
+#[test]
+fn losses_are_those_of_the_cpu() {
+    let tiny = Tiny::new();
+    for (name, method) in [("lora", lora_method()), ("full", Method::Full)] {
+        let runs = [Device::Cpu, cuda()].map(|device| {
+            let output = format!("{name}-{device}").replace(':', "-");
+            let options = Options { device, ..sft(&tiny, method.clone(), &output) };
+            run(&options, &launch(Start::New)).unwrap();
+            losses(&options.output)
+        });
+        assert_eq!(runs[0].len(), 23, "20 losses, 3 evaluations");
+        for (step, (cpu, device)) in runs[0].iter().zip(&runs[1]).enumerate() {
+            assert!((cpu - device).abs() <= BOUND * cpu, "{name}, value {step}: {cpu} and {device}");
+        }
+    }
+    assert_no_reports();
+}
+
+#[test]
+fn runs_repeat_and_resume_bit_for_bit() {
+    let tiny = Tiny::new();
+    for (kind, dtype, method, result) in [
+        ("lora", DType::F32, lora_method(), "adapter/adapter_model.safetensors"),
+        ("lora-bf16", DType::BF16, lora_method(), "adapter/adapter_model.safetensors"),
+        ("full", DType::F32, Method::Full, "model/model.safetensors"),
+    ] {
+        let options = |name: &str| {
+            let base = sft(&tiny, method.clone(), &format!("{kind}-{name}"));
+            let train =
+                TrainOptions { max_steps: Some(6), save_every: 3, keep_last: 0, ..base.train.clone() };
+            Options { device: cuda(), dtype, train, ..base }
+        };
+        let weights = |options: &Options| std::fs::read(options.output.join(result)).unwrap();
+        let (first, second) = (options("first"), options("second"));
+        run(&first, &launch(Start::New)).unwrap();
+        run(&second, &launch(Start::New)).unwrap();
+        assert!(computed(&first.output) == computed(&second.output), "{kind}");
+        assert!(weights(&first) == weights(&second), "{kind}: two runs end with other weights");
+        // Again from the middle.
+        let point = second.output.join("checkpoints/checkpoint-3");
+        run(&second, &launch(Start::Checkpoint(point))).unwrap();
+        assert!(computed(&first.output) == computed(&second.output), "{kind}");
+        assert!(weights(&first) == weights(&second), "{kind}: the resumed run ends with other weights");
+    }
+    assert_no_reports();
+}
+
+#[test]
+fn a_merged_model_is_saved_from_the_device_as_from_the_host() {
+    let tiny = Tiny::new();
+    let options = sft(&tiny, lora_method(), "run");
+    run(&options, &launch(Start::New)).unwrap();
+    let [host, device] = [Device::Cpu, cuda()].map(|device| {
+        let mut model = base_model::load(&tiny.model(), DType::F32).unwrap().model;
+        model.to_device(device).unwrap();
+        lora::load(&mut model, &options.output.join("adapter")).unwrap();
+        lora::merge(&mut model).unwrap();
+        assert_eq!(model.device(), device);
+        let folder = tiny.path(&format!("merged-{}", device.to_string().replace(':', "-")));
+        model.save(&folder).unwrap();
+        std::fs::read(folder.join("model.safetensors")).unwrap()
+    });
+    assert!(host == device);
+}

@@ -1,0 +1,294 @@
+//! The kernels that are timed, through the ops that launch them.
+
+use warptune::Result;
+use warptune::autograd::{Gradients, Tape, Var};
+use warptune::device::Device;
+use warptune::device::philox::Philox;
+use warptune::ops::add::add;
+use warptune::ops::attention::{AttentionSpec, attention};
+use warptune::ops::dropout::dropout;
+use warptune::ops::embedding::embedding;
+use warptune::ops::gelu::{GeluKind, gelu};
+use warptune::ops::layer_norm::layer_norm;
+use warptune::ops::linear_cross_entropy::linear_cross_entropy;
+use warptune::ops::lora_matmul::{Lora, lora_matmul};
+use warptune::ops::matmul::matmul;
+use warptune::ops::rms_norm::rms_norm;
+use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
+use warptune::ops::swiglu::swiglu;
+use warptune::tensor::{DType, Tensor};
+
+use crate::Sizes;
+use crate::clock::seconds;
+use crate::report::Measured;
+
+type Op = Box<dyn Fn(&Tape, &[Var]) -> Result<Var>>;
+
+/// An op on some operands.
+pub struct Case {
+    /// Op, pass, type and shape.
+    pub name: String,
+    inputs: Vec<Tensor>,
+    /// Which inputs' gradients are computed; none: the forward alone.
+    wanted: Vec<bool>,
+    op: Op,
+    operations: f64,
+    bytes: f64,
+}
+
+impl Case {
+    /// Times it.
+    pub fn measure(&self, device: Device) -> Result<Measured> {
+        let backward = self.wanted.contains(&true);
+        let seed = match backward {
+            true => Some(self.run(&Tape::training(1, 1), |_| {})?.like()?),
+            false => None,
+        };
+        let time = seconds(device, || {
+            let tape = Tape::training(1, 1);
+            let mut leaves = Vec::new();
+            let output = self.run(&tape, |vars| leaves = vars.to_vec())?;
+            if let Some(seed) = &seed {
+                let wanted: Vec<&Var> = leaves.iter().filter(|v| v.requires_grad()).collect();
+                tape.backward_inputs(&output.0, seed.clone(), &wanted, &mut Gradients::new())?;
+            }
+            Ok(())
+        })?;
+        Ok(Measured {
+            name: self.name.clone(),
+            seconds: time,
+            operations: self.operations,
+            bytes: self.bytes,
+            cublas: None,
+            cublaslt: None,
+        })
+    }
+
+    fn run(&self, tape: &Tape, see: impl FnOnce(&[Var])) -> Result<Output> {
+        let vars: Vec<Var> = self
+            .inputs
+            .iter()
+            .zip(&self.wanted)
+            .map(|(x, wanted)| if *wanted { tape.input(x.clone()) } else { Var::constant(x.clone()) })
+            .collect();
+        see(&vars);
+        Ok(Output((self.op)(tape, &vars)?))
+    }
+}
+
+struct Output(Var);
+
+impl Output {
+    /// A gradient of the output's shape: the output itself, or a one where it is a loss.
+    fn like(self) -> Result<Tensor> {
+        match self.0.value().numel() {
+            1 => Tensor::from_f32(vec![1.0], self.0.shape()).to_device(self.0.value().device()),
+            _ => Ok(self.0.into_value()),
+        }
+    }
+}
+
+/// Rows, columns and inner dimension of the product behind a case's name, if it is a plain forward product in bf16.
+pub fn product(name: &str) -> Option<[usize; 3]> {
+    let shape = name.strip_prefix("matmul fwd bf16 ")?;
+    let dims: Vec<usize> = shape.split('x').filter_map(|d| d.trim().parse().ok()).collect();
+    <[usize; 3]>::try_from(dims).ok()
+}
+
+struct Maker {
+    device: Device,
+    cases: Vec<Case>,
+    seed: u64,
+}
+
+impl Maker {
+    fn random(&mut self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        self.seed += 1;
+        let count: usize = shape.iter().product();
+        // Large tensors repeat a random piece: what the values are changes no time, only that they are not zero.
+        let piece = Philox { seed: self.seed, stream: 0 }.normal(count.min(1 << 16), 0.1);
+        let data = piece.iter().copied().cycle().take(count).collect();
+        Tensor::from_f32(data, shape).to_dtype(dtype)?.to_device(self.device)
+    }
+
+    /// Adds the forward, and with gradients of the inputs `wanted` forward and backward. `work`: operations and bytes of each.
+    fn add(
+        &mut self,
+        name: &str,
+        inputs: Vec<Tensor>,
+        wanted: &[usize],
+        work: [(f64, f64); 2],
+        op: impl Fn(&Tape, &[Var]) -> Result<Var> + Clone + 'static,
+    ) {
+        let (first, rest) = name.split_once(' ').unwrap_or((name, ""));
+        let none = vec![false; inputs.len()];
+        let some = (0..inputs.len()).map(|i| wanted.contains(&i)).collect();
+        for (pass, wanted, (operations, bytes)) in [("fwd", none, work[0]), ("fwd+bwd", some, work[1])] {
+            if pass == "fwd" || wanted.contains(&true) {
+                let (inputs, op) = (inputs.clone(), Box::new(op.clone()));
+                let name = format!("{first} {pass} {rest}");
+                self.cases.push(Case { name, inputs, wanted, op, operations, bytes });
+            }
+        }
+    }
+}
+
+/// Every case. Operations and bytes are those that must be: a product's, each tensor read and written once.
+pub fn all(device: Device, sizes: Sizes) -> Result<Vec<Case>> {
+    let mut make = Maker { device, cases: Vec::new(), seed: 0 };
+    products(&mut make, sizes)?;
+    attentions(&mut make, sizes)?;
+    rows(&mut make, sizes)?;
+    Ok(make.cases)
+}
+
+fn products(make: &mut Maker, s: Sizes) -> Result<()> {
+    let (t, d) = (s.tokens, s.dim);
+    for dtype in [DType::BF16, DType::F32] {
+        // Training, and decoding a few sequences.
+        let shapes = [(t, d, d), (t, s.hidden, d), (1, d, d), (16, d, d)];
+        for (m, n, k) in shapes {
+            let size = dtype.size() as f64;
+            let (x, w) = (make.random(&[m, k], dtype)?, make.random(&[n, k], dtype)?);
+            let ops = 2.0 * (m * n * k) as f64;
+            let bytes = size * (m * k + n * k + m * n) as f64;
+            let wanted: &[usize] = if m > 16 && n == d { &[0, 1] } else { &[] };
+            make.add(
+                &format!("matmul {dtype} {m}x{n}x{k}"),
+                vec![x, w],
+                wanted,
+                [(ops, bytes), (3.0 * ops, 3.0 * bytes)],
+                |tape, v| matmul(tape, &v[0], &v[1], None),
+            );
+        }
+    }
+    for r in [16, 64] {
+        let (x, w) = (make.random(&[t, d], DType::BF16)?, make.random(&[d, d], DType::BF16)?);
+        let (a, b) = (make.random(&[r, d], DType::F32)?, make.random(&[d, r], DType::F32)?);
+        let base = 2.0 * (t * d * d) as f64;
+        let adapter = 4.0 * (t * d * r) as f64;
+        let bytes = 2.0 * (2 * t * d + d * d) as f64;
+        // Backward: dx as the forward, dA and dB.
+        make.add(
+            &format!("lora_matmul bf16 {t}x{d}x{d} r={r}"),
+            vec![x, w, a, b],
+            &[0, 2, 3],
+            [(base + adapter, bytes), (2.0 * base + 3.0 * adapter, 3.0 * bytes)],
+            |tape, v| {
+                lora_matmul(tape, &v[0], &v[1], None, &Lora { a: &v[2], b: &v[3], scale: 2.0, dropout: 0.0 })
+            },
+        );
+    }
+    let rows = t / 4;
+    let (x, w) = (make.random(&[rows, d], DType::BF16)?, make.random(&[s.vocab, d], DType::BF16)?);
+    let labels = Tensor::from_u32((0..rows as u32).map(|i| i % s.vocab as u32).collect(), &[rows]);
+    let labels = labels.to_device(make.device)?;
+    let ops = 2.0 * (rows * d * s.vocab) as f64;
+    let bytes = 2.0 * (rows * d + s.vocab * d) as f64;
+    make.add(
+        &format!("linear_cross_entropy bf16 {rows}x{d}x{}", s.vocab),
+        vec![x, w],
+        &[0],
+        [(ops, bytes), (2.0 * ops, 2.0 * bytes)],
+        move |tape, v| linear_cross_entropy(tape, &v[0], &v[1], &labels, rows as f32),
+    );
+    Ok(())
+}
+
+fn attentions(make: &mut Maker, s: Sizes) -> Result<()> {
+    let t = s.tokens;
+    for (heads, kv_heads, head_dim) in
+        if s.full { [(32, 8, 128), (32, 8, 64)] } else { [(2, 1, 32), (2, 2, 16)] }
+    {
+        let shape = |n: usize| [t, n * head_dim];
+        let q = make.random(&shape(heads), DType::BF16)?;
+        let (k, v) =
+            (make.random(&shape(kv_heads), DType::BF16)?, make.random(&shape(kv_heads), DType::BF16)?);
+        // Scores and values of half of all pairs, 2 operations each; the backward has five such products for the forward's two.
+        let ops = 4.0 * (t * t / 2 * heads * head_dim) as f64;
+        let bytes = 2.0 * (t * (2 * heads + 2 * kv_heads) * head_dim) as f64;
+        let spec = AttentionSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            causal: true,
+            window: None,
+            cu_seqlens: vec![0, t].into(),
+        };
+        make.add(
+            &format!("attention bf16 {t} tokens, {heads}/{kv_heads} heads of {head_dim}"),
+            vec![q, k, v],
+            &[0, 1, 2],
+            [(ops, bytes), (3.5 * ops, 3.0 * bytes)],
+            move |tape, v| attention(tape, &v[0], &v[1], &v[2], &spec),
+        );
+    }
+    Ok(())
+}
+
+fn rows(make: &mut Maker, s: Sizes) -> Result<()> {
+    let (t, d, h) = (s.tokens, s.dim, s.hidden);
+    let dtype = DType::BF16;
+    let each = |n: usize| 2.0 * n as f64;
+    let shape = format!("bf16 {t}x{d}");
+    let x = make.random(&[t, d], dtype)?;
+    let (w, b) = (make.random(&[d], dtype)?, make.random(&[d], dtype)?);
+    let td = each(t * d);
+    make.add(
+        &format!("rms_norm {shape}"),
+        vec![x.clone(), w.clone()],
+        &[0],
+        [(0.0, 2.0 * td), (0.0, 5.0 * td)],
+        |tape, v| rms_norm(tape, &v[0], &v[1], 1e-5),
+    );
+    make.add(
+        &format!("layer_norm {shape}"),
+        vec![x.clone(), w, b],
+        &[0],
+        [(0.0, 2.0 * td), (0.0, 5.0 * td)],
+        |tape, v| layer_norm(tape, &v[0], &v[1], &v[2], 1e-5),
+    );
+    let y = make.random(&[t, d], dtype)?;
+    make.add(&format!("add {shape}"), vec![x.clone(), y], &[], [(0.0, 3.0 * td), (0.0, 0.0)], |tape, v| {
+        add(tape, &v[0], &v[1])
+    });
+    make.add(
+        &format!("dropout {shape}"),
+        vec![x.clone()],
+        &[0],
+        [(0.0, 2.0 * td), (0.0, 4.0 * td)],
+        |tape, v| dropout(tape, &v[0], 0.1),
+    );
+    let head_dim = if s.full { 128 } else { 32 };
+    let table = RopeTable::new(head_dim, 1e4, RopeScaling::None, RopePairing::Half)?;
+    let positions = Tensor::from_u32((0..t as u32).collect(), &[t]).to_device(make.device)?;
+    make.add(&format!("rope {shape}"), vec![x], &[0], [(0.0, 2.0 * td), (0.0, 4.0 * td)], move |tape, v| {
+        rope(tape, &v[0], &positions, &table, head_dim)
+    });
+    let (gate, up) = (make.random(&[t, h], dtype)?, make.random(&[t, h], dtype)?);
+    let th = each(t * h);
+    let wide = format!("bf16 {t}x{h}");
+    make.add(
+        &format!("swiglu {wide}"),
+        vec![gate.clone(), up],
+        &[0, 1],
+        [(0.0, 3.0 * th), (0.0, 8.0 * th)],
+        |tape, v| swiglu(tape, &v[0], &v[1]),
+    );
+    make.add(&format!("gelu {wide}"), vec![gate], &[0], [(0.0, 2.0 * th), (0.0, 5.0 * th)], |tape, v| {
+        gelu(tape, &v[0], GeluKind::Tanh)
+    });
+    let table = make.random(&[s.vocab, d], dtype)?;
+    let ids = Tensor::from_u32((0..t as u32).map(|i| i * 7919 % s.vocab as u32).collect(), &[t]);
+    let ids = ids.to_device(make.device)?;
+    let backward = 2.0 * td + td + 4.0 * (s.vocab * d) as f64;
+    make.add(
+        &format!("embedding {shape}"),
+        vec![table],
+        &[0],
+        [(0.0, 2.0 * td), (0.0, backward)],
+        move |tape, v| embedding(tape, &ids, &v[0], DType::BF16),
+    );
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Training steps of whole models, in the shapes of SmolLM2-135M and Llama-3.2-1B, with random weights.
+
+use std::path::Path;
+
+use serde_json::json;
+use warptune::Result;
+use warptune::data::{Batch, Sample};
+use warptune::device::Device;
+use warptune::device::philox::Philox;
+use warptune::formats::DecoderConfig;
+use warptune::formats::peft::{LoraConfig, Targets};
+use warptune::models::Decoder;
+use warptune::optim::schedule::ScheduleKind;
+use warptune::peft::lora;
+use warptune::tensor::DType;
+use warptune::train::batch::batch_loss;
+use warptune::train::options::{TrainOptions, Warmup};
+use warptune::train::step::{Stepper, Window, decay_matrices};
+
+use crate::Sizes;
+use crate::clock::seconds;
+use crate::report::Step;
+
+/// A model, a method and a batch.
+pub struct ModelCase {
+    /// Its name in the report.
+    pub name: &'static str,
+    config: serde_json::Value,
+    lora: bool,
+    sequences: usize,
+    length: usize,
+}
+
+/// hidden, MLP, layers, heads, key/value heads, vocabulary, of a model with tied embeddings.
+fn shape([hidden, inner, layers, heads, kv_heads, vocab]: [usize; 6]) -> serde_json::Value {
+    json!({
+        "model_type": "llama", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 1e5, "tie_word_embeddings": true,
+    })
+}
+
+/// The cases of a check.
+pub fn all(sizes: Sizes) -> Vec<ModelCase> {
+    let small = if sizes.full { [576, 1536, 30, 9, 3, 49152] } else { [32, 48, 2, 2, 1, 96] };
+    let large = if sizes.full { [2048, 8192, 16, 32, 8, 128_256] } else { [64, 96, 2, 4, 2, 128] };
+    let (sequences, length) = if sizes.full { (8, 1024) } else { (2, 24) };
+    let case = |name, dims, lora, sequences| ModelCase { name, config: shape(dims), lora, sequences, length };
+    vec![
+        case("SmolLM2-135M LoRA r=16 bf16", small, true, sequences),
+        case("SmolLM2-135M full bf16", small, false, sequences),
+        case("Llama-3.2-1B LoRA r=16 bf16", large, true, sequences / 2),
+        case("Llama-3.2-1B full bf16", large, false, sequences / 2),
+    ]
+}
+
+impl ModelCase {
+    /// Times a step.
+    pub fn measure(&self, device: Device) -> Result<Step> {
+        let object = self.config.as_object().cloned().unwrap_or_default();
+        let config = DecoderConfig::from_json(Path::new("gpu-check"), &object)?;
+        let mut model = Decoder::init(&config, 1, DType::BF16)?;
+        let weights: usize = model.parameters().iter().map(|p| p.value().numel()).sum();
+        let trained = match self.lora {
+            true => {
+                lora::attach(&mut model, &LoraConfig::new(16, 32.0, Targets::AllLinear), 1)?;
+                lora::adapter_parameters(&model)
+            }
+            false => model.parameters(),
+        };
+        model.to_device(device)?;
+        let mut stepper = Stepper::new(decay_matrices(trained), &options())?;
+        let batch = self.batch(config.vocab_size);
+        let mut step = 0;
+        let mut loss = 0.0;
+        let time = seconds(device, || {
+            let window = Window {
+                batches: std::slice::from_ref(&batch),
+                labelled: batch.loss_tokens,
+                step: step + 1,
+                micro_step: step,
+            };
+            let found = stepper.step(&window, 1e-4, &|tape, batch, n| batch_loss(&model, tape, batch, n))?;
+            loss = found.loss;
+            step += 1;
+            Ok(())
+        })?;
+        let tokens = batch.len() as f64;
+        // The embedding is a look-up, but with tied embeddings it is the output projection too. Of attention, a token sees
+        // half of its sequence: scores and values, 2 operations each, forward once and backward 2.5 times.
+        let per_weight = if self.lora { 4.0 } else { 6.0 };
+        let seen = self.length as f64 / 2.0;
+        let width = (config.num_heads * config.head_dim * config.num_layers) as f64;
+        let attention = 3.5 * 4.0 * seen * width;
+        Ok(Step {
+            name: format!("{}, {} x {} tokens", self.name, self.sequences, self.length),
+            seconds: time,
+            tokens,
+            operations: tokens * (per_weight * weights as f64 + attention),
+            loss,
+        })
+    }
+
+    fn batch(&self, vocab: usize) -> Batch {
+        let sample = |s: usize| {
+            let random = Philox { seed: 2, stream: s as u64 };
+            let id = |i: usize| (u64::from(random.word(i as u64)) * vocab as u64 >> 32) as u32;
+            Sample { ids: (0..self.length).map(id).collect(), trained: vec![true; self.length], line: s + 1 }
+        };
+        Batch::new(&(0..self.sequences).map(sample).collect::<Vec<_>>())
+    }
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        learning_rate: 1e-4,
+        schedule: ScheduleKind::Constant,
+        warmup: Warmup::Steps(0),
+        weight_decay: 0.0,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        clip_norm: Some(1.0),
+        batch_size: 1,
+        accumulation: 1,
+        epochs: 1,
+        max_steps: None,
+        eval_every: 0,
+        save_every: 0,
+        keep_last: 0,
+        gradient_checkpointing: false,
+        seed: 0,
+    }
+}
