@@ -183,15 +183,7 @@ impl<'a, 'b> KvPass<'a, 'b> {
         if caches.len() != new_lens.len() {
             return bad(format!("{} caches for {} sequences", caches.len(), new_lens.len()));
         }
-        let shape = caches.first().and_then(|cache| cache.page_shape());
-        let alike = |cache: &&mut KvCache| match (&shape, &cache.held) {
-            (None, Held::Host(_)) => true,
-            (Some(shape), Held::Device(pages)) => shape.matches(&pages.shape),
-            _ => false,
-        };
-        if !caches.iter().all(alike) {
-            return bad("the sequences' caches are not all of one kind and in one place".to_string());
-        }
+        let shape = common_shape(caches)?;
         let table = match shape {
             None => None,
             Some(shape) => {
@@ -199,12 +191,7 @@ impl<'a, 'b> KvPass<'a, 'b> {
                     let tokens = cache.len() + new;
                     cache.reserve(tokens)?;
                 }
-                let sequences = caches.iter().zip(new_lens).filter_map(|(cache, &new)| match &cache.held {
-                    Held::Device(held) => Some(Paged { pages: &held.pages, past: held.len, new }),
-                    Held::Host(_) => None,
-                });
-                let sequences: Vec<Paged<'_>> = sequences.collect();
-                Some(KvTable::new(shape, &sequences)?)
+                Some(KvTable::new(shape, &paged(caches, new_lens))?)
             }
         };
         Ok(KvPass { caches, new_lens, table })
@@ -267,6 +254,86 @@ impl<'a, 'b> KvPass<'a, 'b> {
                     Some(views) => kv_attention(q, self.new_lens, &views, spec),
                     None => bad(format!("there is no layer {layer}")),
                 }
+            }
+        }
+    }
+}
+
+/// The pages' shape of caches on a device, none of caches in host memory.
+fn common_shape(caches: &[&mut KvCache]) -> Result<Option<PageShape>> {
+    let shape = caches.first().and_then(|cache| cache.page_shape());
+    let alike = |cache: &&mut KvCache| match (&shape, &cache.held) {
+        (None, Held::Host(_)) => true,
+        (Some(shape), Held::Device(pages)) => shape.matches(&pages.shape),
+        _ => false,
+    };
+    match caches.iter().all(alike) {
+        true => Ok(shape),
+        false => bad("the sequences' caches are not all of one kind and in one place".to_string()),
+    }
+}
+
+/// Caches on a device as the table takes them.
+fn paged<'a>(caches: &'a [&mut KvCache], new_lens: &[usize]) -> Vec<Paged<'a>> {
+    let sequences = caches.iter().zip(new_lens).filter_map(|(cache, &new)| match &cache.held {
+        Held::Device(held) => Some(Paged { pages: &held.pages, past: held.len, new }),
+        Held::Host(_) => None,
+    });
+    sequences.collect()
+}
+
+/// Passes of one new token for each of some sequences on a device, all of which find what they need at the same place: so a graph of
+/// one does for the others.
+pub(crate) struct KvSteps {
+    table: KvTable,
+}
+
+impl KvSteps {
+    /// For steps of so many sequences as there are caches. They have room to grow to the next power of two of pages.
+    ///
+    /// Errors: caches that are not all on one device and for the same model; memory.
+    pub(crate) fn new(caches: &[&mut KvCache]) -> Result<KvSteps> {
+        let Some(shape) = common_shape(caches)? else {
+            return bad("steps of a graph need caches on a device".to_string());
+        };
+        let pages = caches.iter().map(|cache| (cache.len() + 1).div_ceil(PAGE)).max().unwrap_or(0);
+        Ok(KvSteps { table: KvTable::for_steps(shape, caches.len(), pages.next_power_of_two())? })
+    }
+
+    /// Whether the next step of these caches is one of them.
+    pub(crate) fn fit(&self, caches: &[&mut KvCache]) -> bool {
+        let (sequences, pages) = self.table.capacity();
+        sequences == caches.len() && caches.iter().all(|cache| cache.len() < pages * PAGE)
+    }
+
+    /// Prepares the next step: makes room for its tokens and writes where they go.
+    ///
+    /// Errors: memory; caches that do not fit.
+    pub(crate) fn prepare(&mut self, caches: &mut [&mut KvCache]) -> Result<()> {
+        self.table.release();
+        for cache in caches.iter_mut() {
+            let tokens = cache.len() + 1;
+            cache.reserve(tokens)?;
+        }
+        common_shape(caches)?;
+        self.table.fill(&paged(caches, &vec![1; caches.len()]))
+    }
+
+    /// As [`KvPass::append`], but nothing counts as cached before [`KvSteps::commit`].
+    pub(crate) fn append(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        kv_append(&self.table, layer, k, v)
+    }
+
+    /// As [`KvPass::attend`].
+    pub(crate) fn attend(&self, layer: usize, q: &Tensor, spec: &KvAttentionSpec) -> Result<Tensor> {
+        paged_attention(&self.table, layer, q, spec)
+    }
+
+    /// Counts the tokens of a step as cached.
+    pub(crate) fn commit(caches: &mut [&mut KvCache]) {
+        for cache in caches {
+            if let Held::Device(pages) = &mut cache.held {
+                pages.len += 1;
             }
         }
     }

@@ -7,6 +7,7 @@ mod norm;
 mod token_batch;
 
 pub use embedding::Embedding;
+pub(crate) use kv_cache::KvSteps;
 pub use kv_cache::{KvCache, KvPass};
 pub use linear::{Adapter, Linear, Weight};
 pub use norm::Norm;

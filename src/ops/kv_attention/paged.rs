@@ -86,7 +86,7 @@ pub(crate) struct KvTable {
     /// u32: for each sequence its first row, new tokens, tokens before them and first split row (or [`WHOLE`]); then
     /// the addresses of each sequence's pages, `page_capacity` of 64 bits each.
     entries: Tensor,
-    _pages: Vec<Tensor>,
+    pages: Vec<Tensor>,
     sizes: Sizes,
 }
 
@@ -129,8 +129,52 @@ impl KvTable {
         };
         let entries = entries(&shape, &sizes, sequences)?;
         let entries = entries.to_device(crate::device::Device::Cuda(shape.device.ordinal()))?;
-        let _pages = sequences.iter().flat_map(|s| s.pages.iter().cloned()).collect();
-        Ok(KvTable { shape, entries, _pages, sizes })
+        let pages = sequences.iter().flat_map(|s| s.pages.iter().cloned()).collect();
+        Ok(KvTable { shape, entries, pages, sizes })
+    }
+
+    /// A table at one place in device memory for steps of one new token for each of `sequences` sequences, which have up to
+    /// `page_capacity` pages. It is to be [filled](KvTable::fill) before each step.
+    ///
+    /// Errors: memory.
+    pub(crate) fn for_steps(shape: PageShape, sequences: usize, page_capacity: usize) -> Result<KvTable> {
+        let sizes = Sizes {
+            sequences,
+            page_capacity,
+            tokens: sequences,
+            most_new: 1,
+            part_rows: sequences,
+            longest: page_capacity * PAGE,
+        };
+        let words = sequences * (SEQUENCE_WORDS + 2 * page_capacity);
+        let entries = Tensor::uninitialised(shape.device, &[words], DType::U32)?;
+        Ok(KvTable { shape, entries, pages: Vec::new(), sizes })
+    }
+
+    /// Writes where the sequences of the next step are.
+    ///
+    /// Errors: [`Error::Shape`] for other steps than it was made for.
+    pub(crate) fn fill(&mut self, sequences: &[Paged<'_>]) -> Result<()> {
+        let most_pages = sequences.iter().map(|s| s.pages.len()).max().unwrap_or(0);
+        let fits = sequences.len() == self.sizes.sequences && most_pages <= self.sizes.page_capacity;
+        if !fits || sequences.iter().any(|s| s.new != 1) {
+            let detail =
+                format!("{} sequences of up to {most_pages} pages, for {:?}", sequences.len(), self.sizes);
+            return Err(Error::Shape { op: OP, detail });
+        }
+        self.entries.overwrite(&entries(&self.shape, &self.sizes, sequences)?)?;
+        self.pages = sequences.iter().flat_map(|s| s.pages.iter().cloned()).collect();
+        Ok(())
+    }
+
+    /// Lets go of the pages, which nobody else may share when they are written.
+    pub(crate) fn release(&mut self) {
+        self.pages.clear();
+    }
+
+    /// Sequences, and pages of one at most.
+    pub(crate) fn capacity(&self) -> (usize, usize) {
+        (self.sizes.sequences, self.sizes.page_capacity)
     }
 
     pub(super) fn sizes(&self) -> &Sizes {
