@@ -36,6 +36,11 @@ impl<'m> DecodeStep<'m> {
         DecodeStep { model, fixed: None, logits: None }
     }
 
+    /// Whether the last step was the launch of a graph.
+    pub fn is_captured(&self) -> bool {
+        self.fixed.as_ref().is_some_and(|fixed| fixed.graph.is_some())
+    }
+
     /// Logits `[S, vocab]`, f32, of what follows token `ids[i]` after those in `caches[i]`, where it is added; `ids`: u32 `[S]`, in
     /// host memory or where the model is (then nothing waits for them). The next step may write the logits' memory again.
     ///
