@@ -10,18 +10,19 @@
 // fwd: a block takes one key/value head and a tile of rows of one sequence, a row being one query head of one new token: all query
 // heads of a key/value head share what is read. Its warps take tiles of 16 keys in turn, each through a ring of its own by
 // cp.async, with an online softmax in base 2; no warp waits for another before the end, where they are merged in order. bf16:
-// 16 rows on tensor cores, the probabilities rounded to bf16 (and summed as rounded); f32: 8 rows on the ordinary cores.
+// 16 rows on tensor cores, the probabilities rounded to bf16 and summed as rounded; f32: 8 rows on the ordinary cores.
 // Sequences with few new tokens are split over blocks by pages, whatever the device: partial outputs (not yet divided) with
 // their maximum and sum, which merge adds in the order of the pages. With many new tokens a block walks all pages itself.
 // append: copies the new tokens' k and v into the pages, in the type that they have.
 //
 // Everything is overwritten, nothing added to. Deterministic, and a row's bits depend on nothing but its own sequence: which warp
 // takes a key follows from the key's place alone, and what a row does not see leaves its maximum, sum and output as they were.
-// Memory-bound where tokens are few: each page is read once for each tile of rows. 64 KiB of rings a block: two blocks on an
-// A100, with 64 KiB under way. A grid is as large as the tables may need; a block that finds nothing to do leaves at once.
+// Memory-bound where tokens are few: each page is read once for each tile of rows. 64 KiB of rings a block (32 KiB for heads of 64
+// in bf16): two blocks on an A100, with 64 KiB under way. With many tokens L2 limits it, since a tile is 16 rows. A grid is as large as the tables may need; a block that finds nothing to do leaves at once.
 
 #include "common/elements.cuh"
 #include "common/mma.cuh"
+#include "common/shared_memory.cuh"
 
 constexpr u32 PAGE = 256;  // tokens of a page, and of a split
 constexpr int KEYS = 16;   // of a warp's tile: the depth of an mma
@@ -59,13 +60,18 @@ template <class T> __device__ __forceinline__ u32 padded_dim(u32 head_dim) {
   return (head_dim + CHUNK - 1) / CHUNK * CHUNK;
 }
 
-// Rows of up to DIM elements in shared memory, in chunks of 16 bytes, permuted so that eight rows' same chunk, and eight chunks of one
-// row, lie in different banks.
+// Rows of up to DIM elements in shared memory, in chunks of 16 bytes: a row's eight chunks of a span of the banks (128 bytes) are permuted
+// by the row, so that eight rows' same chunk, and eight chunks of one row, lie in different banks.
 template <class T, int DIM> struct Rows {
-  static constexpr int CHUNK = 16 / sizeof(T), CHUNKS = DIM / CHUNK;
-  static_assert(CHUNKS >= 8, "the permutation has eight chunks");
+  static constexpr int CHUNK = 16 / sizeof(T), CHUNKS = DIM / CHUNK, ROW_BYTES = DIM * sizeof(T);
+  static_assert(CHUNKS % 8 == 0, "rows are whole spans of the banks");
 
-  static __device__ __forceinline__ int at(int row, int chunk) { return row * DIM + (chunk ^ (row & 7)) * CHUNK; }
+  // The byte of a chunk of a row.
+  static __device__ __forceinline__ int place(int row, int chunk) { return row * ROW_BYTES + (chunk ^ (row & 7)) * 16; }
+  // Its element.
+  static __device__ __forceinline__ int at(int row, int chunk) { return place(row, chunk) / static_cast<int>(sizeof(T)); }
+  // From the address of a row's chunk 0 or 1 to the chunk `chunks` (even) on: as a constant but for one operation.
+  static __device__ __forceinline__ u32 step(u32 from, int chunks) { return (from ^ (chunks % 8 * 16)) + chunks / 8 * 128; }
 };
 
 // What a row of the tile sees. Rows past the last see nothing.
@@ -78,6 +84,9 @@ struct RowTile {
   __device__ __forceinline__ u32 begin(u32 row) const {
     return row < count ? sequence.begin(token(row), window) : 0;
   }
+  // What all rows see.
+  __device__ __forceinline__ u32 common_end() const { return end(0); }
+  __device__ __forceinline__ u32 common_begin() const { return begin(count - 1); }
 };
 
 // The maximum so far made safe to subtract: a row that has seen nothing has none.
@@ -92,84 +101,101 @@ template <int DIM> struct TensorCores {
   // Beyond this the queries' fragments take too many registers and are read again for each tile.
   static constexpr bool KEEP = DIM <= 128;
 
-  const T* queries;
+  u32 queries;  // what this lane points to
   int lane;
   float scale;
-  u32 begin[2], end[2];
+  u32 begin[2], end[2], common_begin, common_end;
   unsigned kept[KEEP ? DIM / 16 : 1][4];
-  float top[2], sum[2], acc[DIM / 8][4];
+  // Maxima; sums (of the probabilities as rounded, by the same operation: in all columns the same), outputs.
+  float top[2], sum[4], acc[DIM / 8][4];
 
   __device__ __forceinline__ TensorCores(const T* queries, float*, const RowTile& rows, float scale, int lane)
-      : queries(queries), lane(lane), scale(scale), acc{} {
+      : queries(shared_address(queries) + In::place(lane % 16, lane / 16)),
+        lane(lane),
+        scale(scale),
+        common_begin(rows.common_begin()),
+        common_end(rows.common_end()),
+        sum{},
+        acc{} {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       begin[h] = rows.begin(lane / 4 + 8 * h);
       end[h] = rows.end(lane / 4 + 8 * h);
       top[h] = -INFINITY;
-      sum[h] = 0;
     }
     if constexpr (KEEP) {
 #pragma unroll
       for (int k = 0; k < DIM / 16; k++) {
-        fragment(kept[k], k);
+        load_matrix_x4(kept[k], In::step(this->queries, 2 * k));
       }
     }
   }
 
-  __device__ __forceinline__ void fragment(unsigned (&a)[4], int k) const {
-    load_matrix_x4(a, queries + In::at(lane % 16, 2 * k + lane / 16));
-  }
-
   // Takes in 16 keys and their values, from key `first` on.
   __device__ __forceinline__ void tile(const T* keys, const T* values, u32 first) {
+    const u32 across = shared_address(keys) + In::place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     float s[2][4] = {};
 #pragma unroll
     for (int k = 0; k < DIM / 16; k++) {
       unsigned b[4];
-      load_matrix_x4(b, keys + In::at(lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+      load_matrix_x4(b, In::step(across, 2 * k));
       if constexpr (KEEP) {
         mma_bf16(s[0], kept[k], b[0], b[1]);
         mma_bf16(s[1], kept[k], b[2], b[3]);
       } else {
         unsigned a[4];
-        fragment(a, k);
+        load_matrix_x4(a, In::step(queries, 2 * k));
         mma_bf16(s[0], a, b[0], b[1]);
         mma_bf16(s[1], a, b[2], b[3]);
       }
     }
-    unsigned p[4];
+    // Only where some row does not see some key.
+    if (first < common_begin || first + KEYS > common_end) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      float now = top[h];
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const u32 key = first + e / 2 * 8 + lane % 4 * 2 + e % 2;
-        float& x = s[e / 2][2 * h + e % 2];
-        x = key >= begin[h] && key < end[h] ? x * scale : -INFINITY;
-        now = fmaxf(now, x);
-      }
-      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
-      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
-      const float base = base_of(now), keep = exp2f(top[h] - base);
-      top[h] = now;
-      sum[h] *= keep;
-#pragma unroll
-      for (int n = 0; n < DIM / 8; n++) {
-        acc[n][2 * h] *= keep;
-        acc[n][2 * h + 1] *= keep;
-      }
-#pragma unroll
-      for (int n = 0; n < 2; n++) {
-        const __nv_bfloat162 pair =
-            __floats2bfloat162_rn(exp2f(s[n][2 * h] - base), exp2f(s[n][2 * h + 1] - base));
-        p[2 * n + h] = reinterpret_cast<const unsigned&>(pair);
-        sum[h] += to_f32(pair.x) + to_f32(pair.y);
+      for (int i = 0; i < 8; i++) {
+        const int h = i / 2 % 2;
+        const u32 key = first + i / 4 * 8 + lane % 4 * 2 + i % 2;
+        if (key < begin[h] || key >= end[h]) {
+          s[i / 4][i % 4] = -INFINITY;
+        }
       }
     }
+    unsigned p[4];
+    float keep[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      float now = fmaxf(fmaxf(s[0][2 * h], s[0][2 * h + 1]), fmaxf(s[1][2 * h], s[1][2 * h + 1]));
+      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 1));
+      now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, 2));
+      now = fmaxf(now * scale, top[h]);
+      const float base = base_of(now);
+      keep[h] = exp2_approx(top[h] - base);
+      top[h] = now;
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(exp2_approx(fmaf(s[n][2 * h], scale, -base)),
+                                                          exp2_approx(fmaf(s[n][2 * h + 1], scale, -base)));
+        p[2 * n + h] = reinterpret_cast<const unsigned&>(pair);
+      }
+    }
+    // Maxima seldom rise: a factor of 1 is no factor.
+    if (__any_sync(0xffffffff, keep[0] != 1.0f || keep[1] != 1.0f)) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        sum[e] *= keep[e / 2];
+#pragma unroll
+        for (int n = 0; n < DIM / 8; n++) {
+          acc[n][e] *= keep[e / 2];
+        }
+      }
+    }
+    constexpr unsigned ONES = 0x3f803f80;  // two of bf16
+    mma_bf16(sum, p, ONES, ONES);
+    const u32 down = shared_address(values) + In::place(lane % 16, lane / 16);
 #pragma unroll
     for (int d = 0; d < DIM / 16; d++) {
       unsigned b[4];
-      load_matrix_x4_transposed(b, values + In::at(lane % 16, 2 * d + lane / 16));
+      load_matrix_x4_transposed(b, In::step(down, 2 * d));
       mma_bf16(acc[2 * d], p, b[0], b[1]);
       mma_bf16(acc[2 * d + 1], p, b[2], b[3]);
     }
@@ -179,12 +205,10 @@ template <int DIM> struct TensorCores {
   __device__ __forceinline__ void give(float* tops, float* sums, float* out, int stride) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      sum[h] += __shfl_xor_sync(0xffffffff, sum[h], 1);
-      sum[h] += __shfl_xor_sync(0xffffffff, sum[h], 2);
       const int row = lane / 4 + 8 * h;
       if (lane % 4 == 0) {
         tops[row] = top[h];
-        sums[row] = sum[h];
+        sums[row] = sum[2 * h];
       }
 #pragma unroll
       for (int n = 0; n < DIM / 8; n++) {
@@ -251,7 +275,7 @@ template <int DIM> struct OrdinaryCores {
       for (int distance = 8; distance > 0; distance /= 2) {
         now = fmaxf(now, __shfl_xor_sync(0xffffffff, now, distance));
       }
-      const float base = base_of(now), keep = exp2f(top[i] - base), p = exp2f(x - base);
+      const float base = base_of(now), keep = exp2_approx(top[i] - base), p = exp2_approx(x - base);
       top[i] = now;
       sum[i] = fmaf(sum[i], keep, p);
       scratch[(odd + 2 * i) * KEYS + key] = p;
@@ -332,24 +356,47 @@ template <class Math, int DIM> struct Block {
                        SCRATCH = SUMS + WARPS * Math::ROWS * 4;
 };
 
-// Brings 16 keys and their values from a page; what lies past the last key or outside the head becomes zero.
-template <class T, int DIM>
-__device__ __forceinline__ void fetch(T* stage, const T* page, Place place, u32 key, u32 end, u32 head_dim, int lane) {
+// How a warp brings tiles of 16 keys and their values from pages; what lies past the last key or outside the head becomes zero. A lane has
+// one chunk of eight and every fourth row.
+template <class T, int DIM> struct Copies {
   using In = Rows<T, DIM>;
-  const u32 padded = padded_dim<T>(head_dim);
-  const u64 from = u64(key % PAGE) * padded;
-  const T *keys = page + place.keys + from, *values = page + place.values + from;
+  static constexpr int GROUPS = In::CHUNKS / 8;
+
+  u32 to, from, step;  // bytes from the start of a tile, and to the fourth row on
+  int row;
+  int bytes[GROUPS];
+
+  __device__ __forceinline__ Copies(u32 head_dim, int lane) : row(lane / 8) {
+    const u32 row_bytes = padded_dim<T>(head_dim) * sizeof(T);
+    to = In::place(row, lane % 8);
+    from = row * row_bytes + lane % 8 * 16;
+    step = 4 * row_bytes;
 #pragma unroll
-  for (int i = 0; i < KEYS * In::CHUNKS / 32; i++) {
-    const int id = lane + 32 * i, row = id / In::CHUNKS, chunk = id % In::CHUNKS;
-    const int left = static_cast<int>(head_dim) - chunk * In::CHUNK;
-    const int count = key + row < end ? min(max(left, 0), In::CHUNK) : 0;
-    const int offset = count > 0 ? row * padded + chunk * In::CHUNK : 0;
-    T* to = stage + In::at(row, chunk);
-    copy_async_16(to, keys + offset, count * sizeof(T));
-    copy_async_16(to + KEYS * DIM, values + offset, count * sizeof(T));
+    for (int group = 0; group < GROUPS; group++) {
+      const int left = static_cast<int>(head_dim * sizeof(T)) - (lane % 8 + 8 * group) * 16;
+      bytes[group] = min(max(left, 0), 16);
+    }
   }
-}
+
+  // `keys` and `values`: those of the tile's first key in the page; `count` of them are there.
+  __device__ __forceinline__ void bring(u32 stage, const T* keys, const T* values, int count) const {
+    const char *k = reinterpret_cast<const char*>(keys) + from, *v = reinterpret_cast<const char*>(values) + from;
+    const u32 target = stage + to;
+#pragma unroll
+    for (int pass = 0; pass < KEYS / 4; pass++) {
+      const bool is_there = row + 4 * pass < count;
+#pragma unroll
+      for (int group = 0; group < GROUPS; group++) {
+        const int some = is_there ? bytes[group] : 0;
+        const u32 at = (target ^ (pass % 2 * 64)) + pass * 4 * In::ROW_BYTES + group * 128;
+        copy_async_16(at, k + group * 128, some);
+        copy_async_16(at + KEYS * In::ROW_BYTES, v + group * 128, some);
+      }
+      k += step;
+      v += step;
+    }
+  }
+};
 
 // The queries of a tile's rows; zeros outside.
 template <class T, int DIM, int ROWS>
@@ -363,8 +410,8 @@ __device__ __forceinline__ void fetch_queries(T* to, const T* __restrict__ q, co
     const u32 head = kv_head * rows.group + (rows.first + row) % rows.group;
     const T* from = q + ((u64(rows.sequence.row) + rows.token(row)) * heads + head) * head_dim + chunk * In::CHUNK;
     T* at = to + In::at(row, chunk);
-    if (packed && count > 0) {
-      *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(from);
+    if (packed) {
+      *reinterpret_cast<uint4*>(at) = count > 0 ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
     } else {
 #pragma unroll
       for (int e = 0; e < In::CHUNK; e++) {
@@ -419,7 +466,7 @@ __device__ __forceinline__ void forward(const typename Math::T* __restrict__ q, 
   using T = typename Math::T;
   using B = Block<Math, DIM>;
   constexpr u32 ROWS = Math::ROWS;
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(128) unsigned char shared[];  // spans of the banks begin where rows do
 
   const uint2 found = find_tile<ROWS>(sequences, count, group, blockIdx.x);
   RowTile rows{sequences[found.x], found.y * ROWS, 0, group, window};
@@ -455,13 +502,15 @@ __device__ __forceinline__ void forward(const typename Math::T* __restrict__ q, 
   const T* const* own_pages = pages + u64(found.x) * page_capacity;
   const Place place(layer, kv_heads, kv_head, padded);
 
+  const Copies<T, DIM> copies(head_dim, lane);
   // This warp's tiles: every B::WARPS-th, counted from the first key of the cache.
   const u32 last = (end + KEYS - 1) / KEYS, first = begin / KEYS;
   u32 tile = first + (warp + B::WARPS - first % B::WARPS) % B::WARPS;
   const auto bring = [&](u32 tile, int stage) {
     if (tile < last) {
       const u32 key = tile * KEYS;
-      fetch<T, DIM>(ring + stage * B::STAGE, own_pages[key / PAGE], place, key, end, head_dim, lane);
+      const T* at = own_pages[key / PAGE] + key % PAGE * padded;
+      copies.bring(shared_address(ring + stage * B::STAGE), at + place.keys, at + place.values, end - key);
     }
     copy_async_commit();
   };
@@ -497,7 +546,7 @@ __device__ __forceinline__ void forward(const typename Math::T* __restrict__ q, 
     float sum = 0, x[4] = {};
 #pragma unroll
     for (int w = 0; w < B::WARPS; w++) {
-      const float weight = exp2f(tops[w * ROWS + row] - base);
+      const float weight = exp2_approx(tops[w * ROWS + row] - base);
       float y[4];
       load<4>(reinterpret_cast<float*>(shared + B::RINGS + w * B::RING * sizeof(T)) + row * B::STRIDE + column, y);
       sum = fmaf(weight, sums[w * ROWS + row], sum);
@@ -559,7 +608,7 @@ __device__ __forceinline__ void merge(const float* __restrict__ parts, const flo
     float mark[2], y[4];
     load<2>(marks + 2 * at, mark);
     load<4>(parts + at * padded + column, y);
-    const float weight = exp2f(mark[0] - base);
+    const float weight = exp2_approx(mark[0] - base);
     sum = fmaf(weight, mark[1], sum);
 #pragma unroll
     for (int e = 0; e < 4; e++) {

@@ -85,7 +85,11 @@ fn steps_are_the_passes_that_they_stand_for() {
                 assert!(found == expected, "step {round}, {dtype} on {device}");
                 // A step of its kind for the first time: at the start, with two pages, and without the first sequence.
                 let is_new = [0, 7, 10].contains(&round);
-                assert_eq!(decode.is_captured(), device != Device::Cpu && !is_new, "step {round} on {device}");
+                assert_eq!(
+                    decode.is_captured(),
+                    device != Device::Cpu && !is_new,
+                    "step {round} on {device}"
+                );
             }
             for ((cache, tokens), (_, expected)) in steps.iter().zip(&passes) {
                 assert_eq!(tokens, expected);
