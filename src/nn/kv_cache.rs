@@ -276,7 +276,11 @@ fn common_shape(caches: &[&mut KvCache]) -> Result<Option<PageShape>> {
 /// Caches on a device as the table takes them.
 fn paged<'a>(caches: &'a [&mut KvCache], new_lens: &[usize]) -> Vec<Paged<'a>> {
     let sequences = caches.iter().zip(new_lens).filter_map(|(cache, &new)| match &cache.held {
-        Held::Device(held) => Some(Paged { pages: &held.pages, past: held.len, new }),
+        Held::Device(held) => {
+            // Without what is only reserved.
+            let pages = &held.pages[..(held.len + new).div_ceil(PAGE).min(held.pages.len())];
+            Some(Paged { pages, past: held.len, new })
+        }
         Held::Host(_) => None,
     });
     sequences.collect()
@@ -289,14 +293,16 @@ pub(crate) struct KvSteps {
 }
 
 impl KvSteps {
-    /// For steps of so many sequences as there are caches. They have room to grow to the next power of two of pages.
+    /// For steps of so many sequences as there are caches. They have room to grow to what is reserved, and to the next power of
+    /// two of pages.
     ///
     /// Errors: caches that are not all on one device and for the same model; memory.
     pub(crate) fn new(caches: &[&mut KvCache]) -> Result<KvSteps> {
         let Some(shape) = common_shape(caches)? else {
             return bad("steps of a graph need caches on a device".to_string());
         };
-        let pages = caches.iter().map(|cache| (cache.len() + 1).div_ceil(PAGE)).max().unwrap_or(0);
+        let pages = caches.iter().map(|cache| cache.pages().max((cache.len() + 1).div_ceil(PAGE)));
+        let pages = pages.max().unwrap_or(0);
         Ok(KvSteps { table: KvTable::for_steps(shape, caches.len(), pages.next_power_of_two())? })
     }
 
@@ -345,6 +351,14 @@ impl KvCache {
         let Held::Host(layers) = &self.held else { return None };
         let HostLayer { k, v } = layers.get(layer)?;
         Some(KvView { k, v, len: k.len() / self.width.max(1) })
+    }
+
+    /// Pages on a device.
+    fn pages(&self) -> usize {
+        match &self.held {
+            Held::Host(_) => 0,
+            Held::Device(pages) => pages.pages.len(),
+        }
     }
 
     fn page_shape(&self) -> Option<PageShape> {

@@ -52,7 +52,7 @@ fn step(
 #[test]
 fn steps_are_the_passes_that_they_stand_for() {
     on_each(|device| {
-        for dtype in [DType::F32, DType::BF16] {
+        for (dtype, reserved) in [(DType::F32, false), (DType::BF16, false), (DType::BF16, true)] {
             let model = model(device, dtype);
             let prompt = |len: u32| (0..len).map(|i| (i * 7 + len) % VOCAB as u32).collect::<Vec<_>>();
             let mut passes: Vec<(KvCache, Vec<u32>)> = Vec::new();
@@ -63,6 +63,9 @@ fn steps_are_the_passes_that_they_stand_for() {
                 passes.push((cache, tokens));
             }
             let mut steps = passes.clone();
+            if reserved {
+                steps[2].0.reserve(300).unwrap();
+            }
             let mut decode = DecodeStep::new(&model);
             for round in 0..14 {
                 if round == 10 {
@@ -84,7 +87,7 @@ fn steps_are_the_passes_that_they_stand_for() {
                 });
                 assert!(found == expected, "step {round}, {dtype} on {device}");
                 // A step of its kind for the first time: at the start, with two pages, and without the first sequence.
-                let is_new = [0, 7, 10].contains(&round);
+                let is_new = [0, 10].contains(&round) || (round == 7 && !reserved);
                 assert_eq!(
                     decode.is_captured(),
                     device != Device::Cpu && !is_new,
@@ -108,7 +111,7 @@ fn steps_that_cannot_be_are_refused_and_leave_the_caches() {
         let mut cache = model.new_cache();
         let mut run = |ids: &[u32], caches: &mut [&mut KvCache]| {
             let ids = Tensor::from_u32(ids.to_vec(), &[ids.len()]);
-            decode.step(&ids, caches).map(|logits| bits(logits)).map_err(|e| e.to_string())
+            decode.step(&ids, caches).map(bits).map_err(|e| e.to_string())
         };
         let first = run(&[1], &mut [&mut cache]).unwrap();
         assert!(run(&[1, 2], &mut [&mut cache]).unwrap_err().contains("1 caches for 2 sequences"));

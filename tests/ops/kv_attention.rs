@@ -79,11 +79,10 @@ impl Inputs {
     ) -> Option<Tensor> {
         let cols = shape.kv_heads * shape.dim;
         let rows = |which: usize| {
-            let parts = self.caches.iter().zip(past.iter().zip(new));
-            let part = |((k, v), (past, new)): (&(Vec<f32>, Vec<f32>), (&usize, &usize))| {
-                [k, v][which][past * cols..(past + new) * cols].to_vec()
-            };
-            let all: Vec<f32> = parts.flat_map(part).collect();
+            let mut all = Vec::new();
+            for ((k, v), (past, new)) in self.caches.iter().zip(past.iter().zip(new)) {
+                all.extend_from_slice(&[k, v][which][past * cols..(past + new) * cols]);
+            }
             let shape = [all.len() / cols, cols];
             Tensor::from_f32(all, &shape).to_dtype(self.q.dtype()).unwrap().to_device(device).unwrap()
         };
