@@ -7,7 +7,8 @@ mod norm;
 mod token_batch;
 
 pub use embedding::Embedding;
-pub use kv_cache::KvCache;
+pub(crate) use kv_cache::KvSteps;
+pub use kv_cache::{KvCache, KvPass};
 pub use linear::{Adapter, Linear, Weight};
 pub use norm::Norm;
 pub use token_batch::TokenBatch;

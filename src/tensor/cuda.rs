@@ -89,6 +89,7 @@ impl Tensor {
     pub(crate) fn pointer(&self, op: &'static str, device: &'static CudaDevice) -> Result<Pointer> {
         match self.storage.cuda() {
             Some(buffer) if std::ptr::eq(buffer.device(), device) => {
+                device.keep_operand(buffer, &self.storage);
                 Ok(Pointer(buffer.address() + (self.offset * self.dtype.size()) as u64))
             }
             _ => {
@@ -118,9 +119,37 @@ impl Tensor {
     fn duplicate(&self, device: &'static CudaDevice) -> Result<Tensor> {
         let copy = Tensor::uninitialised(device, &self.shape, self.dtype)?;
         if let (Some(to), Some(from)) = (copy.storage.cuda(), self.storage.cuda()) {
-            to.copy_from(from, self.offset * self.dtype.size(), self.numel() * self.dtype.size())?;
+            device.keep_operand(from, &self.storage);
+            to.copy_from(0, from, self.offset * self.dtype.size(), self.numel() * self.dtype.size())?;
         }
         Ok(copy)
+    }
+
+    /// Writes the elements of `other`, which has the same shape and type and is in host memory or on the same device, over its own:
+    /// for memory that a graph reads. Tensors that share the memory see it too.
+    pub(crate) fn overwrite(&mut self, other: &Tensor) -> Result<()> {
+        const OP: &str = "overwrite";
+        if (&self.shape, self.dtype) != (&other.shape, other.dtype) {
+            let detail = format!("{} {:?} by {} {:?}", self.dtype, self.shape, other.dtype, other.shape);
+            return Err(Error::Shape { op: OP, detail });
+        }
+        let Some(to) = self.storage.cuda() else {
+            return Err(Error::Cuda { what: OP.into(), detail: "the tensor is in host memory".into() });
+        };
+        let at = self.offset * self.dtype.size();
+        let Some(from) = other.storage.cuda() else { return to.write(at, other.host_bytes()?) };
+        let device = to.device();
+        other.pointer(OP, device)?;
+        device.keep_operand(to, &self.storage);
+        to.copy_from(at, from, other.offset * other.dtype.size(), self.numel() * self.dtype.size())
+    }
+
+    /// Gives it memory of its own, with the same elements, if it shares it: what is written there then changes no other tensor.
+    pub(crate) fn make_unshared(&mut self) -> Result<()> {
+        if let (false, Some(device)) = (self.is_unshared(), self.cuda_device()) {
+            *self = self.duplicate(device)?;
+        }
+        Ok(())
     }
 
     /// Whether no other tensor shares this one's memory.
@@ -169,9 +198,7 @@ impl Tensor {
         let bf16s = ["add_assign_bf16_f32", "add_assign_bf16_bf16"];
         let entry = other.dtype.select(OP, self.dtype.select(OP, [f32s, bf16s])?)?;
         let x = other.pointer(OP, device)?;
-        if !self.is_unshared() {
-            *self = self.duplicate(device)?;
-        }
+        self.make_unshared()?;
         let arguments = AddAssign { sum: self.pointer(OP, device)?, x, n: self.numel() as u64 };
         device.launch(entry, arguments, device.spans(self.numel(), 4))
     }

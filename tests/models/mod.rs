@@ -2,6 +2,7 @@
 
 mod architectures;
 mod checkpoints;
+mod decode_step;
 mod generate;
 mod lora;
 mod sampler;

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
+use warptune::device::Device;
+use warptune::nn::{KvCache, KvPass};
 use warptune::ops::attention::attention;
 use warptune::ops::kv_attention::{KvAttentionSpec, KvView, kv_attention};
 use warptune::tensor::{DType, Tensor};
@@ -10,6 +12,7 @@ use super::attention::{any_shape, shape, softmax_roundings, spec as packed_spec}
 use super::{cases, float_type};
 use crate::reference::attention::{Shape, attention as oracle};
 use crate::reference::{cast, stored};
+use crate::support::devices::{assert_no_reports, cuda, on_each};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::{bits, under_thread_counts, values};
@@ -24,7 +27,7 @@ fn spec(shape: &Shape) -> KvAttentionSpec {
     }
 }
 
-/// Queries of all sequences, and each one's keys and values.
+/// Queries of all sequences, and each one's keys and values (as the queries' type can hold them).
 struct Inputs {
     q: Tensor,
     new: Vec<usize>,
@@ -37,16 +40,91 @@ impl Inputs {
         let new: Vec<usize> = lens.iter().map(|l| l.0).collect();
         let q = random.tensor(&[new.iter().sum(), shape.heads * shape.dim], dtype, 1.0);
         let cols = shape.kv_heads * shape.dim;
-        let caches =
-            lens.iter().map(|(a, b)| (random.vec((a + b) * cols, 1.0), random.vec((a + b) * cols, 1.0)));
+        let mut rows = |n: usize| random.tensor(&[n, cols], dtype, 1.0).to_vec_f32().unwrap();
+        let caches = lens.iter().map(|(a, b)| (rows(a + b), rows(a + b)));
         Inputs { q, new, caches: caches.collect() }
     }
 
     fn run(&self, shape: &Shape) -> Tensor {
-        let cols = shape.kv_heads * shape.dim;
-        let views: Vec<_> = self.caches.iter().map(|(k, v)| KvView { k, v, len: k.len() / cols }).collect();
-        kv_attention(&self.q, &self.new, &views, &spec(shape)).unwrap()
+        self.run_at(Device::Cpu, shape)
     }
+
+    /// The output, in host memory.
+    fn run_at(&self, device: Device, shape: &Shape) -> Tensor {
+        if device == Device::Cpu {
+            let cols = shape.kv_heads * shape.dim;
+            let views: Vec<_> =
+                self.caches.iter().map(|(k, v)| KvView { k, v, len: k.len() / cols }).collect();
+            return kv_attention(&self.q, &self.new, &views, &spec(shape)).unwrap();
+        }
+        let mut caches: Vec<KvCache> =
+            self.caches.iter().map(|_| cache(device, shape, self.q.dtype())).collect();
+        let tokens = self.caches.iter().map(|(k, _)| k.len() / (shape.kv_heads * shape.dim));
+        let past: Vec<usize> = tokens.zip(&self.new).map(|(all, new)| all - new).collect();
+        self.extend(device, shape, &mut caches, &vec![0; past.len()], &past, None);
+        let q = self.q.to_device(device).unwrap();
+        self.extend(device, shape, &mut caches, &past, &self.new, Some(&q)).unwrap()
+    }
+
+    /// Takes keys and values `past[i] .. past[i] + new[i]` of each sequence into the caches, into the second of two layers (the first
+    /// gets them the other way round), and attends with q.
+    fn extend(
+        &self,
+        device: Device,
+        shape: &Shape,
+        caches: &mut [KvCache],
+        past: &[usize],
+        new: &[usize],
+        q: Option<&Tensor>,
+    ) -> Option<Tensor> {
+        let cols = shape.kv_heads * shape.dim;
+        let rows = |which: usize| {
+            let mut all = Vec::new();
+            for ((k, v), (past, new)) in self.caches.iter().zip(past.iter().zip(new)) {
+                all.extend_from_slice(&[k, v][which][past * cols..(past + new) * cols]);
+            }
+            let shape = [all.len() / cols, cols];
+            Tensor::from_f32(all, &shape).to_dtype(self.q.dtype()).unwrap().to_device(device).unwrap()
+        };
+        let (k, v) = (rows(0), rows(1));
+        let mut refs: Vec<&mut KvCache> = caches.iter_mut().collect();
+        let mut pass = KvPass::begin(&mut refs, new).unwrap();
+        pass.append(0, &v, &k).unwrap();
+        pass.append(1, &k, &v).unwrap();
+        let out = q.map(|q| pass.attend(1, q, &spec(shape)).unwrap());
+        let lens: Vec<usize> = past.iter().zip(new).map(|(a, b)| a + b).collect();
+        assert_eq!(caches.iter().map(KvCache::len).collect::<Vec<_>>(), lens);
+        out.map(|out| {
+            assert_eq!(out.device(), device);
+            out.to_device(Device::Cpu).unwrap()
+        })
+    }
+
+    /// Compares an output with the oracle.
+    #[track_caller]
+    fn check(&self, shape: &Shape, out: &Tensor) {
+        let dtype = self.q.dtype();
+        assert_eq!(out.dtype(), dtype);
+        let mut start = 0;
+        for (&new, (k, v)) in self.new.iter().zip(&self.caches) {
+            let q = values(&self.q.rows(start, new).unwrap());
+            let (k64, v64) = (cast::<_, f64>(k), cast::<_, f64>(v));
+            let exact = oracle(shape, &q, &k64, &v64);
+            let size = oracle(shape, &q, &k64, &v64.iter().map(|x| x.abs()).collect::<Vec<_>>());
+            let naive = stored(&oracle(shape, &cast::<_, f32>(&q), k, v), dtype);
+            let tolerance = Tolerance::twice_naive(&naive, &exact)
+                .plus(Tolerance::rounding(DType::F32, softmax_roundings(shape, &q, &k64), &size))
+                .plus(Tolerance::rounding(dtype, 1.0, &exact));
+            let what = format!("{new} of {} tokens", k.len() / (shape.kv_heads * shape.dim));
+            assert_close(&what, &out.rows(start, new).unwrap(), &exact, &tolerance);
+            start += new;
+        }
+    }
+}
+
+/// An empty cache of two layers.
+fn cache(device: Device, shape: &Shape, dtype: DType) -> KvCache {
+    KvCache::on(device, 2, [shape.kv_heads, shape.dim], dtype).unwrap()
 }
 
 proptest! {
@@ -61,20 +139,28 @@ proptest! {
     ) {
         let shape = Shape { causal: true, ..shape };
         let inputs = Inputs::draw(&mut Random::new(seed), &shape, &lens, dtype);
-        let out = inputs.run(&shape);
-        prop_assert_eq!(out.dtype(), dtype);
-        let mut start = 0;
-        for (&new, (k, v)) in inputs.new.iter().zip(&inputs.caches) {
-            let q = values(&inputs.q.rows(start, new).unwrap());
-            let (k64, v64) = (cast::<_, f64>(k), cast::<_, f64>(v));
-            let exact = oracle(&shape, &q, &k64, &v64);
-            let size = oracle(&shape, &q, &k64, &v64.iter().map(|x| x.abs()).collect::<Vec<_>>());
-            let naive = stored(&oracle(&shape, &cast::<_, f32>(&q), k, v), dtype);
-            let tolerance = Tolerance::twice_naive(&naive, &exact)
-                .plus(Tolerance::rounding(DType::F32, softmax_roundings(&shape, &q, &k64), &size))
-                .plus(Tolerance::rounding(dtype, 1.0, &exact));
-            assert_close(&format!("{new} of {}", k64.len()), &out.rows(start, new).unwrap(), &exact, &tolerance);
-            start += new;
+        on_each(|device| inputs.check(&shape, &inputs.run_at(device, &shape)));
+    }
+}
+
+/// Sequences that end before, at and behind the end of a page; split over pages and not; more rows than a tile has; windows that begin
+/// within a page; heads of every kernel, whole packs and not.
+#[test]
+fn pages_and_tiles() {
+    let mut random = Random::new(12);
+    let lens = [(1, 255), (1, 256), (3, 510), (16, 250), (17, 500), (0, 3), (1, 0)];
+    for (heads, kv_heads, dim, window) in [
+        (10, 2, 64, None),
+        (1, 1, 128, Some(300)),
+        (3, 3, 72, Some(256)),
+        (2, 1, 250, Some(2)),
+        (4, 1, 256, None),
+    ] {
+        let shape = shape(heads, kv_heads, dim, true, window);
+        for dtype in [DType::F32, DType::BF16] {
+            let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+            inputs.check(&shape, &inputs.run_at(cuda(), &shape));
+            assert_no_reports();
         }
     }
 }
@@ -112,20 +198,79 @@ fn same_bits_alone_in_company_and_on_every_run() {
     let lens = [(1, 300), (70, 0), (0, 5), (1, 0), (3, 128), (9, 100)];
     for dtype in [DType::F32, DType::BF16] {
         let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+        let alone = |device| {
+            let mut start = 0;
+            let each = inputs.new.iter().zip(&inputs.caches).flat_map(|(&new, cache)| {
+                let q = inputs.q.rows(start, new).unwrap();
+                start += new;
+                let alone = Inputs { q, new: vec![new], caches: vec![cache.clone()] };
+                bits(&alone.run_at(device, &shape))
+            });
+            each.collect::<Vec<_>>()
+        };
         let [one, two, again] = under_thread_counts(|| bits(&inputs.run(&shape)));
         assert!(one == two && two == again);
-        let mut start = 0;
-        for (new, cache) in inputs.new.iter().zip(&inputs.caches) {
-            let q = inputs.q.rows(start, *new).unwrap();
-            let alone = Inputs { q, new: vec![*new], caches: vec![cache.clone()] };
-            let width = 6 * 64;
-            assert!(
-                bits(&alone.run(&shape)) == one[start * width..(start + new) * width],
-                "sequence at {start}"
-            );
-            start += new;
-        }
+        assert!(alone(Device::Cpu) == one);
+        let [one, two] = [(); 2].map(|()| bits(&inputs.run_at(cuda(), &shape)));
+        assert!(one == two);
+        assert!(alone(cuda()) == one);
     }
+    assert_no_reports();
+}
+
+/// How many tokens at a time a sequence grew by changes no bit of a device's answer, as long as they are few.
+#[test]
+fn same_bits_however_many_tokens_at_a_time() {
+    let mut random = Random::new(10);
+    for (dtype, window) in [(DType::BF16, None), (DType::BF16, Some(40)), (DType::F32, Some(200))] {
+        let shape = shape(6, 2, 32, true, window);
+        let inputs = Inputs::draw(&mut random, &shape, &[(20, 245)], dtype);
+        let grow = |step: usize| {
+            let mut caches = [cache(cuda(), &shape, dtype)];
+            inputs.extend(cuda(), &shape, &mut caches, &[0], &[245], None);
+            let mut all = Vec::new();
+            for start in (0..20).step_by(step) {
+                let new = step.min(20 - start);
+                let q = inputs.q.rows(start, new).unwrap().to_device(cuda()).unwrap();
+                let out = inputs.extend(cuda(), &shape, &mut caches, &[245 + start], &[new], Some(&q));
+                all.extend(bits(&out.unwrap()));
+            }
+            all
+        };
+        let single = grow(1);
+        assert!([3, 10, 16].iter().all(|&step| grow(step) == single), "{dtype} {window:?}");
+    }
+    assert_no_reports();
+}
+
+/// Clones share memory, and yet each goes its own way; what was cut off can be written again.
+#[test]
+fn clones_of_a_cache_on_a_device_part_when_they_grow() {
+    let mut random = Random::new(11);
+    let shape = shape(2, 1, 16, true, None);
+    let first = Inputs::draw(&mut random, &shape, &[(2, 300)], DType::BF16);
+    // The same past, another continuation.
+    let mut second = Inputs::draw(&mut random, &shape, &[(2, 300)], DType::BF16);
+    let past = 300 * 16;
+    second.caches[0].0[..past].copy_from_slice(&first.caches[0].0[..past]);
+    second.caches[0].1[..past].copy_from_slice(&first.caches[0].1[..past]);
+    let expected = [&first, &second].map(|inputs| bits(&inputs.run_at(cuda(), &shape)));
+    assert!(expected[0] != expected[1]);
+    let go_on = |inputs: &Inputs, caches: &mut [KvCache]| {
+        let q = inputs.q.to_device(cuda()).unwrap();
+        bits(&inputs.extend(cuda(), &shape, caches, &[300], &[2], Some(&q)).unwrap())
+    };
+    let mut original = [cache(cuda(), &shape, DType::BF16)];
+    original[0].reserve(1000).unwrap();
+    first.extend(cuda(), &shape, &mut original, &[0], &[300], None);
+    let mut clone = original.clone();
+    assert_eq!(go_on(&first, &mut original), expected[0]);
+    assert_eq!(go_on(&second, &mut clone), expected[1]);
+    for (inputs, expected) in [(&second, &expected[1]), (&first, &expected[0])] {
+        original[0].truncate(300);
+        assert_eq!(&go_on(inputs, &mut original), expected);
+    }
+    assert_no_reports();
 }
 
 #[test]
@@ -134,8 +279,29 @@ fn large_scores_do_not_overflow() {
     let k = [vec![100.0f32; 16], vec![-100.0; 16]].concat();
     let v = [vec![1.0f32; 16], vec![2.0; 16]].concat();
     let q = Tensor::from_f32(vec![100.0; 16], &[1, 16]);
-    let out = kv_attention(&q, &[1], &[KvView { k: &k, v: &v, len: 2 }], &spec(&shape)).unwrap();
-    assert_eq!(values(&out), [1.0; 16]);
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs =
+            Inputs { q: q.to_dtype(dtype).unwrap(), new: vec![1], caches: vec![(k.clone(), v.clone())] };
+        on_each(|device| assert_eq!(values(&inputs.run_at(device, &shape)), [1.0; 16]));
+    }
+}
+
+/// A value that is not a number reaches the sequence that has it, and no other.
+#[test]
+fn not_a_number_stays_in_its_sequence() {
+    let mut random = Random::new(13);
+    let shape = shape(2, 2, 16, true, None);
+    for dtype in [DType::F32, DType::BF16] {
+        let mut inputs = Inputs::draw(&mut random, &shape, &[(1, 20), (2, 300), (1, 20)], dtype);
+        inputs.caches[1].0[5] = f32::NAN;
+        on_each(|device| {
+            let out = values(&inputs.run_at(device, &shape));
+            // The key is of head 0, which has the first 16 of a row's 32 columns.
+            for (i, x) in out.iter().enumerate() {
+                assert_eq!(x.is_nan(), (32..96).contains(&i) && i % 32 < 16, "element {i} on {device}");
+            }
+        });
+    }
 }
 
 #[test]
@@ -164,4 +330,63 @@ fn lengths_that_contradict_each_other_are_named() {
     assert!(kv_attention(&q, &[2], &[cache], &spec(&good)).is_err());
     let q = Tensor::zeros(&[2, 32], DType::U32);
     assert!(kv_attention(&q, &[2], &[cache], &spec(&good)).is_err());
+}
+
+#[test]
+fn caches_and_operands_that_do_not_fit_a_pass_are_named() {
+    let shape = shape(4, 2, 8, true, None);
+    let device = cuda();
+    let zeros = |rows, cols, dtype| Tensor::zeros_on(device, &[rows, cols], dtype).unwrap();
+    let mut cache = cache(device, &shape, DType::BF16);
+    let mut host = KvCache::new(2, 16);
+    let mut other = KvCache::on(device, 2, [2, 8], DType::F32).unwrap();
+    let kinds = "key/value cache: the sequences' caches are not all of one kind and in one place";
+    let begin = |caches: &mut [&mut KvCache], new: &[usize]| {
+        KvPass::begin(caches, new).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(begin(&mut [&mut cache, &mut host], &[1, 1]).unwrap_err(), kinds);
+    assert_eq!(begin(&mut [&mut host, &mut cache], &[1, 1]).unwrap_err(), kinds);
+    assert_eq!(begin(&mut [&mut cache, &mut other], &[1, 1]).unwrap_err(), kinds);
+    assert_eq!(begin(&mut [&mut cache], &[]).unwrap_err(), "key/value cache: 1 caches for 0 sequences");
+    assert_eq!(begin(&mut [], &[]), Ok(()));
+    let wide = &mut KvCache::on(device, 1, [1, 257], DType::BF16).unwrap();
+    assert!(
+        begin(&mut [wide], &[1])
+            .unwrap_err()
+            .contains("heads of 257 bf16 elements; f32 or bf16, at most 256")
+    );
+
+    let mut caches = [&mut cache];
+    let mut pass = KvPass::begin(&mut caches, &[3]).unwrap();
+    let (k, q) = (zeros(3, 16, DType::BF16), zeros(3, 32, DType::BF16));
+    let spec = spec(&shape);
+    assert!(
+        pass.append(0, &k, &zeros(2, 16, DType::BF16))
+            .unwrap_err()
+            .to_string()
+            .contains("[2, 16]; [3, 16] expected")
+    );
+    assert!(
+        pass.append(0, &zeros(3, 16, DType::F32), &k)
+            .unwrap_err()
+            .to_string()
+            .contains("a f32 operand, a cache of bf16")
+    );
+    assert!(pass.append(2, &k, &k).unwrap_err().to_string().contains("layer 2 of a cache of 2 layers"));
+    assert!(pass.append(0, &k, &Tensor::zeros(&[3, 16], DType::BF16)).is_err(), "from the host");
+    pass.append(0, &k, &k).unwrap();
+    assert!(pass.attend(0, &zeros(3, 31, DType::BF16), &spec).is_err());
+    assert!(pass.attend(0, &zeros(3, 32, DType::F32), &spec).is_err());
+    assert!(pass.attend(5, &q, &spec).is_err());
+    assert!(pass.attend(0, &q, &KvAttentionSpec { kv_heads: 1, ..spec }).is_err());
+    pass.attend(0, &q, &spec).unwrap();
+    assert_eq!(cache.len(), 0, "the last layer is missing");
+    assert_no_reports();
+
+    let mut caches = [&mut host];
+    let mut pass = KvPass::begin(&mut caches, &[3]).unwrap();
+    let k = Tensor::zeros(&[3, 16], DType::F32);
+    assert!(pass.append(0, &k, &Tensor::zeros(&[3, 15], DType::F32)).is_err());
+    assert!(pass.append(2, &k, &k).is_err());
+    assert!(pass.attend(2, &Tensor::zeros(&[3, 32], DType::F32), &spec).is_err());
 }

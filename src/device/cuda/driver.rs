@@ -25,6 +25,9 @@ pub(super) fn explain(DriverError(code): DriverError) -> String {
             "; the kernels need a GPU of compute capability 8.0 or above"
         }
         CUresult::CUDA_ERROR_NO_DEVICE => "; no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
+            "; part of the work cannot be in a graph: it waits for the device"
+        }
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
         | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
         | CUresult::CUDA_ERROR_LAUNCH_FAILED => "; a kernel failed: this process cannot use the GPU any more",

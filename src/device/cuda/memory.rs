@@ -2,15 +2,16 @@
 //!
 //! All work of a device runs on one stream, in order, so a freed block can be given out again at once: whatever used it runs
 //! before whatever will use it. The driver's own allocation calls, which wait for the device, happen only when the cache has
-//! no block that fits.
+//! no block that fits. Blocks that a graph's kernels use are set apart for it: see [`Reserve`].
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result;
 
 use super::CudaDevice;
 use super::driver::{check, explain};
+use super::graph::refuse;
 use crate::{Error, Result};
 
 /// Blocks are multiples of this, and so aligned for every access.
@@ -19,13 +20,16 @@ const ALIGNMENT: usize = 512;
 /// What a device's memory is used for, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStats {
-    /// In tensors that are alive.
+    /// In tensors that are alive, or set apart for graphs.
     pub in_use: usize,
     /// The most that ever was.
     pub peak: usize,
     /// Taken from the driver: in use, or cached.
     pub reserved: usize,
 }
+
+/// Addresses of blocks that nobody uses, by size.
+type Free = BTreeMap<usize, Vec<u64>>;
 
 /// The allocator of a device.
 #[derive(Default)]
@@ -34,8 +38,7 @@ pub(super) struct Pool {
 }
 
 struct State {
-    /// Blocks that nobody uses, by size.
-    free: BTreeMap<usize, Vec<u64>>,
+    free: Free,
     stats: MemoryStats,
     limit: usize,
     caching: bool,
@@ -43,7 +46,7 @@ struct State {
 
 impl Default for State {
     fn default() -> State {
-        State { free: BTreeMap::new(), stats: MemoryStats::default(), limit: usize::MAX, caching: true }
+        State { free: Free::new(), stats: MemoryStats::default(), limit: usize::MAX, caching: true }
     }
 }
 
@@ -52,6 +55,8 @@ pub struct Buffer {
     device: &'static CudaDevice,
     address: u64,
     block: usize,
+    /// Where it goes back to, if it is a graph's.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl Buffer {
@@ -64,11 +69,61 @@ impl Buffer {
     pub fn address(&self) -> u64 {
         self.address
     }
+
+    /// Whether it was allocated from this reserve.
+    pub(super) fn is_of(&self, reserve: &Arc<Reserve>) -> bool {
+        self.reserve.as_ref().is_some_and(|own| Arc::ptr_eq(own, reserve))
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.pool.give(self.device, self.address, self.block);
+        match &self.reserve {
+            Some(reserve) => reserve.free().entry(self.block).or_default().push(self.address),
+            None => self.device.pool.give(self.device, self.address, self.block),
+        }
+    }
+}
+
+/// Memory of one graph: what was allocated while it was captured. A block that was freed meanwhile is given out again within the
+/// same capture, since a launch runs everything in the same order; nobody else gets one before the graph and the tensors that it
+/// writes are gone.
+pub(super) struct Reserve {
+    device: &'static CudaDevice,
+    free: Mutex<Free>,
+}
+
+impl Reserve {
+    pub(super) fn new(device: &'static CudaDevice) -> Reserve {
+        Reserve { device, free: Mutex::default() }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At least `bytes` bytes, not initialised.
+    pub(super) fn take(self: Arc<Self>, bytes: usize) -> Result<Buffer> {
+        let device = self.device;
+        let reused = device.pool.cached_block(bytes).and_then(|block| {
+            let address = self.free().get_mut(&block).and_then(Vec::pop)?;
+            Some((address, block))
+        });
+        let (address, block) = match reused {
+            Some(found) => found,
+            None => device.pool.take_block(device, bytes)?,
+        };
+        Ok(Buffer { device, address, block, reserve: Some(self) })
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        for (block, addresses) in std::mem::take(&mut *self.free()) {
+            for address in addresses {
+                self.device.pool.give(self.device, address, block);
+            }
+        }
     }
 }
 
@@ -101,8 +156,19 @@ impl Pool {
         }
     }
 
+    /// The size of the block for so many bytes, if blocks are kept for others.
+    fn cached_block(&self, bytes: usize) -> Option<usize> {
+        if self.state().caching { block_size(bytes) } else { None }
+    }
+
     /// At least `bytes` bytes, not initialised.
     pub(super) fn take(&self, device: &'static CudaDevice, bytes: usize) -> Result<Buffer> {
+        let (address, block) = self.take_block(device, bytes)?;
+        Ok(Buffer { device, address, block, reserve: None })
+    }
+
+    /// The address and the size of a block of at least `bytes` bytes.
+    fn take_block(&self, device: &'static CudaDevice, bytes: usize) -> Result<(u64, usize)> {
         let mut state = self.state();
         let block = if state.caching { block_size(bytes) } else { Some(bytes.max(1)) };
         let too_large =
@@ -115,7 +181,7 @@ impl Pool {
         };
         state.stats.in_use += block;
         state.stats.peak = state.stats.peak.max(state.stats.in_use);
-        Ok(Buffer { device, address, block })
+        Ok((address, block))
     }
 
     fn give(&self, device: &'static CudaDevice, address: u64, block: usize) {
@@ -187,6 +253,8 @@ impl Buffer {
             return Ok(());
         }
         assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
+        let what = || format!("copying {} bytes to {}", bytes.len(), self.device.name());
+        refuse(self.device, what)?;
         self.device.bind()?;
         let to = self.address + offset as u64;
         if self.device.pool.state().caching {
@@ -196,7 +264,7 @@ impl Buffer {
         // SAFETY: the range lies in this buffer; pageable host memory has been read when the call returns, as the driver
         // documents for asynchronous copies from it.
         let copied = unsafe { result::memcpy_htod_async(to, bytes, self.device.stream()) };
-        check(copied, || format!("copying {} bytes to {}", bytes.len(), self.device.name()))
+        check(copied, what)
     }
 
     /// Copies bytes from an offset of the buffer to the host, after all that was queued before.
@@ -205,12 +273,14 @@ impl Buffer {
             return Ok(());
         }
         assert!(offset + bytes.len() <= self.block, "a copy past the end of its buffer");
-        self.device.bind()?;
         let len = bytes.len();
+        let what = || format!("copying {len} bytes from {}", self.device.name());
+        refuse(self.device, what)?;
+        self.device.bind()?;
         // SAFETY: the range lies in this buffer, and `bytes` stays borrowed until the copy has ended below.
         let copied =
             unsafe { result::memcpy_dtoh_async(bytes, self.address + offset as u64, self.device.stream()) };
-        check(copied, || format!("copying {len} bytes from {}", self.device.name()))?;
+        check(copied, what)?;
         self.device.synchronize()
     }
 
@@ -226,17 +296,17 @@ impl Buffer {
         check(filled, || format!("clearing {bytes} bytes on {}", self.device.name()))
     }
 
-    /// Copies `bytes` bytes from an offset of another buffer of the same device.
-    pub(crate) fn copy_from(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+    /// Copies `bytes` bytes from an offset of another buffer of the same device to an offset of this one.
+    pub(crate) fn copy_from(&self, at: usize, from: &Buffer, offset: usize, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        assert!(bytes <= self.block && offset + bytes <= from.block, "a copy past the end of a buffer");
+        assert!(at + bytes <= self.block && offset + bytes <= from.block, "a copy past the end of a buffer");
         assert!(std::ptr::eq(self.device, from.device), "a copy between devices");
         self.device.bind()?;
-        let source = from.address + offset as u64;
+        let (target, source) = (self.address + at as u64, from.address + offset as u64);
         // SAFETY: both ranges lie in buffers of this device, whose memory goes back in stream order at the earliest.
-        let copied = unsafe { result::memcpy_dtod_async(self.address, source, bytes, self.device.stream()) };
+        let copied = unsafe { result::memcpy_dtod_async(target, source, bytes, self.device.stream()) };
         check(copied, || format!("copying {bytes} bytes on {}", self.device.name()))
     }
 }

@@ -1,6 +1,7 @@
 //! CUDA devices, through the driver alone: context, stream, memory, kernels. All unsafe calls of the driver are here.
 
 mod driver;
+mod graph;
 mod kernel;
 mod memory;
 pub mod plan;
@@ -15,6 +16,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use cudarc::driver::{result, sys};
 
 use driver::check;
+pub use graph::Graph;
 pub(crate) use kernel::kernel;
 pub use kernel::{Argument, Arguments, Grid, Pointer, embedded};
 pub use memory::{Buffer, MemoryStats};
@@ -170,11 +172,11 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::Cuda`] when a kernel failed.
     pub fn synchronize(&self) -> Result<()> {
+        let what = || format!("waiting for {}", self.name());
+        graph::refuse(self, what)?;
         self.bind()?;
         // SAFETY: the stream lives as long as the device.
-        check(unsafe { result::stream::synchronize(self.stream()) }, || {
-            format!("waiting for {}", self.name())
-        })
+        check(unsafe { result::stream::synchronize(self.stream()) }, what)
     }
 
     /// The grid of an elementwise kernel: see [`Grid::spans`].
@@ -184,11 +186,15 @@ impl CudaDevice {
 
     /// At least `bytes` bytes of memory, not initialised.
     pub(crate) fn allocate(&'static self, bytes: usize) -> Result<Buffer> {
-        self.pool.take(self, bytes)
+        match graph::reserve(self) {
+            Some(reserve) => reserve.take(bytes),
+            None => self.pool.take(self, bytes),
+        }
     }
 
+    /// Where the calling thread's work goes.
     fn stream(&self) -> sys::CUstream {
-        self.stream as sys::CUstream
+        graph::stream(self).unwrap_or(self.stream) as sys::CUstream
     }
 
     /// Makes the device's context the calling thread's.

@@ -1,9 +1,11 @@
-//! Tests of what only this module can reach: the allocator of a device of its own, and launchers that do not fit.
+//! Tests of what only this module can reach: the allocator of a device of its own, graphs, and launchers that do not fit.
 
 use emulated_cuda::machine::{Checks, Options};
 
-use super::{Buffer, CudaDevice, Grid, Pointer, kernel};
-use crate::Error;
+use super::{Buffer, CudaDevice, Graph, Grid, Pointer, kernel};
+use crate::device::Device;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
 
 /// The emulated device, opened anew: no other test uses its allocator.
 fn device() -> &'static CudaDevice {
@@ -13,7 +15,7 @@ fn device() -> &'static CudaDevice {
     Box::leak(Box::new(CudaDevice::open(0).unwrap()))
 }
 
-fn refusal<T>(result: crate::Result<T>) -> String {
+fn refusal<T>(result: Result<T>) -> String {
     match result {
         Err(Error::Cuda { what, detail }) => format!("{what}: {detail}"),
         Err(memory @ Error::DeviceMemory { .. }) => memory.with_memory_plan(&"about 3 MiB").to_string(),
@@ -104,9 +106,9 @@ fn bytes_come_back_from_any_offset_and_zeros_are_zeros() {
     buffer.read(9, &mut bytes).unwrap();
     assert_eq!(bytes, [0, 1, 2, 3, 0, 0]);
     let copy = device.allocate(100).unwrap();
-    copy.copy_from(&buffer, 10, 3).unwrap();
+    copy.copy_from(5, &buffer, 10, 3).unwrap();
     let mut bytes = [0; 3];
-    copy.read(0, &mut bytes).unwrap();
+    copy.read(5, &mut bytes).unwrap();
     assert_eq!(bytes, [1, 2, 3]);
 }
 
@@ -204,4 +206,167 @@ fn a_launch_that_the_device_cannot_have_is_an_error_with_its_grid() {
     assert!(text.starts_with("1048576 bytes of shared memory for kernel cast_fwd_f32_bf16: "), "{text}");
     device.launch("cast_fwd_f32_bf16", arguments, Grid::new(0, 32)).unwrap();
     device.synchronize().unwrap();
+}
+
+/// A tensor of a device that no other test uses.
+fn tensor(device: &'static CudaDevice, numbers: &[f32]) -> Tensor {
+    let mut tensor = Tensor::uninitialised(device, &[numbers.len()], DType::F32).unwrap();
+    tensor.overwrite(&Tensor::from_f32(numbers.to_vec(), &[numbers.len()])).unwrap();
+    tensor
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_device(Device::Cpu).unwrap().to_vec_f32().unwrap()
+}
+
+/// x rounded to bf16 and back, twice that: three kernels and a copy, with tensors that come and go.
+fn work(x: &Tensor) -> Result<Tensor> {
+    let y = x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    let mut sum = y.clone();
+    sum.add_assign(&y)?;
+    Ok(sum)
+}
+
+fn captured(device: &'static CudaDevice, x: &Tensor) -> (Graph, Tensor) {
+    device.capture(|| work(x)).unwrap()
+}
+
+#[test]
+fn a_graph_runs_when_it_is_launched_and_again_with_what_is_there_then() {
+    let device = device();
+    let mut x = tensor(device, &[1.0, 2.0, -3.5]);
+    let (mut graph, y) = captured(device, &x);
+    for step in 0..3 {
+        let values = [step as f32, 2.0 + step as f32, -3.5];
+        x.overwrite(&Tensor::from_f32(values.to_vec(), &[3])).unwrap();
+        graph.launch().unwrap();
+        assert_eq!(numbers(&y), values.map(|v| 2.0 * v));
+    }
+    assert_eq!(numbers(&work(&x).unwrap()), numbers(&y), "work without a graph still runs at once");
+    assert!(emulated_cuda::reports().is_empty());
+}
+
+#[test]
+fn memory_of_a_graph_is_its_own_until_it_and_its_results_are_gone() {
+    let device = device();
+    let x = tensor(device, &[1.0; 100]);
+    let alone = device.memory_stats().in_use;
+    let mut inside = Vec::new();
+    let (mut graph, y) = device
+        .capture(|| {
+            for _ in 0..4 {
+                inside.push(device.allocate(400)?.address());
+            }
+            work(&x)
+        })
+        .unwrap();
+    assert!(inside.iter().all(|&at| at == inside[0]), "what is freed in a capture is used again in it");
+    let reserved = device.memory_stats().in_use;
+    assert!(reserved > alone);
+    let others: Vec<_> = (0..20).map(|_| device.allocate(400).unwrap()).collect();
+    assert!(others.iter().all(|other| !inside.contains(&other.address())));
+    others.iter().for_each(|other| other.write(0, &[255; 400]).unwrap());
+    graph.launch().unwrap();
+    assert_eq!(numbers(&y), [2.0; 100]);
+    drop(others);
+    drop(graph);
+    assert_eq!(device.memory_stats().in_use, reserved, "the result is still there");
+    assert_eq!(numbers(&y), [2.0; 100]);
+    drop(y);
+    assert_eq!(device.memory_stats().in_use, alone);
+    // Without a cache too.
+    device.set_memory_caching(false);
+    let (mut graph, y) = captured(device, &x);
+    graph.launch().unwrap();
+    assert_eq!(numbers(&y), [2.0; 100]);
+    drop((graph, y));
+    let stats = device.memory_stats();
+    assert_eq!((stats.in_use, stats.reserved), (alone, alone));
+    assert!(emulated_cuda::reports().is_empty());
+}
+
+#[test]
+fn operands_live_as_long_as_the_graph() {
+    let device = device();
+    let start = device.memory_stats().in_use;
+    let x = tensor(device, &[4.0; 50]);
+    // What is dropped within the capture, and after it.
+    let early = x.to_dtype(DType::F32).unwrap();
+    let part = x.rows(10, 5).unwrap();
+    let (mut graph, y) = device
+        .capture(move || {
+            let y = work(&early)?;
+            drop(early);
+            Ok([y, work(&part)?])
+        })
+        .unwrap();
+    drop(x);
+    let others: Vec<_> = (0..20).map(|_| tensor(device, &[7.0; 50])).collect();
+    graph.launch().unwrap();
+    assert_eq!(y.each_ref().map(numbers), [vec![8.0; 50], vec![8.0; 5]]);
+    drop((others, graph, y));
+    assert_eq!(device.memory_stats().in_use, start);
+    assert!(emulated_cuda::reports().is_empty());
+}
+
+#[test]
+fn a_capture_that_fails_leaves_no_trace() {
+    let device = device();
+    let x = tensor(device, &[1.0; 10]);
+    let alone = device.memory_stats().in_use;
+    let cannot = "it cannot be part of a graph: do it before the capture or after the launch";
+    let read = device.capture(|| work(&x)?.to_device(Device::Cpu));
+    assert_eq!(refusal(read), format!("copying 40 bytes from {}: {cannot}", device.name()));
+    let write = device.capture(|| {
+        let y = work(&x)?;
+        y.clone().overwrite(&Tensor::zeros(&[10], DType::F32)).map(|()| y)
+    });
+    assert_eq!(refusal(write), format!("copying 40 bytes to {}: {cannot}", device.name()));
+    let wait = device.capture(|| device.synchronize());
+    assert_eq!(refusal(wait), format!("waiting for {}: {cannot}", device.name()));
+    let nested = device.capture(|| device.capture(|| work(&x)));
+    assert!(refusal(nested).ends_with("this thread is capturing already"));
+    let (mut graph, y) = captured(device, &x);
+    let launched = device.capture(|| graph.launch());
+    assert_eq!(refusal(launched), format!("a graph on {}: {cannot}", device.name()));
+    let own = device.capture(|| -> Result<()> { Err(Error::model("this", "fails")) });
+    assert!(matches!(own, Err(Error::Model { .. })));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = device.capture(|| -> Result<()> {
+            drop(work(&x));
+            std::panic::resume_unwind(Box::new("in a capture"))
+        });
+    }));
+    assert!(panicked.is_err());
+    graph.launch().unwrap();
+    assert_eq!(numbers(&y), [2.0; 10]);
+    assert_eq!(numbers(&work(&x).unwrap()), [2.0; 10]);
+    drop((graph, y));
+    assert_eq!(device.memory_stats().in_use, alone);
+    let (mut nothing, ()) = device.capture(|| Ok(())).unwrap();
+    nothing.launch().unwrap();
+    assert!(emulated_cuda::reports().is_empty());
+}
+
+#[test]
+fn other_threads_go_on_while_one_captures() {
+    let device = device();
+    let x = tensor(device, &[1.0; 10]);
+    let mut other = tensor(device, &[5.0; 10]);
+    let (mut graph, y) = device
+        .capture(|| {
+            let y = work(&x)?;
+            let theirs = std::thread::scope(|scope| {
+                let run = || numbers(&work(&other).unwrap());
+                scope.spawn(run).join().unwrap()
+            });
+            assert_eq!(theirs, [10.0; 10]);
+            Ok(y)
+        })
+        .unwrap();
+    other.overwrite(&x).unwrap();
+    graph.launch().unwrap();
+    assert_eq!(numbers(&y), [2.0; 10]);
+    assert_eq!(numbers(&other), [1.0; 10]);
+    assert!(emulated_cuda::reports().is_empty());
 }

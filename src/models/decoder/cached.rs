@@ -1,17 +1,21 @@
 //! Generation's forward: new tokens after cached ones.
 
 use super::Decoder;
-use super::layer::Pass;
+use super::layer::{Attention, Pass};
 use crate::autograd::{Tape, Var};
-use crate::nn::{KvCache, TokenBatch};
-use crate::ops::kv_attention::{KvView, kv_attention};
-use crate::tensor::{DType, Tensor};
+use crate::nn::{KvCache, KvPass, TokenBatch};
+use crate::ops::kv_attention::PageShape;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 impl Decoder {
-    /// An empty cache for one sequence.
+    /// An empty cache for one sequence, where the parameters are; on a device it has the activations' type.
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(self.config.num_layers, self.config.num_kv_heads * self.config.head_dim)
+        let (layers, head) = (self.config.num_layers, [self.config.num_kv_heads, self.config.head_dim]);
+        match self.embedding.weight().value().cuda_device() {
+            Some(device) => KvCache::paged(PageShape::new(device, self.dtype, layers, head)),
+            None => KvCache::new(layers, head[0] * head[1]),
+        }
     }
 
     /// The output of the final norm `[T, hidden]` for new tokens, whose keys and values are added to the caches: sequence i of
@@ -37,43 +41,40 @@ impl Decoder {
         lengths: &[usize],
         caches: &mut [&mut KvCache],
     ) -> Result<Tensor> {
-        let tape = Tape::inference();
         let batch = &self.place(batch)?;
-        let mut x = self.embed(&tape, batch)?;
-        let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        let mut caches = KvPass::begin(caches, lengths)?;
+        self.through_layers(batch.ids(), batch.positions(), |layer, attention, [q, k, v]| {
+            caches.append(layer, k.value(), v.value())?;
+            caches.attend(layer, q.value(), &attention.cached_spec())
+        })
+    }
+
+    /// The output of the final norm for tokens that are where the model is. `attend` gives the attention of a layer's new tokens.
+    pub(super) fn through_layers(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        mut attend: impl FnMut(usize, &Attention, &[Var; 3]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let tape = Tape::inference();
+        let mut x = self.embed(&tape, ids, positions)?;
+        let pass = Pass { positions: positions.clone(), adapters: self.adapters };
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&tape, &x, &pass, |attention, [q, k, v]| {
-                let (k, v) = (k.value().to_dtype(DType::F32)?, v.value().to_dtype(DType::F32)?);
-                let (k, v) = (k.as_f32()?, v.as_f32()?);
-                let mut start = 0;
-                for (cache, len) in caches.iter_mut().zip(lengths) {
-                    let range = start..start + len * cache.width();
-                    cache.append(index, &k[range.clone()], &v[range.clone()]);
-                    start = range.end;
-                }
-                let views: Vec<KvView<'_>> = caches.iter().map(|cache| cache.view(index)).collect();
-                Ok(Var::constant(kv_attention(q.value(), lengths, &views, &attention.cached_spec())?))
+            x = layer.forward(&tape, &x, &pass, |attention, qkv| {
+                Ok(Var::constant(attend(index, attention, qkv)?))
             })?;
         }
         Ok(self.norm.forward(&tape, &x)?.into_value())
     }
 
     fn check_caches(&self, batch: &TokenBatch, lengths: &[usize], caches: &[&mut KvCache]) -> Result<()> {
-        let bad = |detail: String| Err(Error::model("key/value cache", detail));
         if lengths.len() != caches.len() {
             return bad(format!("{} caches for {} sequences", caches.len(), lengths.len()));
         }
-        let (layers, width) = (self.config.num_layers, self.config.num_kv_heads * self.config.head_dim);
         let positions = batch.positions().as_u32()?;
         let mut start = 0;
         for (i, (cache, &len)) in caches.iter().zip(lengths).enumerate() {
-            if cache.layers() != layers || cache.width() != width {
-                return bad(format!(
-                    "made for {} layers of width {}, the model has {layers} of {width}",
-                    cache.layers(),
-                    cache.width()
-                ));
-            }
+            self.check_cache(cache)?;
             let new = &positions[start..start + len];
             if new.iter().enumerate().any(|(j, &p)| p as usize != cache.len() + j) {
                 return bad(format!(
@@ -85,4 +86,20 @@ impl Decoder {
         }
         Ok(())
     }
+
+    pub(super) fn check_cache(&self, cache: &KvCache) -> Result<()> {
+        let (layers, width) = (self.config.num_layers, self.config.num_kv_heads * self.config.head_dim);
+        if cache.layers() != layers || cache.width() != width {
+            return bad(format!(
+                "made for {} layers of width {}, the model has {layers} of {width}",
+                cache.layers(),
+                cache.width()
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn bad<T>(detail: String) -> Result<T> {
+    Err(Error::model("key/value cache", detail))
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod cached;
+mod decode_step;
 mod init;
 mod layer;
 mod load;
@@ -20,6 +21,7 @@ use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+pub use decode_step::DecodeStep;
 use layer::{Layer, Pass};
 
 /// A decoder language model. T is the number of tokens of a packed batch.
@@ -126,7 +128,7 @@ impl Decoder {
     /// An id outside the vocabulary, a position that the model has no embedding for.
     pub fn hidden(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
         let batch = &self.place(batch)?;
-        let mut x = self.embed(tape, batch)?;
+        let mut x = self.embed(tape, batch.ids(), batch.positions())?;
         let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
         for layer in &self.layers {
             let cu_seqlens = batch.cu_seqlens().clone();
@@ -172,19 +174,30 @@ impl Decoder {
 
     /// Checks a batch in host memory and moves it to where the model is.
     fn place(&self, batch: &TokenBatch) -> Result<TokenBatch> {
-        self.check_range("token id", batch.ids(), self.config.vocab_size, "rows of the embedding")?;
-        if self.positions.is_some() {
-            let limit = self.config.max_positions;
-            self.check_range("position", batch.positions(), limit, "positions that the model was made for")?;
-        }
+        self.check_ids(batch.ids())?;
+        self.check_positions(batch.positions())?;
         batch.to_device(self.device())
     }
 
+    fn check_ids(&self, ids: &Tensor) -> Result<()> {
+        self.check_range("token id", ids, self.config.vocab_size, "rows of the embedding")
+    }
+
+    fn check_positions(&self, positions: &Tensor) -> Result<()> {
+        match self.positions {
+            Some(_) => {
+                let of = "positions that the model was made for";
+                self.check_range("position", positions, self.config.max_positions, of)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The residual stream at the entrance of the first layer.
-    fn embed(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
-        let x = self.embedding.forward(tape, batch.ids(), self.dtype)?;
-        let Some(positions) = &self.positions else { return Ok(x) };
-        add(tape, &x, &positions.forward(tape, batch.positions(), self.dtype)?)
+    fn embed(&self, tape: &Tape, ids: &Tensor, positions: &Tensor) -> Result<Var> {
+        let x = self.embedding.forward(tape, ids, self.dtype)?;
+        let Some(table) = &self.positions else { return Ok(x) };
+        add(tape, &x, &table.forward(tape, positions, self.dtype)?)
     }
 
     fn check_range(&self, what: &str, values: &Tensor, limit: usize, of: &str) -> Result<()> {

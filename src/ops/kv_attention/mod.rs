@@ -1,11 +1,16 @@
 //! Attention of new tokens over a cache of keys and values (inference only).
 
 mod cpu;
+mod cuda;
+mod paged;
 
-use super::place::host_only;
 use crate::ops::attention::tiles::Geometry;
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
+
+pub(crate) use paged::{KvTable, PAGE, PageShape, Paged, kv_append, paged_attention};
+
+const OP: &str = "kv_attention";
 
 /// Keys and values of one sequence so far, each `[len, kv_heads * head_dim]` row-major f32, the newest last.
 #[derive(Clone, Copy)]
@@ -33,6 +38,19 @@ pub struct KvAttentionSpec {
     pub window: Option<usize>,
 }
 
+impl KvAttentionSpec {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scale,
+            causal: true,
+            window: self.window,
+        }
+    }
+}
+
 /// Causal attention of the newest tokens of each sequence. q: `[sum of new_lens, heads * head_dim]`, the sequences one after
 /// the other; sequence i has `new_lens[i]` new tokens, which are the last of `caches[i]`. Output as q. No backward.
 ///
@@ -44,16 +62,11 @@ pub fn kv_attention(
     caches: &[KvView<'_>],
     spec: &KvAttentionSpec,
 ) -> Result<Tensor> {
-    const OP: &str = "kv_attention";
-    host_only(OP, [q])?;
-    let geometry = Geometry {
-        heads: spec.heads,
-        kv_heads: spec.kv_heads,
-        head_dim: spec.head_dim,
-        scale: spec.scale,
-        causal: true,
-        window: spec.window,
-    };
+    if q.cuda_device().is_some() {
+        let detail = format!("q {:?} is on {}, the caches are in host memory", q.shape(), q.device());
+        return Err(Error::Cuda { what: OP.into(), detail });
+    }
+    let geometry = spec.geometry();
     geometry.check(OP)?;
     let (tokens, cols) = q.dims2(OP)?;
     let refuse = |detail: String| Err(Error::Shape { op: OP, detail });

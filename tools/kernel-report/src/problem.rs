@@ -12,6 +12,8 @@
 //!   { buffer = "bf16", length = "m * k" },
 //!   { buffer = "bf16", length = "k * n" },
 //!   { buffer = "f32", length = "m * n", fill = "none" },
+//!   { buffer = "u32", rows = "m", values = ["row", "k"] },      # a table of whole numbers, row by row
+//!   { buffer = "bf16", length = "k", addresses = "n" },         # an array of the addresses of n such buffers
 //!   { scalar = "s32", value = "m" },
 //!   { fields = [{ scalar = "f32", value = 0.5 }, { scalar = "u64", value = "m" }] },   # a struct, passed by value
 //! ]
@@ -97,6 +99,9 @@ struct RawParameter {
     fill: Fill,
     below: Option<Expr>,
     step: Option<Expr>,
+    addresses: Option<Expr>,
+    rows: Option<Expr>,
+    values: Option<Vec<Expr>>,
     scalar: Option<Type>,
     value: Option<RawValue>,
     fields: Option<Vec<RawField>>,
@@ -163,8 +168,29 @@ pub enum Parameter {
         /// The difference of [`Fill::Steps`].
         step: u64,
     },
+    /// The address of an array of the addresses of so many buffers, which are alike.
+    Addresses {
+        /// Their number.
+        count: u64,
+        /// One of them.
+        buffer: Box<Parameter>,
+    },
+    /// The address of a buffer with these bytes.
+    Table(Vec<u8>),
     /// A value or a struct of values, little-endian.
     Scalar(Vec<u8>),
+}
+
+impl Parameter {
+    /// Bytes of device memory that it takes; none if that is more than can be counted.
+    pub fn memory(&self) -> Option<u64> {
+        match self {
+            Parameter::Buffer { ty, length, .. } => length.checked_mul(ty.size()),
+            Parameter::Addresses { count, buffer } => buffer.memory()?.checked_add(8)?.checked_mul(*count),
+            Parameter::Table(bytes) => Some(bytes.len() as u64),
+            Parameter::Scalar(_) => Some(0),
+        }
+    }
 }
 
 /// One kernel on one problem size.
@@ -289,10 +315,19 @@ fn dims(exprs: &[Expr], sizes: &Sizes) -> Result<[u32; 3], String> {
 
 impl RawParameter {
     fn resolve(&self, sizes: &Sizes) -> Result<Parameter, String> {
-        let alone = self.length.is_none() && self.below.is_none() && self.step.is_none();
+        let alone =
+            self.length.is_none() && self.below.is_none() && self.step.is_none() && self.addresses.is_none();
+        let (alone, tabled) =
+            (alone && self.rows.is_none() && self.values.is_none(), alone && self.value.is_none());
         match (self.buffer, self.scalar, &self.fields) {
+            (Some(ty), None, None) if tabled && self.fill == Fill::Random => {
+                match (&self.rows, &self.values) {
+                    (Some(rows), Some(values)) => table(ty, rows, values, sizes).map(Parameter::Table),
+                    _ => Err("a buffer needs a length, or rows and their values".to_string()),
+                }
+            }
             (Some(ty), None, None) => {
-                if self.value.is_some() {
+                if self.value.is_some() || self.rows.is_some() || self.values.is_some() {
                     return Err("a buffer has no value, but a length".to_string());
                 }
                 let length = self.length.as_ref().ok_or("a buffer needs a length")?.value(sizes)?;
@@ -307,7 +342,13 @@ impl RawParameter {
                 if self.step.is_some() && self.fill != Fill::Steps {
                     return Err("step goes with fill = \"steps\"".to_string());
                 }
-                Ok(Parameter::Buffer { ty, length, fill: self.fill, below, step })
+                let buffer = Parameter::Buffer { ty, length, fill: self.fill, below, step };
+                match &self.addresses {
+                    None => Ok(buffer),
+                    Some(count) => {
+                        Ok(Parameter::Addresses { count: count.value(sizes)?, buffer: Box::new(buffer) })
+                    }
+                }
             }
             (None, Some(ty), None) if alone => {
                 let value = self.value.as_ref().ok_or("a scalar needs a value")?;
@@ -320,6 +361,30 @@ impl RawParameter {
                 .to_string()),
         }
     }
+}
+
+/// The bytes of a table of whole numbers: for each row the values, which may name it.
+fn table(ty: Type, rows: &Expr, values: &[Expr], sizes: &Sizes) -> Result<Vec<u8>, String> {
+    const MOST_ROWS: u64 = 1 << 20;
+    let rows = rows.value(sizes)?;
+    if ty.is_float() || rows > MOST_ROWS {
+        return Err(format!("a table has up to {MOST_ROWS} rows of whole numbers"));
+    }
+    let size = ty.size() as usize;
+    let mut sizes = sizes.clone();
+    let mut bytes = Vec::new();
+    for row in 0..rows {
+        sizes.insert("row".to_string(), row);
+        for value in values {
+            let value = value.value(&sizes)?;
+            let (low, high) = (value.to_le_bytes(), value.checked_shr(8 * size as u32).unwrap_or(0));
+            if high > 0 {
+                return Err(format!("row {row}: {value} does not fit"));
+            }
+            bytes.extend_from_slice(&low[..size]);
+        }
+    }
+    Ok(bytes)
 }
 
 /// The bytes of a struct as C lays it out: each member at a multiple of its size, the end rounded up to the largest of them.

@@ -140,7 +140,12 @@ fn the_example_problems_run() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("problems");
     let mut files = 0;
     for file in std::fs::read_dir(folder).unwrap() {
-        let family = kernel_report::problem::read(&file.unwrap().path()).unwrap();
+        let file = file.unwrap().path();
+        // Those of third parties need sources that are not here.
+        if file.is_dir() {
+            continue;
+        }
+        let family = kernel_report::problem::read(&file).unwrap();
         let ptx = std::fs::read_to_string(&family.ptx).unwrap();
         for problem in &family.problems {
             let counted = count(&ptx, problem, Settings { max_blocks: 1, checks: true, seed: 0 }).unwrap();
