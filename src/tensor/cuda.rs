@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use half::bf16;
+
 use super::storage::Storage;
 use super::{DType, Tensor, numel};
 use crate::device::Device;
@@ -33,6 +35,26 @@ impl Tensor {
         let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
         if let Some(buffer) = tensor.storage.cuda() {
             buffer.zero(tensor.numel() * dtype.size())?;
+        }
+        Ok(tensor)
+    }
+
+    /// A tensor of f32 or bf16 on a device, every element of which is `value` (rounded to the type). Nothing is copied from the host.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit; [`Error::DType`] for another type.
+    pub fn full_on(device: Device, shape: &[usize], dtype: DType, value: f32) -> Result<Tensor> {
+        let len = numel(shape);
+        let Device::Cuda(_) = device else {
+            return Tensor::from_f32(vec![value; len], shape).to_dtype(dtype);
+        };
+        let bits = dtype.select("full_on", [value.to_bits(), u32::from(bf16::from_f32(value).to_bits())])?;
+        let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
+        if let Some(buffer) = tensor.storage.cuda() {
+            match dtype {
+                DType::BF16 => buffer.fill_u16(len, bits as u16)?,
+                _ => buffer.fill_u32(len, bits)?,
+            }
         }
         Ok(tensor)
     }
@@ -108,9 +130,12 @@ impl Tensor {
         Ok(copy)
     }
 
-    /// Whether no other tensor shares this one's memory.
-    fn is_unshared(&self) -> bool {
-        Arc::strong_count(&self.storage) == 1
+    /// Gives this tensor memory of its own if another shares it, so that a kernel may write into it.
+    pub(crate) fn make_unshared(&mut self, device: &'static CudaDevice) -> Result<()> {
+        if Arc::strong_count(&self.storage) > 1 {
+            *self = self.duplicate(device)?;
+        }
+        Ok(())
     }
 }
 
@@ -154,9 +179,7 @@ impl Tensor {
         let bf16s = ["add_assign_bf16_f32", "add_assign_bf16_bf16"];
         let entry = other.dtype.select(OP, self.dtype.select(OP, [f32s, bf16s])?)?;
         let x = other.pointer(OP, device)?;
-        if !self.is_unshared() {
-            *self = self.duplicate(device)?;
-        }
+        self.make_unshared(device)?;
         let arguments = AddAssign { sum: self.pointer(OP, device)?, x, n: self.numel() as u64 };
         device.launch(entry, arguments, device.spans(self.numel(), 4))
     }
