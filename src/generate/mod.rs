@@ -1,6 +1,5 @@
 //! Text generation: prompts in, tokens out, with a key/value cache.
 
-mod sampler;
 mod stop;
 
 use std::ops::ControlFlow;
@@ -11,7 +10,7 @@ use crate::nn::{KvCache, TokenBatch};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
-pub use sampler::{Sampler, Sampling};
+pub use crate::ops::sample::{Sampler, Sampling};
 pub use stop::StopStrings;
 
 /// Streams of sampling, apart from those of dropout, fresh models and adapters.
