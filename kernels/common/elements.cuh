@@ -19,7 +19,7 @@ template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __f
 template <int BYTES> struct Word;
 template <> struct Word<2> { using Type = unsigned short; };
 template <> struct Word<4> { using Type = u32; };
-template <> struct Word<8> { using Type = uint2; };
+template <> struct Word<8> { using Type = u64; };  // nvcc makes two stores of a uint2, here and there
 template <> struct Word<16> { using Type = uint4; };
 
 // N elements from p, which is aligned to all of them.
@@ -49,12 +49,18 @@ template <int N, class T> __device__ __forceinline__ void store(T* __restrict__ 
     unsigned short halves[N * sizeof(T) / 2];
     u32 words[(N * sizeof(T) + 3) / 4];
   } pack;
+  if constexpr (sizeof(T) == 4) {
 #pragma unroll
-  for (int i = 0; i < N; i++) {
-    if constexpr (sizeof(T) == 4) {
+    for (int i = 0; i < N; i++) {
       pack.words[i] = __float_as_uint(x[i]);
-    } else {
-      pack.halves[i] = __bfloat16_as_ushort(from_f32<bf16>(x[i]));
+    }
+  } else if constexpr (N == 1) {
+    pack.halves[0] = __bfloat16_as_ushort(from_f32<bf16>(x[0]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(x[i], x[i + 1]);
+      pack.words[i / 2] = *reinterpret_cast<const u32*>(&pair);
     }
   }
   *reinterpret_cast<Whole*>(p) = pack.word;

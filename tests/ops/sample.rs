@@ -60,7 +60,7 @@ impl Batch {
             let penalty = sampling.repetition_penalty.max(1.0 / sampling.repetition_penalty);
             let score = f64::from(largest * penalty / sampling.temperature);
             let allowed =
-                DType::F32.unit_roundoff() * (8.0 * score + 8.0) + vocab as f64 / f64::from(1 << 30) / 32.0;
+                DType::F32.unit_roundoff() * (8.0 * score + 8.0) + vocab as f64 / f64::from(1u32 << 31);
             assert!(
                 own > 0.0 && before - allowed <= uniform && uniform <= before + own + allowed,
                 "row {row}: token {id} has {before} .. +{own}, uniform {uniform}, {sampling:?}"
@@ -213,6 +213,6 @@ fn operands_that_do_not_fit_are_named() {
     assert!(text(sample(&logits, None, &uniforms, &bad)).contains("top_p"));
     let there = logits.to_device(cuda()).unwrap();
     assert!(text(sample(&there, None, &uniforms, &sampling)).contains("operands in two places"));
-    let wide = Tensor::zeros_on(cuda(), &[1, 400_000], DType::F32).unwrap();
-    assert!(text(argmax(&wide)).contains("a vocabulary of 400000"));
+    let wide = Tensor::zeros_on(cuda(), &[1, (1 << 20) + 1], DType::F32).unwrap();
+    assert!(text(argmax(&wide)).contains("a vocabulary of 1048577"));
 }

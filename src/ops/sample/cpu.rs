@@ -66,7 +66,7 @@ impl Sampler {
     /// As [`Sampler::distribution`].
     pub fn choose(&mut self, logits: &[f32], history: &[u32], uniform: f32) -> Result<u32> {
         let total = self.prepare(logits, history)?;
-        // A product of 24 bits and at most 60.
+        // A product of 24 bits and of 31 more than the vocabulary has.
         let numerator = ((uniform * (1 << 24) as f32) as u32).min((1 << 24) - 1);
         let goal = ((u128::from(total) * u128::from(numerator)) >> 24) as u64;
         let mut sum = 0;
@@ -79,7 +79,7 @@ impl Sampler {
 
     /// Fills `candidates`; returns the sum of their masses.
     fn prepare(&mut self, logits: &[f32], history: &[u32]) -> Result<u64> {
-        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty } = self.sampling;
+        let Sampling { top_k, top_p, min_p, repetition_penalty, .. } = self.sampling;
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         if repetition_penalty != 1.0 {
@@ -94,7 +94,7 @@ impl Sampler {
         let best = first_maximum(&self.scores)?;
         let top = self.scores[best];
         self.candidates.clear();
-        if temperature == 0.0 {
+        if self.sampling.is_greedy() {
             self.candidates.push((best as u32, 1.0));
             return Ok(mass(1.0));
         }
@@ -104,8 +104,9 @@ impl Sampler {
             self.order.extend_from_slice(&self.scores);
             least = *self.order.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a)).1;
         }
+        let inverse = self.sampling.inverse_temperature();
         let kept = self.scores.iter().enumerate().filter(|&(_, &score)| score >= least);
-        self.candidates.extend(kept.map(|(id, &score)| (id as u32, power((score - top) / temperature))));
+        self.candidates.extend(kept.map(|(id, &score)| (id as u32, power((score - top) * inverse))));
         if top_p < 1.0 {
             self.keep_top_p(top_p);
         }
@@ -132,12 +133,12 @@ impl Sampler {
     }
 }
 
-/// Weights are summed in whole numbers of 2^-36: no order of summation changes the sum, and what is cut off of all words of a large
-/// vocabulary is 2^-18.
-const UNITS: f32 = (1u64 << 36) as f32;
+/// Weights are summed in whole numbers of 2^-31: no order of summation changes the sum. What is cut off of all the words of a vocabulary of 2^17
+/// is 2^-14 of the most likely one's weight, at most.
+const UNITS: f32 = (1u32 << 31) as f32;
 
 fn mass(weight: f32) -> u64 {
-    (weight * UNITS) as u64
+    u64::from((weight * UNITS) as u32)
 }
 
 /// e^x for x <= 0 within 2 units in the last place; 0 below -87. Products and sums are rounded one by one, in the order of
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn masses_are_the_weights_cut_off() {
-        assert_eq!((mass(1.0), mass(0.0), mass(1e-11), mass(1.5e-11)), (1 << 36, 0, 0, 1));
-        assert_eq!(mass(1.0 - f32::EPSILON / 2.0), (1 << 36) - (1 << 12));
+        assert_eq!((mass(1.0), mass(0.0), mass(4.6e-10), mass(4.7e-10)), (1 << 31, 0, 0, 1));
+        assert_eq!(mass(1.0 - f32::EPSILON / 2.0), (1 << 31) - (1 << 7));
     }
 }

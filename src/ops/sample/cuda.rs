@@ -9,7 +9,7 @@ kernel! {
     /// A token for each row.
     Rows in "sample" {
         logits: Pointer, scratch: Pointer, tokens: Pointer, lengths: Pointer, capacity: u64, uniforms: Pointer, ids: Pointer,
-        vocab: u32, penalty: f32, temperature: f32, top_k: u32, top_p: f32, min_p: f32,
+        vocab: u32, penalty: f32, inverse_temperature: f32, top_k: u32, top_p: f32, min_p: f32,
     }
 }
 
@@ -27,7 +27,7 @@ const THREADS: u32 = 1024;
 /// Dynamic shared memory of a block, in bytes: a histogram.
 const SHARED: u32 = 64 << 10;
 /// Words that the histogram can count.
-const MAX_VOCAB: usize = 3 << 17;
+const MAX_VOCAB: usize = 1 << 20;
 
 /// Words of a part of the search for the best, and threads of a block.
 const PART: usize = 8192;
@@ -69,7 +69,7 @@ pub(super) fn sample(
         ids: ids.pointer(OP, device)?,
         vocab,
         penalty: sampling.repetition_penalty,
-        temperature: sampling.temperature,
+        inverse_temperature: sampling.inverse_temperature(),
         top_k: u32::try_from(sampling.top_k).unwrap_or(u32::MAX),
         top_p: sampling.top_p,
         min_p: sampling.min_p,

@@ -55,6 +55,15 @@ impl Sampling {
             None => Ok(()),
         }
     }
+
+    /// 1 / temperature; infinite if greedy, which the least temperatures are too.
+    fn inverse_temperature(&self) -> f32 {
+        1.0 / self.temperature
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.inverse_temperature().is_infinite()
+    }
 }
 
 /// The tokens so far of each row, where its logits are.
@@ -72,9 +81,9 @@ pub struct History<'a> {
 /// and min-p leave some; the token is the first, by id, at which the sum of w exceeds `uniforms` (f32 `[S]`, each in [0, 1), of which 24
 /// bits count) times the sum of all. A greedy choice is the first of the largest s.
 ///
-/// Weights are summed as whole numbers of 2^-36, and computed by the same operations everywhere: every device chooses the same token.
+/// Weights are summed as whole numbers of 2^-31, and computed by the same operations everywhere: every device chooses the same token.
 ///
-/// Errors: settings out of range, operands that do not fit, a vocabulary of more than 393216 words on a CUDA device.
+/// Errors: settings out of range, operands that do not fit, a vocabulary of more than 2^20 words on a CUDA device.
 pub fn sample(
     logits: &Tensor,
     history: Option<History<'_>>,
@@ -98,9 +107,7 @@ pub fn sample(
         operands.extend([tokens, lengths]);
     }
     match place(OP, operands)? {
-        Some(device)
-            if sampling.temperature == 0.0 && (sampling.repetition_penalty == 1.0 || history.is_none()) =>
-        {
+        Some(device) if sampling.is_greedy() && (sampling.repetition_penalty == 1.0 || history.is_none()) => {
             cuda::argmax(device, logits)
         }
         Some(device) => cuda::sample(device, logits, history, uniforms, sampling),

@@ -3,9 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use emulated_cuda::machine::{
-    Checks, Counters, Device, Kernel, LaunchConfig, Module, Options, memory::AllocationKind,
-};
+use emulated_cuda::machine::memory::{AllocationKind, MemoryError};
+use emulated_cuda::machine::{Checks, Counters, Device, Kernel, LaunchConfig, Module, Options};
 
 use crate::problem::{Fill, Parameter, Problem, Type, float_bytes};
 use crate::random::Random;
@@ -42,11 +41,7 @@ pub struct Settings {
 /// If the kernel is not in the PTX, its parameters are others, or it faults.
 pub fn count(ptx: &str, problem: &Problem, settings: Settings) -> Result<Counted> {
     let bad = |detail: String| Error::kernel(&problem.kernel, detail);
-    let bytes = |parameter: &Parameter| match parameter {
-        Parameter::Buffer { ty, length, .. } => length.checked_mul(ty.size()),
-        Parameter::Scalar(_) => Some(0),
-    };
-    let mut sizes = problem.parameters.iter().map(bytes);
+    let mut sizes = problem.parameters.iter().map(Parameter::buffer_bytes);
     let total = sizes.try_fold(SPARE_BYTES, |sum, size| sum.checked_add(size?));
     let memory_bytes = total.ok_or_else(|| bad("the buffers are larger than memory can be".to_string()))?;
     // The emulated device keeps a byte of state for each byte.
@@ -103,24 +98,9 @@ fn parameters(device: &Arc<Device>, problem: &Problem, kernel: &Kernel, seed: u6
     }
     let mut block = vec![0; kernel.parameter_bytes as usize];
     for (i, (parameter, place)) in problem.parameters.iter().zip(&kernel.parameters).enumerate() {
-        let value = match parameter {
-            Parameter::Scalar(bytes) => bytes.clone(),
-            Parameter::Buffer { ty, length, fill, below, step } => {
-                let memory =
-                    |e: emulated_cuda::machine::memory::MemoryError| bad(format!("parameters[{i}]: {e}"));
-                let address =
-                    device.memory.allocate(length * ty.size(), AllocationKind::Device).map_err(memory)?;
-                let mut random = Random::new(seed ^ (i as u64) << 32);
-                let mut start = 0;
-                while start < *length && *fill != Fill::None {
-                    let end = (*length).min(start + CHUNK);
-                    let content = content(*ty, start..end, *fill, *below, *step, &mut random);
-                    device.memory.write(address + start * ty.size(), &content).map_err(memory)?;
-                    start = end;
-                }
-                address.to_le_bytes().to_vec()
-            }
-        };
+        let mut random = Random::new(seed ^ (i as u64) << 32);
+        let value =
+            value(device, parameter, &mut random).map_err(|e| bad(format!("parameters[{i}]: {e}")))?;
         let (offset, size) = (place.offset as usize, place.size as usize);
         match block.get_mut(offset..offset + size) {
             Some(at) if size == value.len() => at.copy_from_slice(&value),
@@ -132,6 +112,41 @@ fn parameters(device: &Arc<Device>, problem: &Problem, kernel: &Kernel, seed: u6
         }
     }
     Ok(block)
+}
+
+/// The bytes of a parameter, its buffers allocated and filled.
+fn value(
+    device: &Arc<Device>,
+    parameter: &Parameter,
+    random: &mut Random,
+) -> std::result::Result<Vec<u8>, MemoryError> {
+    let address = match parameter {
+        Parameter::Scalar(bytes) => return Ok(bytes.clone()),
+        Parameter::Buffer { ty, length, fill, below, step } => {
+            let address = device.memory.allocate(length * ty.size(), AllocationKind::Device)?;
+            let mut start = 0;
+            while start < *length && *fill != Fill::None {
+                let end = (*length).min(start + CHUNK);
+                let content = content(*ty, start..end, *fill, *below, *step, random);
+                device.memory.write(address + start * ty.size(), &content)?;
+                start = end;
+            }
+            address
+        }
+        Parameter::Table(members) => {
+            let mut bytes = Vec::new();
+            for member in members {
+                let member = value(device, member, random)?;
+                bytes.resize(bytes.len().next_multiple_of(member.len().max(1)), 0);
+                bytes.extend(member);
+            }
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let address = device.memory.allocate(bytes.len() as u64, AllocationKind::Device)?;
+            device.memory.write(address, &bytes)?;
+            address
+        }
+    };
+    Ok(address.to_le_bytes().to_vec())
 }
 
 /// Memory that the system can still give, where it says so.

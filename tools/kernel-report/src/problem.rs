@@ -14,6 +14,7 @@
 //!   { buffer = "f32", length = "m * n", fill = "none" },
 //!   { scalar = "s32", value = "m" },
 //!   { fields = [{ scalar = "f32", value = 0.5 }, { scalar = "u64", value = "m" }] },   # a struct, passed by value
+//!   { table = [{ buffer = "f32", length = "m" }, { scalar = "u64", value = "m" }] },   # a struct in memory, of addresses too
 //! ]
 //! ideal = { operations = { bf16 = "2 * m * n * k" }, bytes = "2 * (m * k + k * n) + 4 * m * n" }
 //! sizes = [{ name = "4096", m = 4096, n = 4096, k = 4096 }]
@@ -100,6 +101,7 @@ struct RawParameter {
     scalar: Option<Type>,
     value: Option<RawValue>,
     fields: Option<Vec<RawField>>,
+    table: Option<Vec<RawParameter>>,
 }
 
 /// A member of a struct.
@@ -165,6 +167,21 @@ pub enum Parameter {
     },
     /// A value or a struct of values, little-endian.
     Scalar(Vec<u8>),
+    /// The address of a struct in memory; its members are scalars and addresses of buffers.
+    Table(Vec<Parameter>),
+}
+
+impl Parameter {
+    /// Bytes of the buffers; none if there are more than 2^64.
+    pub fn buffer_bytes(&self) -> Option<u64> {
+        match self {
+            Parameter::Buffer { ty, length, .. } => length.checked_mul(ty.size()),
+            Parameter::Scalar(_) => Some(0),
+            Parameter::Table(members) => {
+                members.iter().try_fold(0u64, |sum, member| sum.checked_add(member.buffer_bytes()?))
+            }
+        }
+    }
 }
 
 /// One kernel on one problem size.
@@ -290,6 +307,21 @@ fn dims(exprs: &[Expr], sizes: &Sizes) -> Result<[u32; 3], String> {
 impl RawParameter {
     fn resolve(&self, sizes: &Sizes) -> Result<Parameter, String> {
         let alone = self.length.is_none() && self.below.is_none() && self.step.is_none();
+        if let Some(members) = &self.table {
+            if !alone
+                || self.buffer.is_some()
+                || self.scalar.is_some()
+                || self.fields.is_some()
+                || self.value.is_some()
+            {
+                return Err("a table has nothing beside it".to_string());
+            }
+            let member = |(i, member): (usize, &RawParameter)| match member.table {
+                None => member.resolve(sizes).map_err(|why| format!("table[{i}]: {why}")),
+                Some(_) => Err(format!("table[{i}]: a table in a table")),
+            };
+            return Ok(Parameter::Table(members.iter().enumerate().map(member).collect::<Result<_, _>>()?));
+        }
         match (self.buffer, self.scalar, &self.fields) {
             (Some(ty), None, None) => {
                 if self.value.is_some() {
@@ -316,7 +348,8 @@ impl RawParameter {
             (None, None, Some(fields)) if alone && self.value.is_none() => {
                 Ok(Parameter::Scalar(layout(fields, sizes)?))
             }
-            _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... } and { fields = [...] }"
+            _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... }, { fields = [...] } and \
+                      { table = [...] }"
                 .to_string()),
         }
     }

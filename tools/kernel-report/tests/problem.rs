@@ -114,6 +114,25 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn tables_hold_scalars_and_addresses() {
+    let table = "{ table = [{ scalar = \"u32\", value = \"k\" }, { buffer = \"f32\", length = \"m\", fill = \"none\" }] }";
+    let old = "{ scalar = \"s8\", value = -3 }";
+    let family = read(&FILE.replacen(old, table, 1)).unwrap();
+    let parameter = &family.problems[0].parameters[5];
+    let buffer = Parameter::Buffer { ty: Type::F32, length: 100, fill: Fill::None, below: 0, step: 1 };
+    let members = vec![Parameter::Scalar(300u32.to_le_bytes().to_vec()), buffer];
+    assert_eq!((parameter, parameter.buffer_bytes()), (&Parameter::Table(members), Some(400)));
+    for (bad, part) in [
+        ("{ table = [{ table = [] }] }", "table[0]: a table in a table"),
+        ("{ table = [{ buffer = \"f32\" }] }", "table[0]: a buffer needs a length"),
+        ("{ table = [], scalar = \"u8\", value = 1 }", "a table has nothing beside it"),
+    ] {
+        let error = read(&FILE.replacen(old, bad, 1)).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("parameters[5]"), "{error}");
+    }
+}
+
+#[test]
 fn buffers_hold_what_is_asked_for() {
     let fill = |ty, fill, below, step| content(ty, 0..1000, fill, below, step, &mut Random::new(1));
     let words = |bytes: Vec<u8>| -> Vec<u32> {
