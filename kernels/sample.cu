@@ -14,7 +14,8 @@
 // The k-th largest and the end of top-p are found digit by digit: a histogram of the next 8 bits of the keys that begin with what is
 // known, of their number or of their sum. A histogram has a copy for each lane, in the lane's bank of shared memory: however the
 // logits crowd into a few bins, a warp's additions do not collide. 64 rows of 128 Ki words are modelled to take 0.14 ms on an A100 with
-// top-p, 0.2 ms with top-k too: a block's instructions are the limit, not the bytes. The greedy choice alone has kernels of its own, with many blocks a row.
+// top-p, 0.2 ms with top-k too: a block's instructions are the limit, not the bytes. The greedy choice alone has kernels of its own, with
+// many blocks a row.
 
 #include "common/elements.cuh"
 
@@ -107,8 +108,8 @@ struct Found {
   u64 before, own;
 };
 
-// Of n words: the largest key such that the values of keys at least as large sum to `limit` or more. The sum of all is at least `limit`, which is above 0.
-// COUNTS: all values are 1.
+// Of n words: the largest key such that the values of keys at least as large sum to `limit` or more. The sum of all is at least `limit`,
+// which is above 0. COUNTS: all values are 1.
 template <bool COUNTS, class Key, class Value>
 __device__ __forceinline__ Found find_key(const float* x, u32 n, u64 limit, Key key_of_word, Value value_of_word) {
   extern __shared__ u32 histogram[];

@@ -49,8 +49,8 @@ impl Default for AdamWSettings {
 ///
 /// m and v are f32, and lie where the parameter does. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
 /// into the parameter: an update too small for bf16 is not lost. With [`AdamWSettings::stochastic_rounding`] it has none (8 bytes of state
-/// a parameter instead of 12): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that small updates
-/// arrive on average. Random numbers are a function of the seed, the step and the element, which are numbered through all parameters.
+/// a parameter instead of 12): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that
+/// small updates arrive on average. Random numbers are a function of the seed, the step and the element, which are numbered through all parameters.
 ///
 /// Parameters on a CUDA device are stepped in one launch, in place where nobody else holds their tensors. Their bits are those that the CPU
 /// would give.
@@ -197,7 +197,8 @@ impl AdamW {
         parts.flatten().collect()
     }
 
-    /// Goes on from a saved state, which is brought to where the parameters are. The parameters themselves are not in it: whoever restores them does so before or after.
+    /// Goes on from a saved state, which is brought to where the parameters are. The parameters themselves are not in it: whoever restores
+    /// them does so before or after.
     ///
     /// Errors: a missing tensor, one of another shape or type, or one that belongs to no parameter; nothing has been changed then.
     pub fn load_state(&mut self, steps: u64, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
