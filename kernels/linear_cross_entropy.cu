@@ -35,42 +35,39 @@ __device__ __forceinline__ u32 live_rows(const u32* count, u32 first, u32 rows) 
 
 constexpr int SCAN_THREADS = 1024, SCAN_WARPS = SCAN_THREADS / 32, SCAN_ITEMS = 4;
 
-// One block. ranks[t]: the number of labels before row t if it has one, else IGNORE.
+// One block, whose warps take 128 neighbouring rows each at a time. ranks[t]: the number of labels before row t if it has one, else IGNORE.
 extern "C" __global__ __launch_bounds__(SCAN_THREADS) void linear_cross_entropy_rows(const u32* labels, u32* rows, u32* targets,
                                                                                      u32* ranks, u32* count, u32 total) {
   __shared__ u32 of_warps[SCAN_WARPS];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   u32 before = 0;
   for (u64 start = 0; start < total; start += SCAN_THREADS * SCAN_ITEMS) {
-    const u64 mine = start + threadIdx.x * SCAN_ITEMS;
-    u32 label[SCAN_ITEMS], own = 0;
+    const u64 mine = start + warp * 32 * SCAN_ITEMS + lane;
+    u32 label[SCAN_ITEMS], labelled[SCAN_ITEMS], own = 0;
 #pragma unroll
     for (int i = 0; i < SCAN_ITEMS; i++) {
-      label[i] = mine + i < total ? labels[mine + i] : IGNORE;
-      own += label[i] != IGNORE;
-    }
-    u32 up_to = own;
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const u32 other = __shfl_up_sync(0xffffffff, up_to, distance);
-      if (lane >= distance) up_to += other;
+      label[i] = mine + i * 32 < total ? labels[mine + i * 32] : IGNORE;
+      labelled[i] = __ballot_sync(0xffffffff, label[i] != IGNORE);
+      own += __popc(labelled[i]);
     }
     __syncthreads();  // Hazard: threads may still read the warps' numbers of the step before.
-    if (lane == 31) of_warps[warp] = up_to;
-    __syncthreads();  // Hazard: all read what the last lanes wrote.
-    u32 rank = before + up_to - own;
+    if (lane == 0) of_warps[warp] = own;
+    __syncthreads();  // Hazard: all read what the warps found.
+    u32 rank = before;
     for (u32 w = 0; w < SCAN_WARPS; w++) {
       if (w < warp) rank += of_warps[w];
       before += of_warps[w];
     }
 #pragma unroll
     for (int i = 0; i < SCAN_ITEMS; i++) {
-      if (mine + i >= total) continue;
-      ranks[mine + i] = label[i] == IGNORE ? IGNORE : rank;
+      const u64 row = mine + i * 32;
+      const u32 at = rank + __popc(labelled[i] & ((1u << lane) - 1));
+      rank += __popc(labelled[i]);
+      if (row >= total) continue;
+      ranks[row] = label[i] == IGNORE ? IGNORE : at;
       if (label[i] == IGNORE) continue;
-      rows[rank] = static_cast<u32>(mine + i);
-      targets[rank] = label[i];
-      rank++;
+      rows[at] = static_cast<u32>(row);
+      targets[at] = label[i];
     }
   }
   if (threadIdx.x == 0) *count = before;

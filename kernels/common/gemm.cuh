@@ -120,8 +120,8 @@ __device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int
   }
 }
 
-// Writes eight neighbouring results.
-__device__ __forceinline__ void store8(bf16* to, const float (&v)[8]) {
+// Writes neighbouring results: 16 bytes.
+__device__ __forceinline__ void store_chunk(bf16* to, const float (&v)[8]) {
   uint4 packed;
   unsigned* words = &packed.x;
 #pragma unroll
@@ -131,17 +131,8 @@ __device__ __forceinline__ void store8(bf16* to, const float (&v)[8]) {
   }
   *reinterpret_cast<uint4*>(to) = packed;
 }
-__device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
-  reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
-  reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
-}
-// Adds eight neighbouring f32 to others.
-__device__ __forceinline__ void add8(const float* from, float (&v)[8]) {
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const float4 old = reinterpret_cast<const float4*>(from)[i];
-    v[4 * i] += old.x, v[4 * i + 1] += old.y, v[4 * i + 2] += old.z, v[4 * i + 3] += old.w;
-  }
+__device__ __forceinline__ void store_chunk(float* to, const float (&v)[4]) {
+  *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
 }
 __device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
 __device__ __forceinline__ void store1(float* to, float v) { *to = v; }
@@ -226,30 +217,35 @@ __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem,
       *reinterpret_cast<float2*>(&slab[(row + 8) * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][2], sum[i][j][3]};
     }
     __syncwarp();  // Hazard: lanes read what others wrote.
+    constexpr int OUT_CHUNK = 16 / sizeof(Out);
 #pragma unroll
-    for (int part = 0; part < 16 * WARP_N / CHUNK / 32; part++) {
-      const int id = lane + part * 32, r = id / (WARP_N / CHUNK), across = id % (WARP_N / CHUNK) * CHUNK;
+    for (int part = 0; part < 16 * WARP_N / OUT_CHUNK / 32; part++) {
+      const int id = lane + part * 32, r = id / (WARP_N / OUT_CHUNK), across = id % (WARP_N / OUT_CHUNK) * OUT_CHUNK;
       const int global_row = block.m0 + warp.m0 + i * 16 + r, global_col = block.n0 + warp.n0 + across;
       if (global_row >= m || global_col >= n) continue;
-      float v[CHUNK];
+      float v[OUT_CHUNK];
+      Out* to = c + global_row * ldc + global_col;
+      const bool whole = global_col + OUT_CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
 #pragma unroll
-      for (int e = 0; e < CHUNK; e++) {
+      for (int e = 0; e < OUT_CHUNK; e++) {
         v[e] = slab[r * SLAB_STRIDE + across + e];
         if (bias != nullptr && global_col + e < n) v[e] += bias[global_col + e];
       }
-      Out* to = c + global_row * ldc + global_col;
-      const bool whole = global_col + CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
       if constexpr (ADDS) {
-        if (add && whole) add8(to, v);
+        static_assert(sizeof(Out) == 4, "sums are f32");
+        if (add && whole) {
+          const float4 old = *reinterpret_cast<const float4*>(to);
+          v[0] += old.x, v[1] += old.y, v[2] += old.z, v[3] += old.w;
+        }
 #pragma unroll
-        for (int e = 0; e < CHUNK; e++) {
+        for (int e = 0; e < OUT_CHUNK; e++) {
           if (add && !whole && global_col + e < n) v[e] += to[e];
         }
       }
       if (whole) {
-        store8(to, v);
+        store_chunk(to, v);
       } else {
-        for (int e = 0; e < CHUNK && global_col + e < n; e++) store1(to + e, v[e]);
+        for (int e = 0; e < OUT_CHUNK && global_col + e < n; e++) store1(to + e, v[e]);
       }
     }
     __syncwarp();  // Hazard: the next 16 rows overwrite these.

@@ -311,9 +311,7 @@ impl Tape {
     /// on the way.
     pub fn backward(self, loss: &Var, gradients: &mut Gradients) -> Result<()> {
         let seed = match loss.value().numel() {
-            1 => Tensor::from_f32(vec![1.0], loss.shape())
-                .to_dtype(loss.dtype())?
-                .to_device(loss.value().device())?,
+            1 => Tensor::full_on(loss.value().device(), loss.shape(), loss.dtype(), 1.0)?,
             _ => {
                 let detail = format!("a loss has one element, got shape {:?}", loss.shape());
                 return Err(Error::Shape { op: "backward", detail });

@@ -1,6 +1,5 @@
 //! Text generation: prompts in, tokens out, with a key/value cache.
 
-mod sampler;
 mod stop;
 
 use std::ops::ControlFlow;
@@ -14,7 +13,7 @@ use crate::ops::embedding::embedding;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
-pub use sampler::{Sampler, Sampling};
+pub use crate::ops::sample::{Sampler, Sampling};
 pub use stop::StopStrings;
 
 /// Streams of sampling, apart from those of dropout, fresh models and adapters.

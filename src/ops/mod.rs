@@ -26,4 +26,5 @@ mod place;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;

@@ -3,6 +3,7 @@
 mod adamw;
 mod clip;
 pub mod schedule;
+mod table;
 
 pub use adamw::{AdamW, AdamWSettings};
 pub use clip::clip_grad_norm;

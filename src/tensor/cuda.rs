@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use half::bf16;
+
 use super::storage::Storage;
 use super::{DType, Tensor, numel};
 use crate::device::Device;
@@ -33,6 +35,26 @@ impl Tensor {
         let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
         if let Some(buffer) = tensor.storage.cuda() {
             buffer.zero(tensor.numel() * dtype.size())?;
+        }
+        Ok(tensor)
+    }
+
+    /// A tensor of f32 or bf16 on a device, every element of which is `value` (rounded to the type). Nothing is copied from the host.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when it does not fit; [`Error::DType`] for another type.
+    pub fn full_on(device: Device, shape: &[usize], dtype: DType, value: f32) -> Result<Tensor> {
+        let len = numel(shape);
+        let Device::Cuda(_) = device else {
+            return Tensor::from_f32(vec![value; len], shape).to_dtype(dtype);
+        };
+        let bits = dtype.select("full_on", [value.to_bits(), u32::from(bf16::from_f32(value).to_bits())])?;
+        let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
+        if let Some(buffer) = tensor.storage.cuda() {
+            match dtype {
+                DType::BF16 => buffer.fill_u16(len, bits as u16)?,
+                _ => buffer.fill_u32(len, bits)?,
+            }
         }
         Ok(tensor)
     }
@@ -146,15 +168,10 @@ impl Tensor {
 
     /// Gives it memory of its own, with the same elements, if it shares it: what is written there then changes no other tensor.
     pub(crate) fn make_unshared(&mut self) -> Result<()> {
-        if let (false, Some(device)) = (self.is_unshared(), self.cuda_device()) {
+        if let (true, Some(device)) = (Arc::strong_count(&self.storage) > 1, self.cuda_device()) {
             *self = self.duplicate(device)?;
         }
         Ok(())
-    }
-
-    /// Whether no other tensor shares this one's memory.
-    fn is_unshared(&self) -> bool {
-        Arc::strong_count(&self.storage) == 1
     }
 }
 

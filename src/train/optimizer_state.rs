@@ -13,7 +13,7 @@ const FILE: &str = "optimizer.safetensors";
 
 /// Writes the state into a checkpoint folder.
 pub(super) fn save(folder: &Path, optimizer: &AdamW) -> Result<()> {
-    let state = optimizer.state_tensors();
+    let state = optimizer.state_tensors()?;
     let mut tensors = Vec::with_capacity(state.len());
     for (name, tensor) in &state {
         tensors.push(RawTensor::from_f32(name.as_str(), tensor.shape().to_vec(), tensor.as_f32()?)?);

@@ -58,6 +58,7 @@ impl Stepper {
             betas: (options.beta1, options.beta2),
             eps: options.epsilon,
             weight_decay: options.weight_decay,
+            ..AdamWSettings::default()
         };
         Ok(Stepper {
             params: params.iter().map(|(param, _)| param.clone()).collect(),

@@ -4,8 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use warptune::autograd::{Gradients, Param, Tape, Var};
-use warptune::tensor::Tensor;
+use warptune::device::Device;
+use warptune::ops::linear_cross_entropy::linear_cross_entropy;
+use warptune::tensor::{DType, Tensor};
 use warptune::{Error, Result};
+
+use crate::support::devices::{assert_no_reports, cuda};
+use crate::support::random::Random;
 
 fn vector(values: &[f32]) -> Tensor {
     Tensor::from_f32(values.to_vec(), &[values.len()])
@@ -218,4 +223,32 @@ fn a_non_finite_gradient_is_named_with_its_parameter() {
     let loss = total(&tape, &infinite_slope.unwrap()).unwrap();
     let refused = tape.backward(&loss, &mut Gradients::new()).unwrap_err().to_string();
     assert!(refused.contains("model.w"), "{refused}");
+}
+
+#[test]
+fn a_loss_on_a_device_gives_gradients_there() {
+    let mut random = Random::new(7);
+    let values = [random.tensor(&[5, 8], DType::F32, 1.0), random.tensor(&[11, 8], DType::F32, 1.0)];
+    let labels = random.ids(5, 11);
+    let run = |device: Device| {
+        let there = |x: &Tensor| x.to_device(device).unwrap();
+        let params = [0, 1].map(|i| Param::new(format!("p{i}"), there(&values[i])));
+        let tape = Tape::recording();
+        let [x, w] = [0, 1].map(|i| tape.param(&params[i]));
+        let loss = linear_cross_entropy(&tape, &x, &w, &there(&labels), 5.0).unwrap();
+        let mut gradients = Gradients::new();
+        tape.backward(&loss, &mut gradients).unwrap();
+        params.map(|p| {
+            let grad = gradients.get(&p).unwrap();
+            assert_eq!(grad.device(), device);
+            crate::support::values(grad)
+        })
+    };
+    let (here, there) = (run(Device::Cpu), run(cuda()));
+    for (here, there) in here.iter().flatten().zip(there.iter().flatten()) {
+        // Both are sums of 11 products of numbers below 4.
+        let allowed = DType::F32.unit_roundoff() * 2.0 * 11.0 * 4.0;
+        assert!((here - there).abs() <= allowed, "{here} and {there}");
+    }
+    assert_no_reports();
 }

@@ -16,6 +16,7 @@ mod lora_matmul;
 mod matmul;
 mod rms_norm;
 mod rope;
+mod sample;
 mod simd;
 mod swiglu;
 

@@ -12,6 +12,7 @@ pub mod lora_matmul;
 pub mod matmul;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
 
 use half::bf16;

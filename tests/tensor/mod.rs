@@ -40,6 +40,20 @@ fn zeros_are_zeros() {
 }
 
 #[test]
+fn full_tensors_are_full() {
+    on_each(|device| {
+        for (dtype, expected) in [(DType::F32, 0.1f32), (DType::BF16, bf16::from_f32(0.1).to_f32())] {
+            for shape in [&[0, 3][..], &[], &[31, 5]] {
+                let full = Tensor::full_on(device, shape, dtype, 0.1).unwrap();
+                assert_eq!((full.device(), full.shape(), full.dtype()), (device, shape, dtype));
+                assert_eq!(values(&full), vec![f64::from(expected); shape.iter().product()]);
+            }
+        }
+        assert!(Tensor::full_on(device, &[2], DType::U32, 1.0).is_err());
+    });
+}
+
+#[test]
 fn rows_and_reshaped_tensors_share_memory_on_a_device() {
     let x = Random::new(2).tensor(&[6, 3, 5], DType::BF16, 1.0);
     let there = x.to_device(cuda()).unwrap();

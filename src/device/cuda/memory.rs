@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 
 use super::CudaDevice;
 use super::driver::{check, explain};
@@ -294,6 +294,38 @@ impl Buffer {
         // SAFETY: the range lies in this buffer.
         let filled = unsafe { result::memset_d8_async(self.address, 0, bytes, self.device.stream()) };
         check(filled, || format!("clearing {bytes} bytes on {}", self.device.name()))
+    }
+
+    /// Fills `count` words of 16 bits with a value.
+    pub(crate) fn fill_u16(&self, count: usize, value: u16) -> Result<()> {
+        self.fill(count, size_of::<u16>(), |address, stream| {
+            // SAFETY: `fill` has checked that the range lies in this buffer.
+            unsafe { sys::cuMemsetD16Async(address, value, count, stream) }
+        })
+    }
+
+    /// Fills `count` words of 32 bits with a value.
+    pub(crate) fn fill_u32(&self, count: usize, value: u32) -> Result<()> {
+        self.fill(count, size_of::<u32>(), |address, stream| {
+            // SAFETY: `fill` has checked that the range lies in this buffer.
+            unsafe { sys::cuMemsetD32Async(address, value, count, stream) }
+        })
+    }
+
+    fn fill(
+        &self,
+        count: usize,
+        size: usize,
+        set: impl FnOnce(sys::CUdeviceptr, sys::CUstream) -> sys::CUresult,
+    ) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        assert!(count * size <= self.block, "a fill past the end of its buffer");
+        self.device.bind()?;
+        check(set(self.address, self.device.stream()).result(), || {
+            format!("filling {} bytes on {}", count * size, self.device.name())
+        })
     }
 
     /// Copies `bytes` bytes from an offset of another buffer of the same device to an offset of this one.

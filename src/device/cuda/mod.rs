@@ -21,6 +21,7 @@ pub(crate) use kernel::kernel;
 pub use kernel::{Argument, Arguments, Grid, Pointer, embedded};
 pub use memory::{Buffer, MemoryStats};
 
+use crate::device::Device;
 use crate::{Error, Result};
 
 /// What a device can do.
@@ -139,6 +140,11 @@ impl CudaDevice {
     /// Its number.
     pub fn ordinal(&self) -> usize {
         self.ordinal
+    }
+
+    /// Where its tensors say that they are.
+    pub fn place(&self) -> Device {
+        Device::Cuda(self.ordinal)
     }
 
     /// What it can do.

@@ -43,7 +43,7 @@ pub struct Settings {
 /// If the kernel is not in the PTX, its parameters are others, or it faults.
 pub fn count(ptx: &str, problem: &Problem, settings: Settings) -> Result<Counted> {
     let bad = |detail: String| Error::kernel(&problem.kernel, detail);
-    let mut sizes = problem.parameters.iter().map(Parameter::memory);
+    let mut sizes = problem.parameters.iter().map(Parameter::buffer_bytes);
     let total = sizes.try_fold(SPARE_BYTES, |sum, size| sum.checked_add(size?));
     let memory_bytes = total.ok_or_else(|| bad("the buffers are larger than memory can be".to_string()))?;
     // The emulated device keeps a byte of state for each byte.
@@ -125,10 +125,20 @@ fn value(device: &Arc<Device>, parameter: &Parameter, random: &mut Random) -> Re
     };
     match parameter {
         Parameter::Scalar(bytes) => Ok(bytes.clone()),
-        Parameter::Table(bytes) => filled(bytes),
+        Parameter::Rows(bytes) => filled(bytes),
         Parameter::Addresses { count, buffer } => {
             let each = (0..*count).map(|_| value(device, buffer, random));
             filled(&each.collect::<Result<Vec<_>, _>>()?.concat())
+        }
+        Parameter::Table(members) => {
+            let mut bytes = Vec::new();
+            for member in members {
+                let member = value(device, member, random)?;
+                bytes.resize(bytes.len().next_multiple_of(member.len().max(1)), 0);
+                bytes.extend(member);
+            }
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            filled(&bytes)
         }
         Parameter::Buffer { ty, length, fill, below, step } => {
             let address = device.memory.allocate(length * ty.size(), AllocationKind::Device)?;

@@ -16,6 +16,7 @@
 //!   { buffer = "bf16", length = "k", addresses = "n" },         # an array of the addresses of n such buffers
 //!   { scalar = "s32", value = "m" },
 //!   { fields = [{ scalar = "f32", value = 0.5 }, { scalar = "u64", value = "m" }] },   # a struct, passed by value
+//!   { table = [{ buffer = "f32", length = "m" }, { scalar = "u64", value = "m" }] },   # a struct in memory, of addresses too
 //! ]
 //! ideal = { operations = { bf16 = "2 * m * n * k" }, bytes = "2 * (m * k + k * n) + 4 * m * n" }
 //! sizes = [{ name = "4096", m = 4096, n = 4096, k = 4096 }]
@@ -105,6 +106,7 @@ struct RawParameter {
     scalar: Option<Type>,
     value: Option<RawValue>,
     fields: Option<Vec<RawField>>,
+    table: Option<Vec<RawParameter>>,
 }
 
 /// A member of a struct.
@@ -176,19 +178,26 @@ pub enum Parameter {
         buffer: Box<Parameter>,
     },
     /// The address of a buffer with these bytes.
-    Table(Vec<u8>),
+    Rows(Vec<u8>),
     /// A value or a struct of values, little-endian.
     Scalar(Vec<u8>),
+    /// The address of a struct in memory; its members are scalars and addresses of buffers.
+    Table(Vec<Parameter>),
 }
 
 impl Parameter {
-    /// Bytes of device memory that it takes; none if that is more than can be counted.
-    pub fn memory(&self) -> Option<u64> {
+    /// Bytes of the buffers; none if there are more than 2^64.
+    pub fn buffer_bytes(&self) -> Option<u64> {
         match self {
             Parameter::Buffer { ty, length, .. } => length.checked_mul(ty.size()),
-            Parameter::Addresses { count, buffer } => buffer.memory()?.checked_add(8)?.checked_mul(*count),
-            Parameter::Table(bytes) => Some(bytes.len() as u64),
+            Parameter::Addresses { count, buffer } => {
+                buffer.buffer_bytes()?.checked_add(8)?.checked_mul(*count)
+            }
+            Parameter::Rows(bytes) => Some(bytes.len() as u64),
             Parameter::Scalar(_) => Some(0),
+            Parameter::Table(members) => {
+                members.iter().try_fold(0u64, |sum, member| sum.checked_add(member.buffer_bytes()?))
+            }
         }
     }
 }
@@ -319,10 +328,26 @@ impl RawParameter {
             self.length.is_none() && self.below.is_none() && self.step.is_none() && self.addresses.is_none();
         let (alone, tabled) =
             (alone && self.rows.is_none() && self.values.is_none(), alone && self.value.is_none());
+        if let Some(members) = &self.table {
+            if !alone
+                || !tabled
+                || self.buffer.is_some()
+                || self.scalar.is_some()
+                || self.fields.is_some()
+                || self.value.is_some()
+            {
+                return Err("a table has nothing beside it".to_string());
+            }
+            let member = |(i, member): (usize, &RawParameter)| match member.table {
+                None => member.resolve(sizes).map_err(|why| format!("table[{i}]: {why}")),
+                Some(_) => Err(format!("table[{i}]: a table in a table")),
+            };
+            return Ok(Parameter::Table(members.iter().enumerate().map(member).collect::<Result<_, _>>()?));
+        }
         match (self.buffer, self.scalar, &self.fields) {
             (Some(ty), None, None) if tabled && self.fill == Fill::Random => {
                 match (&self.rows, &self.values) {
-                    (Some(rows), Some(values)) => table(ty, rows, values, sizes).map(Parameter::Table),
+                    (Some(rows), Some(values)) => table(ty, rows, values, sizes).map(Parameter::Rows),
                     _ => Err("a buffer needs a length, or rows and their values".to_string()),
                 }
             }
@@ -357,7 +382,8 @@ impl RawParameter {
             (None, None, Some(fields)) if alone && self.value.is_none() => {
                 Ok(Parameter::Scalar(layout(fields, sizes)?))
             }
-            _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... } and { fields = [...] }"
+            _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... }, { fields = [...] } and \
+                      { table = [...] }"
                 .to_string()),
         }
     }

@@ -86,6 +86,25 @@ fn what_a_kernel_does_is_counted() {
 }
 
 #[test]
+fn a_table_in_memory_counts_as_its_parameters_do() {
+    // The kernel takes the same three from a struct: three more loads of one sector each for a warp.
+    let ptx = SCALE.replace(".param .u64 x, .param .u64 y, .param .u32 n", ".param .u64 table").replace(
+        "ld.param.u64 %rd1, [x];\n\tld.param.u64 %rd2, [y];\n\tld.param.u32 %r1, [n];",
+        "ld.param.u64 %rd6, [table];\n\tld.global.u32 %r1, [%rd6];\n\tld.global.u64 %rd1, [%rd6+8];\n\t\
+             ld.global.u64 %rd2, [%rd6+16];",
+    );
+    let (begin, rest) = PROBLEMS.split_once("parameters = [").unwrap();
+    let table = "parameters = [{ table = [{ scalar = \"u32\", value = \"n\" }, \
+                 { buffer = \"f32\", length = \"n\" }, { buffer = \"f32\", length = \"n\", fill = \"none\" }] },\n]";
+    let text = format!("{begin}{table}{}", rest.split_once("\n]").unwrap().1);
+    let counted =
+        count(&ptx, &problems(&text)[0], Settings { max_blocks: 0, checks: true, seed: 3 }).unwrap();
+    let c = &counted.counters;
+    assert_eq!((c.global_load.sectors, c.global_store.sectors), (1250 + 3 * 320, 1250));
+    assert_eq!(c.footprint_written, 1250);
+}
+
+#[test]
 fn a_sample_of_the_blocks_does_its_share() {
     let problem = &problems(PROBLEMS)[1];
     let (all, some) = (run(problem, 0).unwrap().counters, run(problem, 16).unwrap().counters);

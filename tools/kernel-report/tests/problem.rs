@@ -50,7 +50,7 @@ fn a_file_gives_every_kernel_on_every_size() {
         buffer(Type::U32, 10, Fill::Random, 200, 1),
         buffer(Type::S32, 101, Fill::Steps, 0, 300),
         buffer(Type::F32, 20_000, Fill::None, 0, 1),
-        Parameter::Table(vec![1, 0, 44, 1, 2, 0, 44, 1]),
+        Parameter::Rows(vec![1, 0, 44, 1, 2, 0, 44, 1]),
         Parameter::Addresses { count: 100, buffer: Box::new(buffer(Type::F32, 300, Fill::Zeros, 0, 1)) },
         Parameter::Scalar(100i32.to_le_bytes().to_vec()),
         Parameter::Scalar(vec![0xfd]),
@@ -123,6 +123,25 @@ fn mistakes_are_named_with_their_place() {
             .to_string()
             .contains("nowhere.toml")
     );
+}
+
+#[test]
+fn tables_hold_scalars_and_addresses() {
+    let table = "{ table = [{ scalar = \"u32\", value = \"k\" }, { buffer = \"f32\", length = \"m\", fill = \"none\" }] }";
+    let old = "{ scalar = \"s8\", value = -3 }";
+    let family = read(&FILE.replacen(old, table, 1)).unwrap();
+    let parameter = &family.problems[0].parameters[5];
+    let buffer = Parameter::Buffer { ty: Type::F32, length: 100, fill: Fill::None, below: 0, step: 1 };
+    let members = vec![Parameter::Scalar(300u32.to_le_bytes().to_vec()), buffer];
+    assert_eq!((parameter, parameter.buffer_bytes()), (&Parameter::Table(members), Some(400)));
+    for (bad, part) in [
+        ("{ table = [{ table = [] }] }", "table[0]: a table in a table"),
+        ("{ table = [{ buffer = \"f32\" }] }", "table[0]: a buffer needs a length"),
+        ("{ table = [], scalar = \"u8\", value = 1 }", "a table has nothing beside it"),
+    ] {
+        let error = read(&FILE.replacen(old, bad, 1)).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("parameters[5]"), "{error}");
+    }
 }
 
 #[test]

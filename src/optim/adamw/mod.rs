@@ -1,14 +1,19 @@
 //! AdamW (Loshchilov and Hutter, arXiv 1711.05101).
 
+mod cpu;
+mod cuda;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use rayon::prelude::*;
-
 use crate::autograd::{Gradients, Param};
-use crate::device::cpu::lanes::{Kernel, Simd, dispatch};
-use crate::device::cpu::parallel::GRAIN;
+use crate::device::Device;
+use crate::device::philox::Philox;
+use crate::optim::table::Table;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+
+/// Streams of the rounding of steps, apart from those of dropout, fresh models, adapters and sampling.
+const STREAM: u64 = 1 << 61;
 
 /// The settings of an [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,12 +24,17 @@ pub struct AdamWSettings {
     pub eps: f64,
     /// Decoupled weight decay: a step first multiplies the parameter by 1 - lr * weight_decay.
     pub weight_decay: f64,
+    /// Whether bf16 parameters have no master copy, and are rounded up or down at random instead, so that the mean is right.
+    pub stochastic_rounding: bool,
+    /// Seed of that.
+    pub seed: u64,
 }
 
 impl Default for AdamWSettings {
     /// Those of `torch.optim.AdamW`, but without weight decay.
     fn default() -> AdamWSettings {
-        AdamWSettings { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 }
+        let (betas, eps, weight_decay) = ((0.9, 0.999), 1e-8, 0.0);
+        AdamWSettings { betas, eps, weight_decay, stochastic_rounding: false, seed: 0 }
     }
 }
 
@@ -37,12 +47,19 @@ impl Default for AdamWSettings {
 /// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 /// ```
 ///
-/// m and v are f32. A bf16 parameter has an f32 master copy, which the steps change and which is rounded into the parameter:
-/// an update too small for bf16 is not lost.
+/// m and v are f32, and lie where the parameter does. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
+/// into the parameter: an update too small for bf16 is not lost. With [`AdamWSettings::stochastic_rounding`] it has none (8 bytes of state
+/// a parameter instead of 12): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that
+/// small updates arrive on average. Random numbers are a function of the seed, the step and the element, which are numbered through all parameters.
+///
+/// Parameters on a CUDA device are stepped in one launch, in place where nobody else holds their tensors. Their bits are those that the CPU
+/// would give.
 pub struct AdamW {
     settings: AdamWSettings,
     steps: u64,
     slots: Vec<Slot>,
+    /// What the devices were told of their parameters.
+    tables: BTreeMap<usize, Table>,
 }
 
 /// A parameter and its state.
@@ -52,6 +69,8 @@ struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     master: Option<Tensor>,
+    /// The number of its first element among those of all parameters, each of which starts at a multiple of 4.
+    first_word: u64,
 }
 
 /// Names of the state's parts, before the parameter's name.
@@ -68,7 +87,7 @@ impl AdamW {
     ///
     /// Errors: settings out of range, a parameter that is not f32 or bf16, two parameters of one name.
     pub fn new(settings: AdamWSettings, params: Vec<(Param, bool)>) -> Result<AdamW> {
-        let AdamWSettings { betas, eps, weight_decay } = settings;
+        let AdamWSettings { betas, eps, weight_decay, .. } = settings;
         for beta in [betas.0, betas.1] {
             if !(0.0..1.0).contains(&beta) {
                 return Err(refuse(format!("beta {beta}, expected 0 <= beta < 1")));
@@ -81,6 +100,7 @@ impl AdamW {
         }
         let mut names = BTreeSet::new();
         let mut slots = Vec::with_capacity(params.len());
+        let mut first_word = 0;
         for (param, decay) in params {
             if !names.insert(param.name().to_string()) {
                 return Err(refuse(format!("two parameters are named '{}'", param.name())));
@@ -88,13 +108,15 @@ impl AdamW {
             let value = param.value();
             let master = match value.dtype() {
                 DType::F32 => None,
+                DType::BF16 if settings.stochastic_rounding => None,
                 DType::BF16 => Some(value.to_dtype(DType::F32)?),
                 other => return Err(refuse(format!("parameter '{}' is {other}", param.name()))),
             };
-            let zeros = || Tensor::zeros(value.shape(), DType::F32);
-            slots.push(Slot { param, decay, exp_avg: zeros(), exp_avg_sq: zeros(), master });
+            let zeros = || Tensor::zeros_on(value.device(), value.shape(), DType::F32);
+            slots.push(Slot { param, decay, exp_avg: zeros()?, exp_avg_sq: zeros()?, master, first_word });
+            first_word += (value.numel() as u64).next_multiple_of(4);
         }
-        Ok(AdamW { settings, steps: 0, slots })
+        Ok(AdamW { settings, steps: 0, slots, tables: BTreeMap::new() })
     }
 
     /// The number of steps taken.
@@ -109,19 +131,29 @@ impl AdamW {
 
     /// One step with learning rate `lr`. Parameters without a gradient stay as they are, decay included.
     ///
-    /// Errors: a gradient of another shape than its parameter; nothing has been changed then.
+    /// Errors: a gradient of another shape than its parameter, or elsewhere; a parameter that is no longer where its state is. Nothing has been
+    /// changed then.
     pub fn step(&mut self, lr: f64, gradients: &Gradients) -> Result<()> {
         for slot in &self.slots {
-            if let Some(grad) = gradients.get(&slot.param)
-                && grad.shape() != slot.exp_avg.shape()
-            {
-                let (name, want) = (slot.param.name(), slot.exp_avg.shape());
-                return Err(refuse(format!("gradient {:?} of parameter '{name}' {want:?}", grad.shape())));
+            let Some(grad) = gradients.get(&slot.param) else { continue };
+            let (name, state) = (slot.param.name(), &slot.exp_avg);
+            if grad.shape() != state.shape() {
+                let (have, want) = (grad.shape(), state.shape());
+                return Err(refuse(format!("gradient {have:?} of parameter '{name}' {want:?}")));
+            }
+            let places = [grad.device(), slot.param.value().device()];
+            if let Some(place) = places.into_iter().find(|&place| place != state.device()) {
+                let detail = format!(
+                    "parameter '{name}' or its gradient is on {place}, its state on {}",
+                    state.device()
+                );
+                return Err(refuse(detail));
             }
         }
         self.steps += 1;
-        let AdamWSettings { betas, eps, weight_decay } = self.settings;
+        let AdamWSettings { betas, eps, weight_decay, seed, .. } = self.settings;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        let random = Philox { seed, stream: STREAM | self.steps };
         let update = Update {
             one_minus_beta1: (1.0 - betas.0) as f32,
             beta2: betas.1 as f32,
@@ -129,23 +161,35 @@ impl AdamW {
             root_correction2: correction(betas.1).sqrt() as f32,
             eps: eps as f32,
             minus_step_size: -(lr / correction(betas.0)) as f32,
-            shrink: 1.0,
+            shrink: (1.0 - lr * weight_decay) as f32,
         };
+        let mut on_devices: BTreeMap<usize, Vec<(&mut Slot, &Tensor)>> = BTreeMap::new();
         for slot in &mut self.slots {
             let Some(grad) = gradients.get(&slot.param) else { continue };
-            let decay = if slot.decay { weight_decay } else { 0.0 };
-            let update = Update { shrink: (1.0 - lr * decay) as f32, ..update };
-            slot.step(grad.as_f32()?, &update)?;
+            match slot.exp_avg.device() {
+                Device::Cuda(ordinal) => on_devices.entry(ordinal).or_default().push((slot, grad)),
+                Device::Cpu => {
+                    let shrink = if slot.decay { update.shrink } else { 1.0 };
+                    slot.step(grad.as_f32()?, &Update { shrink, ..update }, random)?;
+                }
+            }
+        }
+        for (ordinal, mut slots) in on_devices {
+            let table = self.tables.entry(ordinal).or_default();
+            cuda::step(Device::Cuda(ordinal).cuda()?, &mut slots, &update, random, table)?;
         }
         Ok(())
     }
 
-    /// The state for a checkpoint: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and, of bf16 parameters, `master.<parameter>`, all
-    /// f32. [`AdamW::steps`] belongs to it.
-    pub fn state_tensors(&self) -> Vec<(String, Tensor)> {
+    /// The state for a checkpoint: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and, of bf16 parameters that have one, `master.<parameter>`,
+    /// all f32 in host memory. [`AdamW::steps`] belongs to it.
+    ///
+    /// Errors: a device that does not give its part.
+    pub fn state_tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let parts = self.slots.iter().flat_map(|slot| {
-            let named =
-                |part: &str, tensor: &Tensor| (format!("{part}{}", slot.param.name()), tensor.clone());
+            let named = |part: &str, tensor: &Tensor| {
+                Ok((format!("{part}{}", slot.param.name()), tensor.to_device(Device::Cpu)?))
+            };
             [Some(named(EXP_AVG, &slot.exp_avg)), Some(named(EXP_AVG_SQ, &slot.exp_avg_sq))]
                 .into_iter()
                 .chain([slot.master.as_ref().map(|master| named(MASTER, master))])
@@ -153,7 +197,8 @@ impl AdamW {
         parts.flatten().collect()
     }
 
-    /// Goes on from a saved state. The parameters themselves are not in it: whoever restores them does so before or after.
+    /// Goes on from a saved state, which is brought to where the parameters are. The parameters themselves are not in it: whoever restores
+    /// them does so before or after.
     ///
     /// Errors: a missing tensor, one of another shape or type, or one that belongs to no parameter; nothing has been changed then.
     pub fn load_state(&mut self, steps: u64, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
@@ -165,7 +210,7 @@ impl AdamW {
                 let want = slot.exp_avg.shape();
                 return Err(refuse(format!("saved state '{name}' is {tensor:?}, expected f32 {want:?}")));
             }
-            Ok(tensor)
+            tensor.to_device(slot.exp_avg.device())
         };
         let mut loaded = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
@@ -184,22 +229,29 @@ impl AdamW {
 }
 
 impl Slot {
-    fn step(&mut self, grad: &[f32], update: &Update) -> Result<()> {
+    /// A step in host memory.
+    fn step(&mut self, grad: &[f32], update: &Update, random: Philox) -> Result<()> {
         let m = self.exp_avg.make_mut_f32()?;
         let v = self.exp_avg_sq.make_mut_f32()?;
         match &mut self.master {
-            None => self.param.update(|value| {
-                apply(value.make_mut_f32()?, grad, m, v, update);
-                Ok(())
-            }),
             Some(master) => {
-                apply(master.make_mut_f32()?, grad, m, v, update);
+                cpu::step(master.make_mut_f32()?, grad, m, v, update);
                 let rounded = master.to_dtype(DType::BF16)?;
                 self.param.update(|value| {
                     *value = rounded;
                     Ok(())
                 })
             }
+            None => self.param.update(|value| {
+                if value.dtype() == DType::F32 {
+                    cpu::step(value.make_mut_f32()?, grad, m, v, update);
+                } else {
+                    let p = value.as_bf16()?;
+                    let p = cpu::step_rounding_at_random(p, grad, [m, v], update, random, self.first_word);
+                    *value = Tensor::from_bf16(p, value.shape());
+                }
+                Ok(())
+            }),
         }
     }
 }
@@ -213,38 +265,6 @@ struct Update {
     root_correction2: f32,
     eps: f32,
     minus_step_size: f32,
-    /// 1 - lr * weight_decay.
+    /// 1 - lr * weight_decay; 1 where no decay applies.
     shrink: f32,
-}
-
-fn apply(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], update: &Update) {
-    let state = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
-    let pieces = p.par_chunks_mut(GRAIN).zip(g.par_chunks(GRAIN)).zip(state);
-    pieces.for_each(|((p, g), (m, v))| dispatch(Piece { p, g, m, v, update: *update }));
-}
-
-struct Piece<'a> {
-    p: &'a mut [f32],
-    g: &'a [f32],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
-    update: Update,
-}
-
-impl Kernel for Piece<'_> {
-    type Output = ();
-
-    /// A plain loop, which the compiler vectorises. Products and sums are rounded one by one whatever the instruction set:
-    /// the same bits everywhere.
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Piece { p, g, m, v, update: u } = self;
-        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-            *p *= u.shrink;
-            *m += u.one_minus_beta1 * (g - *m);
-            *v = *v * u.beta2 + u.one_minus_beta2 * g * g;
-            let root = v.sqrt() / u.root_correction2 + u.eps;
-            *p += u.minus_step_size * *m / root;
-        }
-    }
 }
