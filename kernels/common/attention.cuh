@@ -84,6 +84,20 @@ template <class T> struct ForwardArguments {
   int window;
 };
 
+// What backward kernels take.
+template <class T> struct BackwardArguments {
+  const uint2* tiles;
+  Spans q_spans, k_spans;
+  Rows<const T> q, k, v, dout;
+  const float *lse, *delta;
+  i64 lse_stride;
+  Rows<T> dq, dk, dv;  // of dk and dv one may be null: nobody wants it
+  int group, dim;
+  float scale;
+  bool causal;
+  int window;
+};
+
 // How a tile of rows of D bf16 elements lies in shared memory. Chunks of 16 bytes are permuted within groups, by the row, so that
 // neither copies nor ldmatrix meet a bank twice: where rows are whole spans of the banks (128 bytes), eight chunks by row % 8; where
 // they are odd halves of it, four chunks by row / 2 % 4.
@@ -146,18 +160,106 @@ __device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int r
   }
 }
 
+// A warp's 16 M rows of a tile as left operands of products over D: kept in registers, or read again each time.
+template <int D, int M, bool KEEP> struct Left {
+  u32 lane;  // what this lane points to in the warp's rows of the tile
+  u32 kept[KEEP ? M : 1][KEEP ? D / 16 : 1][4];
+
+  // The tile is in shared memory from `tile` on; `row` is the warp's first.
+  __device__ __forceinline__ void take(u32 tile, int row) {
+    lane = tile + row * Layout<D>::ROW_BYTES + Layout<D>::lane_down();
+    if constexpr (KEEP) {
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) load_matrix_x4(kept[m][k], Layout<D>::fragment(lane, m * 16, k * 16));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void get(u32 (&out)[4], int m, int k) const {
+    if constexpr (KEEP) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) out[i] = kept[m][k][i];
+    } else {
+      load_matrix_x4(out, Layout<D>::fragment(lane, m * 16, k * 16));
+    }
+  }
+};
+
+// s += left right^T, for N rows of `right`; `at` is the start of these plus lane_across().
+template <int D, int M, int N, bool KEEP>
+__device__ __forceinline__ void add_scores(float (&s)[M][N / 8][4], const Left<D, M, KEEP>& left, u32 at) {
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) {
+    u32 a[M][4];
+#pragma unroll
+    for (int m = 0; m < M; m++) left.get(a[m], m, k);
+#pragma unroll
+    for (int n = 0; n < N / 16; n++) {
+      u32 b[4];
+      load_matrix_x4(b, Layout<D>::fragment(at, n * 16, k * 16));
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        mma_bf16(s[m][2 * n], a[m], b[0], b[1]);
+        mma_bf16(s[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
 // Two neighbouring elements, the first in the lower half.
 __device__ __forceinline__ u32 pack2(float first, float second) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return *reinterpret_cast<const u32*>(&pair);
 }
 
-// The fragments of a left operand made of two neighbouring 16 x 8 results.
-__device__ __forceinline__ void as_left(u32 (&out)[4], const float (&a)[4], const float (&b)[4]) {
-  out[0] = pack2(a[0], a[1]);
-  out[1] = pack2(a[2], a[3]);
-  out[2] = pack2(b[0], b[1]);
-  out[3] = pack2(b[2], b[3]);
+// sum += p right, p rounded to bf16, for N rows of `right`; `at` is the start of these plus lane_down().
+template <int D, int M, int N>
+__device__ __forceinline__ void add_rows(float (&sum)[M][D / 8][4], const float (&p)[M][N / 8][4], u32 at) {
+#pragma unroll
+  for (int k = 0; k < N / 16; k++) {
+    u32 a[M][4];  // where the results of a product lie is where left operands do
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+      a[m][0] = pack2(p[m][2 * k][0], p[m][2 * k][1]);
+      a[m][1] = pack2(p[m][2 * k][2], p[m][2 * k][3]);
+      a[m][2] = pack2(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+      a[m][3] = pack2(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+      u32 b[4];
+      load_matrix_x4_transposed(b, Layout<D>::fragment(at, k * 16, n * 16));
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        mma_bf16(sum[m][2 * n], a[m], b[0], b[1]);
+        mma_bf16(sum[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Calls hide(m, n, e) for each of a warp's 16 M x N results that lies outside its row's range. `range(row)`: of row `row` of the warp;
+// `first`: the first column.
+template <int M, int N, class RangeOf, class Hide>
+__device__ __forceinline__ void for_hidden(int first, RangeOf range, Hide hide) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const Range visible = range(m * 16 + half * 8 + lane / 4);
+      const u32 count = max(visible.end - visible.begin, 0), from = first + lane % 4 * 2 - visible.begin;
+#pragma unroll
+      for (int n = 0; n < N / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          if (from + n * 8 + e >= count) hide(m, n, 2 * half + e);
+        }
+      }
+    }
+  }
 }
 
 // Writes a warp's 16 M x D results, row r times factor[r / 8], to the rows of `to`, by way of shared memory that is the warp's own from

@@ -10,6 +10,7 @@
 
 namespace attention_f32 {
 
+using attention::BackwardArguments;
 using attention::ForwardArguments;
 using attention::i64;
 using attention::LOG2_E;
@@ -178,6 +179,72 @@ template <int PIECES> __device__ __forceinline__ void forward(const ForwardArgum
     }
   }
   write<PIECES>(sum, inverse, a.out.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+}
+
+// dk and dv of a tile of keys (OWN_KEYS), or dq of a tile of queries: attention_backward.cuh has the scheme.
+template <int PIECES, bool OWN_KEYS> __device__ __forceinline__ void backward(const BackwardArguments<float>& a) {
+  __shared__ __align__(16) Shared shared;
+  const bool want_ds = !OWN_KEYS || a.dk.data != nullptr, want_p = OWN_KEYS && a.dv.data != nullptr;
+  const int kv_head = OWN_KEYS ? blockIdx.y : blockIdx.y / a.group;
+  const int first_head = OWN_KEYS ? kv_head * a.group : blockIdx.y, heads = OWN_KEYS ? a.group : 1;
+  const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  const int rows = min((OWN_KEYS ? seq.keys : seq.queries) - seq.first, TILE), others = OWN_KEYS ? seq.queries : seq.keys;
+  const auto range = [&](int row) {
+    return OWN_KEYS ? seq.queries_of(seq.first + row) : seq.keys_of(seq.first + row);
+  };
+  const int begin = range(0).begin / TILE * TILE, end = range(rows - 1).end;
+  const Rows<const float> k = a.k.at(seq.k_begin, kv_head * a.dim), v = a.v.at(seq.k_begin, kv_head * a.dim);
+
+  const float scale2 = a.scale * LOG2_E;
+  float sum_ds[PIECES][EACH][EACH] = {}, sum_p[OWN_KEYS ? PIECES : 1][EACH][EACH] = {};
+#pragma unroll 1
+  for (int head = first_head; head < first_head + heads; head++) {
+    const Rows<const float> q = a.q.at(seq.q_begin, head * a.dim), dout = a.dout.at(seq.q_begin, head * a.dim);
+    const float* lse = a.lse + head * a.lse_stride + seq.q_begin;
+    const float* delta = a.delta + head * a.lse_stride + seq.q_begin;
+#pragma unroll 1
+    for (int first = begin; first < end; first += TILE) {
+      const int there = min(others - first, TILE);
+      const Rows<const float> u = (OWN_KEYS ? q : k).at(first, 0), w = (OWN_KEYS ? dout : v).at(first, 0);
+      // Zeros where nobody looks, and in rows and columns that are not there.
+      const auto visible = [&](int r, int c) {
+        const Range columns = range(first_row() + r);
+        const int column = first + first_column() + c;
+        return first_row() + r < rows && column >= columns.begin && column < columns.end;
+      };
+      const auto query = [&](int r, int c) { return OWN_KEYS ? first + first_column() + c : seq.first + first_row() + r; };
+      float p[EACH][EACH];
+      product(p, shared, (OWN_KEYS ? k : q).at(seq.first, 0), rows, u, there, a.dim);
+#pragma unroll
+      for (int r = 0; r < EACH; r++) {
+#pragma unroll
+        for (int c = 0; c < EACH; c++) {
+          p[r][c] = visible(r, c) ? exp2_approx(fmaf(p[r][c], scale2, -lse[query(r, c)] * LOG2_E)) : 0.0f;
+        }
+      }
+      if constexpr (OWN_KEYS) {
+        if (want_p) accumulate<PIECES>(sum_p, shared, p, w, there, a.dim);
+      }
+      if (want_ds) {
+        float ds[EACH][EACH];
+        product(ds, shared, (OWN_KEYS ? v : dout).at(seq.first, 0), rows, w, there, a.dim);
+#pragma unroll
+        for (int r = 0; r < EACH; r++) {
+#pragma unroll
+          for (int c = 0; c < EACH; c++) ds[r][c] = visible(r, c) ? p[r][c] * (ds[r][c] - delta[query(r, c)]) : 0.0f;
+        }
+        accumulate<PIECES>(sum_ds, shared, ds, u, there, a.dim);
+      }
+    }
+  }
+
+  const i64 row = (OWN_KEYS ? seq.k_begin : seq.q_begin) + seq.first;
+  const float scales[] = {a.scale, a.scale, a.scale, a.scale}, ones[] = {1.0f, 1.0f, 1.0f, 1.0f};
+  const Rows<float>& to = OWN_KEYS ? a.dk : a.dq;
+  if (want_ds) write<PIECES>(sum_ds, scales, to.at(row, (OWN_KEYS ? kv_head : first_head) * a.dim), rows, a.dim);
+  if constexpr (OWN_KEYS) {
+    if (want_p) write<PIECES>(sum_p, ones, a.dv.at(row, kv_head * a.dim), rows, a.dim);
+  }
 }
 
 }  // namespace attention_f32

@@ -29,31 +29,6 @@ template <> struct ForwardOf<128> { using Plan = ForwardPlan<128, 2, 64, 3, fals
 template <> struct ForwardOf<192> { using Plan = ForwardPlan<192, 1, 32, 4, true>; };
 template <> struct ForwardOf<256> { using Plan = ForwardPlan<256, 1, 32, 3, true>; };
 
-// A warp's queries as left operands.
-template <class P> struct Queries {
-  u32 lane;  // what this lane points to in the warp's rows of the tile
-  u32 kept[P::Q_IN_REGISTERS ? P::M : 1][P::Q_IN_REGISTERS ? P::D / 16 : 1][4];
-
-  __device__ __forceinline__ void keep() {
-    if constexpr (P::Q_IN_REGISTERS) {
-#pragma unroll
-      for (int m = 0; m < P::M; m++) {
-#pragma unroll
-        for (int k = 0; k < P::D / 16; k++) load_matrix_x4(kept[m][k], Layout<P::D>::fragment(lane, m * 16, k * 16));
-      }
-    }
-  }
-
-  __device__ __forceinline__ void get(u32 (&out)[4], int m, int k) const {
-    if constexpr (P::Q_IN_REGISTERS) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) out[i] = kept[m][k][i];
-    } else {
-      load_matrix_x4(out, Layout<P::D>::fragment(lane, m * 16, k * 16));
-    }
-  }
-};
-
 // The softmaxes of a warp's rows: this lane has the columns 2 (lane % 4) + {0, 1} of every 8 of the rows lane / 4 + {0, 8} of every 16.
 template <class P> struct Softmax {
   float scale2;  // the factor on scores, for powers of 2
@@ -79,9 +54,9 @@ template <class P> struct Softmax {
         top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
         top = fmaxf(top, most[m][half]);
-        // A row that has seen nothing yet keeps p = 0.
-        const float base = top == -INFINITY ? 0.0f : top * scale2;
-        const float shrink = exp2_approx(fmaf(most[m][half], scale2, -base));
+        // A row that has seen nothing yet keeps p = 0. Where the largest stays, the factor is exactly 1.
+        const float finite = top == -INFINITY ? 0.0f : top, base = finite * scale2;
+        const float shrink = exp2_approx((most[m][half] - finite) * scale2);
         most[m][half] = top;
         float part = 0.0f;
 #pragma unroll
@@ -130,11 +105,10 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
 #pragma unroll
   for (int number = 0; number < P::RING - 1; number++) bring(number);
 
-  Queries<P> q;
-  q.lane = q_tile + warp_row * L::ROW_BYTES + L::lane_down();
   copy_async_wait<P::RING - 1>();
   __syncthreads();  // Hazard: a warp's queries were copied by other threads too.
-  q.keep();
+  Left<D, M, P::Q_IN_REGISTERS> q;
+  q.take(q_tile, warp_row);
 
   // What the warp's first and last row see. Rows from `rows` on are computed as well, and dropped.
   const Range low = seq.keys_of(seq.first + warp_row), high = seq.keys_of(seq.first + warp_row + 16 * M - 1);
@@ -151,40 +125,11 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     __syncthreads();
     bring(2 * j + P::RING - 1);
     if (seen) {
-      const u32 at = ring + 2 * j % P::RING * P::SLOT_BYTES + L::lane_across();
-#pragma unroll
-      for (int k = 0; k < D / 16; k++) {
-        u32 left[M][4];
-#pragma unroll
-        for (int m = 0; m < M; m++) q.get(left[m], m, k);
-#pragma unroll
-        for (int n = 0; n < KEYS / 16; n++) {
-          u32 right[4];
-          load_matrix_x4(right, L::fragment(at, n * 16, k * 16));
-#pragma unroll
-          for (int m = 0; m < M; m++) {
-            mma_bf16(s[m][2 * n], left[m], right[0], right[1]);
-            mma_bf16(s[m][2 * n + 1], left[m], right[2], right[3]);
-          }
-        }
-      }
+      add_scores<D, M, KEYS>(s, q, ring + 2 * j % P::RING * P::SLOT_BYTES + L::lane_across());
       // Some row does not see some key.
       if (first + KEYS > low.end || first < high.begin) {
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            const Range visible = seq.keys_of(seq.first + warp_row + m * 16 + half * 8 + lane / 4);
-            const u32 count = max(visible.end - visible.begin, 0), from = first + lane % 4 * 2 - visible.begin;
-#pragma unroll
-            for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-              for (int e = 0; e < 2; e++) {
-                if (from + n * 8 + e >= count) s[m][n][2 * half + e] = -INFINITY;
-              }
-            }
-          }
-        }
+        const auto range = [&](int row) { return seq.keys_of(seq.first + warp_row + row); };
+        for_hidden<M, KEYS>(first, range, [&](int m, int n, int e) { s[m][n][e] = -INFINITY; });
       }
       softmax.take_in(s, sum);
     }
@@ -193,25 +138,7 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     // Hazards: as above, of the values.
     __syncthreads();
     bring(2 * j + 1 + P::RING - 1);
-    if (seen) {
-      const u32 at = ring + (2 * j + 1) % P::RING * P::SLOT_BYTES + L::lane_down();
-#pragma unroll
-      for (int k = 0; k < KEYS / 16; k++) {
-        u32 left[M][4];
-#pragma unroll
-        for (int m = 0; m < M; m++) as_left(left[m], s[m][2 * k], s[m][2 * k + 1]);
-#pragma unroll
-        for (int n = 0; n < D / 16; n++) {
-          u32 right[4];
-          load_matrix_x4_transposed(right, L::fragment(at, k * 16, n * 16));
-#pragma unroll
-          for (int m = 0; m < M; m++) {
-            mma_bf16(sum[m][2 * n], left[m], right[0], right[1]);
-            mma_bf16(sum[m][2 * n + 1], left[m], right[2], right[3]);
-          }
-        }
-      }
-    }
+    if (seen) add_rows<D, M, KEYS>(sum, s, ring + (2 * j + 1) % P::RING * P::SLOT_BYTES + L::lane_down());
   }
 
   float inverse[M][2];

@@ -1,5 +1,6 @@
 //! Attention over packed batches.
 
+use half::bf16;
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
 use warptune::device::Device;
@@ -7,11 +8,14 @@ use warptune::ops::attention::{AttentionSpec, CuSeqlens, attention};
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
-use crate::reference::attention::{Shape, attention as oracle, attention_backward, backward_magnitude};
+use crate::reference::attention::{
+    Shape, attention as oracle, attention_backward, attention_backward_rounded, attention_rounded,
+    backward_magnitude,
+};
 use crate::reference::{cast, stored};
-use crate::support::devices::cuda;
+use crate::support::devices::{assert_no_reports, cuda, on_each};
 use crate::support::gradcheck::{
-    Outcome, assert_deterministic, check_oracle, dot, forward_backward, forward_backward_on,
+    Outcome, assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at, run_at,
 };
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
@@ -52,10 +56,10 @@ impl Inputs {
         Inputs { qkv, dout: random.tensor(&q, dtype, 1.0) }
     }
 
-    fn run(&self, shape: &Shape, lens: &[usize]) -> Outcome {
+    fn run_at(&self, device: Device, shape: &Shape, lens: &[usize]) -> Outcome {
         let spec = spec(shape, lens);
-        forward_backward(&self.qkv, &self.dout, |tape, v| attention(tape, &v[0], &v[1], &v[2], &spec))
-            .unwrap()
+        let op = |tape: &Tape, v: &[Var]| attention(tape, &v[0], &v[1], &v[2], &spec);
+        forward_backward_at(device, &self.qkv, &self.dout, op).unwrap()
     }
 
     fn rows(&self, start: usize, len: usize) -> Inputs {
@@ -72,9 +76,16 @@ pub fn softmax_roundings(shape: &Shape, q: &[f64], k: &[f64]) -> f64 {
     4.0 + 2.0 * norm(q) * norm(k) * shape.scale
 }
 
-fn check(inputs: &Inputs, shape: &Shape, lens: &[usize]) {
-    let outcome = inputs.run(shape, lens);
+/// The kernels on tensor cores round probabilities, and gradients of scores, to bf16 before the second product.
+fn round_bf16(x: f32) -> f32 {
+    bf16::from_f32(x).to_f32()
+}
+
+fn check(device: Device, inputs: &Inputs, shape: &Shape, lens: &[usize]) {
+    let outcome = inputs.run_at(device, shape, lens);
     let dtype = inputs.qkv[0].dtype();
+    let rounds = dtype == DType::BF16 && device != Device::Cpu;
+    let round = |x: f32| if rounds { round_bf16(x) } else { x };
     let mut start = 0;
     for (i, &len) in lens.iter().enumerate() {
         let part = inputs.rows(start, len);
@@ -82,34 +93,33 @@ fn check(inputs: &Inputs, shape: &Shape, lens: &[usize]) {
         let dout = values(&part.dout);
         let [q32, k32, v32, dout32] = [&q, &k, &v, &dout].map(|x| cast::<f64, f32>(x));
         let roundings = softmax_roundings(shape, &q, &k);
-        let tolerance = |naive: &[f32], exact: &[f64], size: &[f64]| {
+        // `rounded`: how many roundings to bf16 there are of what is summed.
+        let tolerance = |naive: &[f32], exact: &[f64], size: &[f64], rounded: f64| {
             Tolerance::twice_naive(&stored(naive, dtype), exact)
                 .plus(Tolerance::rounding(DType::F32, roundings, size))
+                .plus(Tolerance::rounding(DType::BF16, rounded, size))
                 .plus(Tolerance::rounding(dtype, 1.0, exact))
         };
         let exact = oracle(shape, &q, &k, &v);
+        let naive = attention_rounded(shape, &q32, &k32, &v32, round);
         let size = oracle(shape, &q, &k, &v.iter().map(|x| x.abs()).collect::<Vec<_>>());
         let out = outcome.output.rows(start, len).unwrap();
         assert_eq!(out.dtype(), dtype);
-        assert_close(
-            &format!("sequence {i}: o"),
-            &out,
-            &exact,
-            &tolerance(&oracle(shape, &q32, &k32, &v32), &exact, &size),
-        );
+        let rounded = f64::from(u8::from(rounds));
+        let what = format!("{shape:?} {dtype} on {device}, sequence {i} of {lens:?}");
+        assert_close(&format!("{what}: o"), &out, &exact, &tolerance(&naive, &exact, &size, rounded));
 
         let exact = attention_backward(shape, &q, &k, &v, &dout);
-        let naive = attention_backward(shape, &q32, &k32, &v32, &dout32);
-        let mut size = backward_magnitude(shape, &q, &k, &v, &dout);
-        if dtype == DType::BF16 {
-            // delta is found from the output as it was stored: rounded to bf16, 2^16 f32 roundings.
-            size.iter_mut().take(2).flatten().for_each(|x| *x *= 65536.0 / roundings);
-        }
+        let naive = attention_backward_rounded(shape, &q32, &k32, &v32, &dout32, round);
+        let size = backward_magnitude(shape, &q, &k, &v, &dout);
+        // delta is found from the output as it was stored.
+        let delta = f64::from(u8::from(dtype == DType::BF16));
         for (g, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
             let ours = outcome.grad(g).rows(start, len).unwrap();
             assert_eq!(ours.dtype(), dtype);
-            let tolerance = tolerance(&naive[g], &exact[g], &size[g]);
-            assert_close(&format!("sequence {i}: {name}"), &ours, &exact[g], &tolerance);
+            let rounded = if g < 2 { rounded + delta } else { rounded };
+            let tolerance = tolerance(&naive[g], &exact[g], &size[g], rounded);
+            assert_close(&format!("{what}: {name}"), &ours, &exact[g], &tolerance);
         }
         start += len;
     }
@@ -139,7 +149,47 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let inputs = Inputs::draw(&mut Random::new(seed), &shape, lens.iter().sum(), dtype, 1.0);
-        check(&inputs, &shape, &lens);
+        check(Device::Cpu, &inputs, &shape, &lens);
+    }
+}
+
+fn any_shape_on_a_device() -> impl Strategy<Value = Shape> {
+    let dims = prop::sample::select(vec![1usize, 16, 20, 33, 40, 64, 72, 80, 96, 128]);
+    (any_shape(), dims)
+        .prop_map(|(other, dim)| shape(other.heads, other.kv_heads, dim, other.causal, other.window))
+}
+
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn values_and_gradients_match_the_oracle_on_a_device(
+        shape in any_shape_on_a_device(),
+        lens in prop::collection::vec(prop_oneof![Just(0usize), Just(1), 2usize..20, 60usize..90], 0..4),
+        dtype in float_type(),
+        seed in any::<u64>(),
+    ) {
+        let inputs = Inputs::draw(&mut Random::new(seed), &shape, lens.iter().sum(), dtype, 1.0);
+        check(cuda(), &inputs, &shape, &lens);
+        assert_no_reports();
+    }
+}
+
+/// Every kernel: heads that fill its size, and shorter ones; rows that start on 16 bytes, and rows that do not.
+#[test]
+fn every_size_of_heads_on_a_device() {
+    let mut random = Random::new(14);
+    let masks = [(true, None), (false, None), (true, Some(70)), (true, Some(33))];
+    let f32s = [64, 65, 128, 129, 256].map(|dim| (DType::F32, dim, vec![70, 3]));
+    let bf16s =
+        [32, 24, 64, 40, 96, 72, 128, 104, 192, 136, 256, 200].map(|dim| (DType::BF16, dim, vec![200, 1]));
+    let ragged = [20, 64 + 3, 130].map(|dim| (DType::BF16, dim, vec![140, 9]));
+    for (i, (dtype, dim, lens)) in f32s.into_iter().chain(bf16s).chain(ragged).enumerate() {
+        let (causal, window) = masks[i % masks.len()];
+        let shape = shape(2, 1, dim, causal, window);
+        let inputs = Inputs::draw(&mut random, &shape, lens.iter().sum(), dtype, 1.0);
+        check(cuda(), &inputs, &shape, &lens);
+        assert_no_reports();
     }
 }
 
@@ -148,21 +198,28 @@ fn several_tiles() {
     let mut random = Random::new(11);
     for (causal, window) in [(true, None), (false, None), (true, Some(65)), (true, Some(100))] {
         let shape = shape(3, 1, 64, causal, window);
-        check(&Inputs::draw(&mut random, &shape, 350, DType::F32, 1.0), &shape, &[150, 200]);
+        for dtype in [DType::F32, DType::BF16] {
+            let inputs = Inputs::draw(&mut random, &shape, 350, dtype, 1.0);
+            on_each(|device| check(device, &inputs, &shape, &[150, 200]));
+        }
     }
 }
 
 #[test]
 fn heads_larger_than_a_tile() {
     let shape = shape(2, 1, 130, true, None);
-    check(&Inputs::draw(&mut Random::new(12), &shape, 70, DType::F32, 1.0), &shape, &[70]);
+    let inputs = Inputs::draw(&mut Random::new(12), &shape, 70, DType::F32, 1.0);
+    on_each(|device| check(device, &inputs, &shape, &[70]));
 }
 
 /// Scores in the thousands: a softmax without its maximum subtracted would be infinite.
 #[test]
 fn large_scores() {
     let shape = shape(2, 1, 16, true, None);
-    check(&Inputs::draw(&mut Random::new(13), &shape, 150, DType::F32, 40.0), &shape, &[150]);
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs = Inputs::draw(&mut Random::new(13), &shape, 150, dtype, 40.0);
+        on_each(|device| check(device, &inputs, &shape, &[150]));
+    }
 }
 
 #[test]
@@ -184,34 +241,70 @@ fn a_sequence_has_the_same_bits_alone_and_in_any_company() {
     let lens = [5, 0, 130, 1, 64, 77];
     for (causal, window) in [(true, None), (false, None), (true, Some(9))] {
         let shape = shape(6, 2, 32, causal, window);
-        let inputs = Inputs::draw(&mut random, &shape, lens.iter().sum(), DType::F32, 1.0);
-        let together = inputs.run(&shape, &lens);
-        let mut start = 0;
-        for len in lens {
-            let alone = inputs.rows(start, len).run(&shape, &[len]);
-            let same = |a: &Tensor, b: &Tensor| bits(a) == bits(&b.rows(start, len).unwrap());
-            assert!(same(&alone.output, &together.output), "output of the sequence of {len}");
-            for g in 0..3 {
-                assert!(same(alone.grad(g), together.grad(g)), "gradient {g} of the sequence of {len}");
-            }
-            start += len;
+        for dtype in [DType::F32, DType::BF16] {
+            let inputs = Inputs::draw(&mut random, &shape, lens.iter().sum(), dtype, 1.0);
+            on_each(|device| {
+                let together = inputs.run_at(device, &shape, &lens);
+                let mut start = 0;
+                for len in lens {
+                    let alone = inputs.rows(start, len).run_at(device, &shape, &[len]);
+                    let same = |a: &Tensor, b: &Tensor| bits(a) == bits(&b.rows(start, len).unwrap());
+                    assert!(same(&alone.output, &together.output), "output of the sequence of {len}");
+                    for g in 0..3 {
+                        assert!(
+                            same(alone.grad(g), together.grad(g)),
+                            "gradient {g} of the sequence of {len}"
+                        );
+                    }
+                    start += len;
+                }
+            });
         }
+    }
+}
+
+/// Equal scores: the output is the mean of the values that a token sees, and with powers of two of those nothing is rounded
+/// on the way, so one key too many or too few shows.
+#[test]
+fn equal_scores_take_the_mean_of_what_is_seen() {
+    let (tokens, dim) = (300, 32);
+    for (causal, window) in [(true, None), (false, None), (true, Some(64)), (true, Some(100))] {
+        let shape = shape(1, 1, dim, causal, window);
+        let mut inputs = Inputs::draw(&mut Random::new(15), &shape, tokens, DType::BF16, 1.0);
+        inputs.qkv[0] = Tensor::zeros(&[tokens, dim], DType::BF16);
+        let v = values(&inputs.qkv[2]);
+        let zeros = vec![0.0; tokens * dim];
+        let exact = oracle(&shape, &zeros, &zeros, &v);
+        let size = oracle(&shape, &zeros, &zeros, &v.iter().map(|x| x.abs()).collect::<Vec<_>>());
+        // Sums of whole probabilities are exact; those of values are f32 sums of at most 300 terms.
+        let tolerance =
+            Tolerance::rounding(DType::F32, 300.0, &size).plus(Tolerance::rounding(DType::BF16, 1.0, &exact));
+        on_each(|device| {
+            let out = inputs.run_at(device, &shape, &[tokens]).output;
+            assert_close(&format!("{shape:?} on {device}"), &out, &exact, &tolerance);
+        });
     }
 }
 
 #[test]
 fn a_token_depends_on_what_it_sees_only() {
     let shape = shape(2, 2, 16, true, Some(10));
-    let inputs = Inputs::draw(&mut Random::new(4), &shape, 100, DType::F32, 1.0);
-    let before = values(&inputs.run(&shape, &[100]).output);
-    let mut changed = inputs.rows(0, 100);
-    for x in [1, 2] {
-        changed.qkv[x].make_mut_f32().unwrap()[50 * 32..51 * 32].fill(1e3);
-    }
-    let after = values(&changed.run(&shape, &[100]).output);
-    for token in 0..100 {
-        let same = before[token * 32..(token + 1) * 32] == after[token * 32..(token + 1) * 32];
-        assert_eq!(same, !(50..60).contains(&token), "token {token}");
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs = Inputs::draw(&mut Random::new(4), &shape, 100, dtype, 1.0);
+        let mut changed = inputs.rows(0, 100);
+        for x in [1, 2] {
+            let mut wide = changed.qkv[x].to_dtype(DType::F32).unwrap();
+            wide.make_mut_f32().unwrap()[50 * 32..51 * 32].fill(1e3);
+            changed.qkv[x] = wide.to_dtype(dtype).unwrap();
+        }
+        on_each(|device| {
+            let before = values(&inputs.run_at(device, &shape, &[100]).output);
+            let after = values(&changed.run_at(device, &shape, &[100]).output);
+            for token in 0..100 {
+                let same = before[token * 32..(token + 1) * 32] == after[token * 32..(token + 1) * 32];
+                assert_eq!(same, !(50..60).contains(&token), "token {token}");
+            }
+        });
     }
 }
 
@@ -219,21 +312,24 @@ fn a_token_depends_on_what_it_sees_only() {
 fn window_edges() {
     let mut random = Random::new(5);
     let with = |window| shape(2, 1, 16, true, window);
-    let inputs = Inputs::draw(&mut random, &with(None), 140, DType::F32, 1.0);
-    let whole = inputs.run(&with(None), &[140]).bits();
-    for window in [140, 141, usize::MAX] {
-        assert!(
-            inputs.run(&with(Some(window)), &[140]).bits() == whole,
-            "a window of {window} hides nothing"
-        );
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs = Inputs::draw(&mut random, &with(None), 140, dtype, 1.0);
+        on_each(|device| {
+            let run = |window, lens: &[usize]| inputs.run_at(device, &with(window), lens);
+            let whole = run(None, &[140]).bits();
+            for window in [140, 141, usize::MAX] {
+                assert!(run(Some(window), &[140]).bits() == whole, "a window of {window} hides nothing");
+            }
+            assert!(run(Some(139), &[140]).bits() != whole);
+            // Who sees itself only takes its own value as it is.
+            let own = run(Some(1), &[140]);
+            let v = values(&inputs.qkv[2]);
+            let expected: Vec<f64> = v.chunks(16).flat_map(|v| [v, v].concat()).collect();
+            assert_eq!(values(&own.output), expected);
+            // On a device the mask decides which tiles are walked, not what comes out of those that are.
+            assert_eq!(run(None, &[1; 140]).bits()[0], own.bits()[0]);
+        });
     }
-    assert!(inputs.run(&with(Some(139)), &[140]).bits() != whole);
-    // Who sees itself only takes its own value as it is.
-    let own = inputs.run(&with(Some(1)), &[140]);
-    let v = values(&inputs.qkv[2]);
-    let expected: Vec<f64> = v.chunks(16).flat_map(|v| [v, v].concat()).collect();
-    assert_eq!(values(&own.output), expected);
-    assert_eq!(inputs.run(&with(None), &[1; 140]).bits(), own.bits());
 }
 
 #[test]
@@ -246,34 +342,62 @@ fn same_bits_on_every_run() {
         let spec = spec(&shape, &lens);
         let op = |tape: &Tape, v: &[Var]| attention(tape, &v[0], &v[1], &v[2], &spec);
         assert_deterministic(&inputs.qkv, &inputs.dout, Tape::recording, op);
+        assert_repeatable(cuda(), &inputs.qkv, &inputs.dout, Tape::recording, op);
     }
 }
 
 #[test]
 fn one_gradient_alone_is_the_same() {
-    let shape = shape(4, 2, 16, true, None);
-    let inputs = Inputs::draw(&mut Random::new(6), &shape, 80, DType::F32, 1.0);
-    let all = inputs.run(&shape, &[80]);
-    let spec = spec(&shape, &[80]);
-    for wanted in 0..3 {
+    for (dtype, dim) in [(DType::F32, 16), (DType::BF16, 16), (DType::BF16, 136)] {
+        let shape = shape(4, 2, dim, true, None);
+        let inputs = Inputs::draw(&mut Random::new(6), &shape, 80, dtype, 1.0);
+        let spec = spec(&shape, &[80]);
         let op = |tape: &Tape, v: &[Var]| attention(tape, &v[0], &v[1], &v[2], &spec);
-        let one =
-            forward_backward_on(Tape::recording(), &inputs.qkv, &inputs.dout, |i| i == wanted, op).unwrap();
-        assert_eq!(one.grads.iter().flatten().count(), 1);
-        assert_eq!(bits(one.grad(wanted)), bits(all.grad(wanted)));
+        on_each(|device| {
+            let all = inputs.run_at(device, &shape, &[80]);
+            for wanted in 0..3 {
+                let tape = Tape::recording();
+                let one = run_at(device, tape, &inputs.qkv, &inputs.dout, |i| i == wanted, op).unwrap();
+                assert_eq!(one.grads.iter().flatten().count(), 1);
+                assert_eq!(bits(one.grad(wanted)), bits(all.grad(wanted)));
+            }
+        });
+    }
+}
+
+#[test]
+fn no_tokens() {
+    let shape = shape(2, 1, 64, true, None);
+    for (dtype, lens) in [(DType::F32, vec![]), (DType::BF16, vec![0, 0])] {
+        let inputs = Inputs::draw(&mut Random::new(8), &shape, 0, dtype, 1.0);
+        on_each(|device| {
+            let outcome = inputs.run_at(device, &shape, &lens);
+            assert_eq!(outcome.output.shape(), [0, 128]);
+            assert_eq!(outcome.grad(0).shape(), [0, 128]);
+            assert_eq!(outcome.grad(1).shape(), [0, 64]);
+        });
     }
 }
 
 #[test]
 fn what_is_not_a_number_stays_visible() {
     let shape = shape(1, 1, 8, true, None);
-    for operand in 0..3 {
-        let mut inputs = Inputs::draw(&mut Random::new(7), &shape, 5, DType::F32, 1.0);
-        inputs.qkv[operand].make_mut_f32().unwrap()[2 * 8] = f32::NAN;
-        let out = values(&inputs.run(&shape, &[5]).output);
-        // A probability of 0 times a value that is not a number is not a number: values must be finite even where masked.
-        assert!(operand == 2 || out[..16].iter().all(|x| x.is_finite()), "operand {operand}: earlier tokens");
-        assert!(out[16..24].iter().any(|x| x.is_nan()), "operand {operand}: {out:?}");
+    for dtype in [DType::F32, DType::BF16] {
+        for operand in 0..3 {
+            let mut inputs = Inputs::draw(&mut Random::new(7), &shape, 5, dtype, 1.0);
+            let mut wide = inputs.qkv[operand].to_dtype(DType::F32).unwrap();
+            wide.make_mut_f32().unwrap()[2 * 8] = f32::NAN;
+            inputs.qkv[operand] = wide.to_dtype(dtype).unwrap();
+            on_each(|device| {
+                let out = values(&inputs.run_at(device, &shape, &[5]).output);
+                // A probability of 0 times a value that is not a number is not a number: values must be finite even where masked.
+                assert!(
+                    operand == 2 || out[..16].iter().all(|x| x.is_finite()),
+                    "operand {operand}: earlier tokens"
+                );
+                assert!(out[16..24].iter().any(|x| x.is_nan()), "operand {operand}: {out:?}");
+            });
+        }
     }
 }
 

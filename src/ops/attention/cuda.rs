@@ -1,4 +1,4 @@
-//! CUDA kernels of attention: see kernels/attention.cu.
+//! CUDA kernels of attention: see kernels/attention.cu and kernels/attention_bwd.cu.
 
 use super::OP;
 use super::cu_seqlens::{CuSeqlens, Order};
@@ -15,6 +15,23 @@ kernel! {
         tiles: Pointer, q_starts: Pointer, q_ends: Pointer, k_starts: Pointer, k_ends: Pointer,
         q: Pointer, k: Pointer, v: Pointer, out: Pointer, lse: Pointer,
         q_stride: i64, k_stride: i64, v_stride: i64, out_stride: i64, lse_stride: i64,
+        group: i32, dim: i32, scale: f32, causal: i32, window: i32,
+    }
+}
+
+kernel! {
+    /// delta = rowsum(dout o).
+    Delta in "attention_bwd" {
+        out: Pointer, dout: Pointer, delta: Pointer, tokens: u64, heads: u32, dim: u32, lanes: u32, packed: u32,
+    }
+}
+
+kernel! {
+    /// Some of the gradients.
+    Backward in "attention_bwd" {
+        tiles: Pointer, q_starts: Pointer, q_ends: Pointer, k_starts: Pointer, k_ends: Pointer,
+        q: Pointer, k: Pointer, v: Pointer, dout: Pointer, lse: Pointer, delta: Pointer,
+        dq: Pointer, dk: Pointer, dv: Pointer, q_stride: i64, k_stride: i64, lse_stride: i64,
         group: i32, dim: i32, scale: f32, causal: i32, window: i32,
     }
 }
@@ -55,61 +72,146 @@ impl Spans {
     }
 }
 
-/// How a kernel cuts its work.
+/// Kernels for one size of heads, and how they cut their work: the same for each of the `entries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
-    entry: &'static str,
+struct Plan<E> {
+    /// The longest heads that they take.
+    size: usize,
+    entries: E,
     /// Rows of a block.
     rows: usize,
     threads: u32,
     /// Dynamic shared memory in bytes.
-    shared: u32,
+    shared: usize,
 }
 
-/// The longest head that there are kernels for.
-const MAX_HEAD_DIM: usize = 256;
-
-/// The forward kernel for heads of `dim` elements; `aligned` where all rows start on 16 bytes. What limits the tiles stands in
-/// kernels/common/attention_forward.cuh.
-fn forward_plan(dtype: DType, dim: usize, aligned: bool) -> Result<Plan> {
-    let of_f32 = |entry| Plan { entry, rows: 64, threads: 256, shared: 0 };
-    let of_bf16 = |entry, bucket: usize, rows: usize, ring_rows: usize| Plan {
-        entry,
-        rows,
-        threads: 128,
-        shared: ((rows + ring_rows) * bucket * 2) as u32,
-    };
-    let plans = match (dtype, aligned) {
-        (DType::F32, _) => &[
-            (64, of_f32("attention_fwd_f32_d64")),
-            (128, of_f32("attention_fwd_f32_d128")),
-            (256, of_f32("attention_fwd_f32_d256")),
-        ][..],
-        (DType::BF16, true) => &[
-            (32, of_bf16("attention_fwd_bf16_d32", 32, 128, 4 * 64)),
-            (64, of_bf16("attention_fwd_bf16_d64", 64, 128, 4 * 64)),
-            (96, of_bf16("attention_fwd_bf16_d96", 96, 128, 4 * 64)),
-            (128, of_bf16("attention_fwd_bf16_d128", 128, 128, 3 * 64)),
-            (192, of_bf16("attention_fwd_bf16_d192", 192, 64, 4 * 32)),
-            (256, of_bf16("attention_fwd_bf16_d256", 256, 64, 3 * 32)),
-        ],
-        (DType::BF16, false) => &[
-            (64, of_bf16("attention_fwd_bf16_d64_ragged", 64, 128, 4 * 64)),
-            (128, of_bf16("attention_fwd_bf16_d128_ragged", 128, 128, 3 * 64)),
-            (256, of_bf16("attention_fwd_bf16_d256_ragged", 256, 64, 3 * 32)),
-        ],
-        (other, _) => {
-            return Err(Error::DType { op: OP, detail: format!("{other} operand, f32 or bf16 expected") });
-        }
-    };
-    smallest(plans, dim)
+/// The kernels of the gradients of queries, keys and values. One kernel may compute those of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BackwardEntries {
+    dq: &'static str,
+    dk: &'static str,
+    dv: &'static str,
 }
 
-/// The plan of the smallest size that holds heads of `dim` elements.
-fn smallest(plans: &[(usize, Plan)], dim: usize) -> Result<Plan> {
-    let fit = plans.iter().find(|(size, _)| dim <= *size);
-    fit.map(|(_, plan)| *plan).ok_or_else(|| {
-        let detail = format!("heads of {dim} elements; the CUDA kernels take at most {MAX_HEAD_DIM}");
+impl<E> Plan<E> {
+    fn grid(&self, blocks: [usize; 3]) -> Grid {
+        Grid { blocks, threads: self.threads, shared: self.shared as u32 }
+    }
+}
+
+const fn f32_plan<E: Copy>(size: usize, entries: E) -> Plan<E> {
+    Plan { size, entries, rows: 64, threads: 256, shared: 0 }
+}
+
+/// Queries, and a ring of `slots` tiles of `keys` rows.
+const fn forward_plan(
+    size: usize,
+    entries: &'static str,
+    rows: usize,
+    keys: usize,
+    slots: usize,
+) -> Plan<&'static str> {
+    Plan { size, entries, rows, threads: 128, shared: (rows + keys * slots) * size * 2 }
+}
+
+/// A ring of `stages` stages of `tile` rows of two matrices, with two f32 for each row.
+const fn backward_plan(
+    size: usize,
+    entries: BackwardEntries,
+    rows: usize,
+    threads: u32,
+    tile: usize,
+    stages: usize,
+) -> Plan<BackwardEntries> {
+    Plan { size, entries, rows, threads, shared: stages * tile * (2 * size * 2 + 2 * 4) }
+}
+
+/// As [`backward_plan`], with the block's own rows of two matrices in shared memory too.
+const fn with_own_rows(plan: Plan<BackwardEntries>) -> Plan<BackwardEntries> {
+    Plan { shared: plan.shared + 2 * plan.rows * plan.size * 2, ..plan }
+}
+
+const fn entries(dq: &'static str, dk: &'static str, dv: &'static str) -> BackwardEntries {
+    BackwardEntries { dq, dk, dv }
+}
+
+/// What limits the tiles stands in kernels/common/attention_forward.cuh.
+const FORWARD_F32: &[Plan<&str>] = &[
+    f32_plan(64, "attention_fwd_f32_d64"),
+    f32_plan(128, "attention_fwd_f32_d128"),
+    f32_plan(256, "attention_fwd_f32_d256"),
+];
+const FORWARD_BF16: &[Plan<&str>] = &[
+    forward_plan(32, "attention_fwd_bf16_d32", 128, 64, 4),
+    forward_plan(64, "attention_fwd_bf16_d64", 128, 64, 4),
+    forward_plan(96, "attention_fwd_bf16_d96", 128, 64, 4),
+    forward_plan(128, "attention_fwd_bf16_d128", 128, 64, 3),
+    forward_plan(192, "attention_fwd_bf16_d192", 64, 32, 4),
+    forward_plan(256, "attention_fwd_bf16_d256", 64, 32, 3),
+];
+const FORWARD_BF16_RAGGED: &[Plan<&str>] = &[
+    forward_plan(64, "attention_fwd_bf16_d64_ragged", 128, 64, 4),
+    forward_plan(128, "attention_fwd_bf16_d128_ragged", 128, 64, 3),
+    forward_plan(256, "attention_fwd_bf16_d256_ragged", 64, 32, 3),
+];
+
+/// What limits the tiles stands in kernels/common/attention_backward.cuh.
+const BACKWARD_F32: &[Plan<BackwardEntries>] = &{
+    const fn plan(size: usize, dq: &'static str, dkdv: &'static str) -> Plan<BackwardEntries> {
+        f32_plan(size, entries(dq, dkdv, dkdv))
+    }
+    [
+        plan(64, "attention_bwd_dq_f32_d64", "attention_bwd_dkdv_f32_d64"),
+        plan(128, "attention_bwd_dq_f32_d128", "attention_bwd_dkdv_f32_d128"),
+        plan(256, "attention_bwd_dq_f32_d256", "attention_bwd_dkdv_f32_d256"),
+    ]
+};
+const BACKWARD_BF16: &[Plan<BackwardEntries>] = &{
+    const D32: &str = "attention_bwd_dkdv_bf16_d32";
+    const D64: &str = "attention_bwd_dkdv_bf16_d64";
+    const D96: &str = "attention_bwd_dkdv_bf16_d96";
+    const D128: &str = "attention_bwd_dkdv_bf16_d128";
+    const D192: BackwardEntries =
+        entries("attention_bwd_dq_bf16_d192", "attention_bwd_dk_bf16_d192", "attention_bwd_dv_bf16_d192");
+    const D256: BackwardEntries =
+        entries("attention_bwd_dq_bf16_d256", "attention_bwd_dk_bf16_d256", "attention_bwd_dv_bf16_d256");
+    [
+        backward_plan(32, entries("attention_bwd_dq_bf16_d32", D32, D32), 128, 128, 64, 3),
+        backward_plan(64, entries("attention_bwd_dq_bf16_d64", D64, D64), 128, 128, 64, 3),
+        backward_plan(96, entries("attention_bwd_dq_bf16_d96", D96, D96), 128, 256, 32, 4),
+        backward_plan(128, entries("attention_bwd_dq_bf16_d128", D128, D128), 128, 256, 32, 4),
+        backward_plan(192, D192, 64, 128, 32, 2),
+        with_own_rows(backward_plan(256, D256, 64, 128, 16, 2)),
+    ]
+};
+const BACKWARD_BF16_RAGGED: &[Plan<BackwardEntries>] = &{
+    const D64: &str = "attention_bwd_dkdv_bf16_d64_ragged";
+    const D128: &str = "attention_bwd_dkdv_bf16_d128_ragged";
+    const D256: BackwardEntries = entries(
+        "attention_bwd_dq_bf16_d256_ragged",
+        "attention_bwd_dk_bf16_d256_ragged",
+        "attention_bwd_dv_bf16_d256_ragged",
+    );
+    [
+        backward_plan(64, entries("attention_bwd_dq_bf16_d64_ragged", D64, D64), 128, 128, 64, 3),
+        backward_plan(128, entries("attention_bwd_dq_bf16_d128_ragged", D128, D128), 128, 256, 32, 4),
+        with_own_rows(backward_plan(256, D256, 64, 128, 16, 2)),
+    ]
+};
+
+/// The plan for heads of `dim` elements: of those for f32, for bf16, and for bf16 whose rows do not all start on 16 bytes, the one of the
+/// smallest size that holds them.
+fn choose<E: Copy>(
+    [of_f32, of_bf16, ragged]: [&[Plan<E>]; 3],
+    dtype: DType,
+    dim: usize,
+    aligned: bool,
+) -> Result<Plan<E>> {
+    let plans = dtype.select(OP, [of_f32, if aligned { of_bf16 } else { ragged }])?;
+    let fit = plans.iter().find(|plan| dim <= plan.size);
+    fit.copied().ok_or_else(|| {
+        let most = plans.iter().map(|plan| plan.size).max().unwrap_or(0);
+        let detail = format!("heads of {dim} elements; the CUDA kernels take at most {most}");
         Error::Shape { op: OP, detail }
     })
 }
@@ -142,7 +244,7 @@ pub(crate) fn forward(
     let out_at = out.pointer(OP, device)?;
     let aligned =
         aligned(dtype, dim, &[q_at, k_at, v_at, out_at], &[q.stride, k.stride, v.stride, geometry.q_cols()]);
-    let plan = forward_plan(dtype, dim, aligned)?;
+    let plan = choose([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED], dtype, dim, aligned)?;
     let order = if geometry.causal { Order::Before } else { Order::Whole };
     let tiles = queries.tiles(Device::Cuda(device.ordinal()), plan.rows, order)?;
     let queries = Spans::packed(queries, device)?;
@@ -169,6 +271,149 @@ pub(crate) fn forward(
         window: window(geometry),
     };
     let blocks = [tiles.shape()[0], geometry.heads, 1];
-    device.launch(plan.entry, arguments, Grid { blocks, threads: plan.threads, shared: plan.shared })?;
+    device.launch(plan.entries, arguments, plan.grid(blocks))?;
     Ok((out, lse))
+}
+
+/// What the backward needs.
+pub(super) struct Saved<'a> {
+    pub qkv: [&'a Tensor; 3],
+    pub out: &'a Tensor,
+    pub lse: &'a Tensor,
+    pub dout: &'a Tensor,
+}
+
+/// Those of the gradients of q, k and v that are wanted.
+pub(super) fn backward(
+    device: &'static CudaDevice,
+    geometry: Geometry,
+    saved: Saved<'_>,
+    ends: &CuSeqlens,
+    wanted: [bool; 3],
+) -> Result<[Option<Tensor>; 3]> {
+    let [q, k, v] = saved.qkv;
+    let (dtype, dim, tokens) = (q.dtype(), geometry.head_dim, q.dims2(OP)?.0);
+    let gradient = |x: &Tensor, wanted: bool| {
+        wanted.then(|| Tensor::uninitialised(device, x.shape(), dtype)).transpose()
+    };
+    let grads = [gradient(q, wanted[0])?, gradient(k, wanted[1])?, gradient(v, wanted[2])?];
+    let at = |x: &Tensor| x.pointer(OP, device);
+    let at_grad = |x: &Option<Tensor>| x.as_ref().map_or(Ok(Pointer::NULL), at);
+    let [q_at, k_at, v_at, dout_at] = [at(q)?, at(k)?, at(v)?, at(saved.dout)?];
+    let grads_at = [at_grad(&grads[0])?, at_grad(&grads[1])?, at_grad(&grads[2])?];
+    // A gradient that is not wanted is null, which is aligned.
+    let [dq_at, dk_at, dv_at] = grads_at;
+    let (q_cols, kv_cols) = (geometry.q_cols(), geometry.kv_cols());
+    let aligned = aligned(dtype, dim, &[q_at, k_at, v_at, dout_at, dq_at, dk_at, dv_at], &[q_cols, kv_cols]);
+    let plan = choose([BACKWARD_F32, BACKWARD_BF16, BACKWARD_BF16_RAGGED], dtype, dim, aligned)?;
+    let spans = Spans::packed(ends, device)?;
+    // The gradient of the values alone needs no delta.
+    let delta =
+        if wanted[0] || wanted[1] { Some(row_sums(device, geometry, saved.out, saved.dout)?) } else { None };
+    let arguments = |tiles: &Tensor| -> Result<Backward> {
+        Ok(Backward {
+            tiles: at(tiles)?,
+            q_starts: at(&spans.starts)?,
+            q_ends: at(&spans.ends)?,
+            k_starts: at(&spans.starts)?,
+            k_ends: at(&spans.ends)?,
+            q: q_at,
+            k: k_at,
+            v: v_at,
+            dout: dout_at,
+            lse: at(saved.lse)?,
+            delta: at_grad(&delta)?,
+            dq: dq_at,
+            dk: dk_at,
+            dv: dv_at,
+            q_stride: q_cols as i64,
+            k_stride: kv_cols as i64,
+            lse_stride: tokens as i64,
+            group: extent(OP, geometry.group())? as i32,
+            dim: dim as i32,
+            scale: geometry.scale,
+            causal: i32::from(geometry.causal),
+            window: window(geometry),
+        })
+    };
+    let here = Device::Cuda(device.ordinal());
+    let order = |causal| if geometry.causal { causal } else { Order::Whole };
+    if wanted[1] || wanted[2] {
+        let tiles = ends.tiles(here, plan.rows, order(Order::After))?;
+        let grid = plan.grid([tiles.shape()[0], geometry.kv_heads, 1]);
+        let BackwardEntries { dk, dv, .. } = plan.entries;
+        if wanted[1] {
+            device.launch(dk, arguments(&tiles)?, grid)?;
+        }
+        // Where one kernel computes both, it just has.
+        if wanted[2] && !(wanted[1] && dk == dv) {
+            device.launch(dv, arguments(&tiles)?, grid)?;
+        }
+    }
+    if wanted[0] {
+        let tiles = ends.tiles(here, plan.rows, order(Order::Before))?;
+        let grid = plan.grid([tiles.shape()[0], geometry.heads, 1]);
+        device.launch(plan.entries.dq, arguments(&tiles)?, grid)?;
+    }
+    Ok(grads)
+}
+
+/// delta: the sum of dout o over each head of each token, f32 `[heads, T]`.
+fn row_sums(device: &'static CudaDevice, geometry: Geometry, out: &Tensor, dout: &Tensor) -> Result<Tensor> {
+    const TOKENS: usize = 32;
+    const HEADS: usize = 8;
+    let (heads, dim, tokens) = (geometry.heads, geometry.head_dim, out.dims2(OP)?.0);
+    let delta = Tensor::uninitialised(device, &[heads, tokens], DType::F32)?;
+    let entry = out.dtype().select(OP, ["attention_bwd_delta_f32", "attention_bwd_delta_bf16"])?;
+    let [out_at, dout_at] = [out.pointer(OP, device)?, dout.pointer(OP, device)?];
+    let packed = aligned(out.dtype(), dim, &[out_at, dout_at], &[]);
+    let packs = dim.div_ceil(if packed { out.dtype().pack() } else { 1 });
+    let arguments = Delta {
+        out: out_at,
+        dout: dout_at,
+        delta: delta.pointer(OP, device)?,
+        tokens: tokens as u64,
+        heads: extent(OP, heads)?,
+        dim: extent(OP, dim)?,
+        lanes: packs.next_power_of_two().min(32) as u32,
+        packed: u32::from(packed),
+    };
+    let blocks = [tokens.div_ceil(TOKENS), heads.div_ceil(HEADS), 1];
+    device.launch(entry, arguments, Grid { blocks, threads: (TOKENS * HEADS) as u32, shared: 0 })?;
+    Ok(delta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shared memory of a block on every GPU from sm_80 on, and threads that leave each of them 255 registers.
+    const SHARED: usize = 99 << 10;
+    const THREADS: u32 = 256;
+
+    fn check<E: Copy + PartialEq + std::fmt::Debug>(plans: [&[Plan<E>]; 3]) {
+        for (dtype, aligned) in [(DType::F32, true), (DType::BF16, true), (DType::BF16, false)] {
+            let mut last = 0;
+            for dim in 1..=256 {
+                let plan = choose(plans, dtype, dim, aligned).unwrap();
+                assert!(plan.size >= dim && plan.size >= last, "{dim} in {plan:?}");
+                assert!(plan.shared <= SHARED && plan.threads <= THREADS, "{plan:?}");
+                assert!(plan.rows.is_multiple_of(plan.threads as usize / 32), "{plan:?}");
+                last = plan.size;
+            }
+            assert!(choose(plans, dtype, 257, aligned).is_err());
+        }
+        assert!(choose(plans, DType::U32, 64, true).is_err());
+    }
+
+    #[test]
+    fn there_are_kernels_for_every_head_up_to_256_elements() {
+        check([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED]);
+        check([BACKWARD_F32, BACKWARD_BF16, BACKWARD_BF16_RAGGED]);
+        let error = choose([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED], DType::BF16, 257, true);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "attention: heads of 257 elements; the CUDA kernels take at most 256"
+        );
+    }
 }

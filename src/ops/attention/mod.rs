@@ -80,9 +80,22 @@ pub fn attention(tape: &Tape, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -
     if let Some(device) = place(OP, [q.value(), k.value(), v.value()])? {
         let operands = [cuda::Rows::of(q.value())?, cuda::Rows::of(k.value())?, cuda::Rows::of(v.value())?];
         let keys = cuda::Spans::packed(&spec.cu_seqlens, device)?;
-        let (out, _lse) = cuda::forward(device, geometry, operands, &spec.cu_seqlens, &keys)?;
-        return tape.record_inference_only(OP, &[q, k, v], out);
+        let (out, lse) = cuda::forward(device, geometry, operands, &spec.cu_seqlens, &keys)?;
+        let saved = [q.value().clone(), k.value().clone(), v.value().clone()];
+        let (out_saved, ends) = (out.clone(), spec.cu_seqlens.clone());
+        return tape.record(OP, &[q, k, v], out, move |dout, context| {
+            let wanted = [0, 1, 2].map(|i| context.needs(i));
+            let saved = cuda::Saved { qkv: saved.each_ref(), out: &out_saved, lse: &lse, dout: &dout };
+            let grads = cuda::backward(device, geometry, saved, &ends, wanted)?;
+            for (i, grad) in grads.into_iter().enumerate() {
+                if let Some(grad) = grad {
+                    context.give(i, grad)?;
+                }
+            }
+            Ok(())
+        });
     }
+
     crate::dispatch_float!(OP, q.dtype(), T => {
         let operands = (T::slice(q.value())?, T::slice(k.value())?, T::slice(v.value())?);
         let (out, lse) = forward(geometry, &sequences(geometry, &spec.cu_seqlens, operands));
