@@ -50,12 +50,17 @@ const LIMITS: &[(u32, usize)] = &[
     (STACK_SIZE, 1 << 10),
     (PRINTF_FIFO_SIZE, 1 << 20),
     (MALLOC_HEAP_SIZE, 8 << 20),
+    (SYNC_DEPTH, 2),
+    (PENDING_LAUNCHES, 2048),
     (L2_FETCH, 64),
     (L2_PERSIST, 0),
 ];
 const STACK_SIZE: u32 = 0;
 const PRINTF_FIFO_SIZE: u32 = 1;
 const MALLOC_HEAP_SIZE: u32 = 2;
+/// Launches by kernels, which this device does not run: it reports what CUDA documents for a device before sm_90.
+const SYNC_DEPTH: u32 = 3;
+const PENDING_LAUNCHES: u32 = 4;
 const L2_FETCH: u32 = 5;
 const L2_PERSIST: u32 = 6;
 

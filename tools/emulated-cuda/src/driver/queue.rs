@@ -14,8 +14,16 @@
 //!
 //! A query of something that has not finished answers "not ready", and runs it: who polls comes to an end.
 //! Host functions may wait for the program, so a query leaves them to a thread of their own.
+//!
+//! The times of events are those of a device on which all streams run at once: an operation starts when it was
+//! submitted, the one before it in its stream has ended and so has all that it waits for; it lasts as long as
+//! it took here. So operations that nothing orders overlap in time, although they ran one after the other.
 
-use std::{collections::VecDeque, sync::PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock, PoisonError},
+    time::Instant,
+};
 
 use super::{
     context::Context,
@@ -40,14 +48,27 @@ pub struct Point {
     pub ticket: u64,
 }
 
+/// When an operation ended, once it has.
+type Ended = Arc<OnceLock<Instant>>;
+
+/// What an operation waits for.
+struct Wait {
+    point: Point,
+    ended: Ended,
+}
+
 /// An operation in a queue.
 pub struct Operation {
     /// Its place among all operations of the process.
-    pub ticket: u64,
+    ticket: u64,
+    /// When it was submitted.
+    submitted: Instant,
     /// What must have run first.
-    pub waits: Vec<Point>,
+    waits: Vec<Wait>,
+    /// When it ended.
+    ended: Ended,
     /// What it does.
-    pub work: Work,
+    work: Work,
 }
 
 /// A stream's queue.
@@ -58,9 +79,21 @@ pub struct Queue {
     last: u64,
     /// Ticket of the last operation that has run.
     done: u64,
-    /// Whether a thread runs an operation of it right now.
-    running: bool,
+    /// The operation that a thread runs right now: when it ended.
+    running: Option<Ended>,
+    /// When the last operation that has run ended.
+    clock: Option<Instant>,
     staged: usize,
+}
+
+impl Queue {
+    /// Where it will be written when an operation that has not finished ended.
+    fn ended(&self, ticket: u64) -> Option<Ended> {
+        match self.waiting.binary_search_by_key(&ticket, |operation| operation.ticket) {
+            Ok(index) => Some(self.waiting[index].ended.clone()),
+            Err(_) => self.running.clone(),
+        }
+    }
 }
 
 impl State {
@@ -91,11 +124,15 @@ impl State {
             Kind::NonBlocking => {}
         }
         waits.retain(|&point| !self.reached(point));
+        let ended = |point: Point| self.streams.get(point.stream).ok()?.queue.ended(point.ticket);
+        let waits =
+            waits.into_iter().map(|point| Wait { point, ended: ended(point).unwrap_or_default() }).collect();
         self.tickets += 1;
         let ticket = self.tickets;
         let queue = &mut self.streams.get_mut(id)?.queue;
         queue.staged += work.staged();
-        queue.waiting.push_back(Operation { ticket, waits, work });
+        let (submitted, ended) = (Instant::now(), Ended::default());
+        queue.waiting.push_back(Operation { ticket, submitted, waits, ended, work });
         queue.last = ticket;
         Ok(Point { stream: id, ticket })
     }
@@ -160,9 +197,14 @@ impl Driver {
     /// not block it.
     fn run(&'static self, state: Guard, id: Id<Stream>, context: Id<Context>, operation: Operation) -> Guard {
         let sticky = state.healthy(context).err();
+        let before = state.streams.get(id).ok().and_then(|stream| stream.queue.clock);
+        let waited = operation.waits.iter().filter_map(|wait| wait.ended.get().copied());
+        let mut clock = waited.chain(before).fold(operation.submitted, Instant::max);
         drop(state);
-        let failure = operation.work.run(self, sticky).err();
+        let failure = operation.work.run(self, sticky, &mut clock).err();
         let mut state = self.lock();
+        // Only the thread that runs an operation ends it, and does so once.
+        let _ = operation.ended.set(clock);
         if let Some(failure) = failure
             && let Ok(context) = state.context_mut(context)
         {
@@ -170,7 +212,8 @@ impl Driver {
         }
         if let Ok(stream) = state.streams.get_mut(id) {
             stream.queue.done = operation.ticket;
-            stream.queue.running = false;
+            stream.queue.running = None;
+            stream.queue.clock = Some(clock);
         }
         self.progress.notify_all();
         state
@@ -227,11 +270,19 @@ impl Driver {
         state.healthy(context)
     }
 
-    /// The device work of one operation at a time.
-    pub fn engine<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// The device work of one operation at a time, which moves the clock of its stream on.
+    pub fn engine<T>(&self, clock: &mut Instant, work: impl FnOnce() -> T) -> T {
         let _turn = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        work()
+        timed(clock, work)
     }
+}
+
+/// Moves a clock on by the time that work takes.
+pub fn timed<T>(clock: &mut Instant, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    *clock += start.elapsed();
+    result
 }
 
 fn next(state: &mut State, point: Point) -> Next {
@@ -239,18 +290,17 @@ fn next(state: &mut State, point: Point) -> Next {
         return Next::Reached;
     }
     let Ok(stream) = state.streams.get(point.stream) else { return Next::Reached };
-    if stream.queue.running {
+    if stream.queue.running.is_some() {
         return Next::Running;
     }
-    let unmet =
-        stream.queue.waiting.front().and_then(|first| first.waits.iter().find(|w| !state.reached(**w)));
-    if let Some(&unmet) = unmet {
-        return Next::Wait(unmet);
+    let waits = stream.queue.waiting.front().map_or(&[][..], |first| first.waits.as_slice());
+    if let Some(unmet) = waits.iter().find(|wait| !state.reached(wait.point)) {
+        return Next::Wait(unmet.point);
     }
     let Ok(stream) = state.streams.get_mut(point.stream) else { return Next::Reached };
     match stream.queue.waiting.pop_front() {
         Some(operation) => {
-            stream.queue.running = true;
+            stream.queue.running = Some(operation.ended.clone());
             stream.queue.staged -= operation.work.staged();
             Next::Run(operation, stream.context)
         }

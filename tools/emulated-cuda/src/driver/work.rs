@@ -7,6 +7,7 @@ use super::{
     handles::Id,
     launch::Launch,
     memory::{copy::Copy, set::Fill},
+    queue::timed,
     report,
     state::{Driver, IN_CALLBACK},
     status::{Outcome, Status},
@@ -69,11 +70,13 @@ impl Work {
         }
     }
 
-    /// Does it. In a poisoned context only callbacks run. The status of a failure, which poisons the context.
-    pub fn run(&self, driver: &'static Driver, sticky: Option<Status>) -> Outcome {
+    /// Does it, and moves the clock of its stream from its start to its end. In a poisoned context only
+    /// callbacks run. The status of a failure, which poisons the context.
+    pub fn run(&self, driver: &'static Driver, sticky: Option<Status>, clock: &mut Instant) -> Outcome {
         if let Work::Callback(stream, callback, user) = *self {
+            let status = sticky.unwrap_or(Status::SUCCESS);
             // SAFETY: the program passed the function to be called with this argument, from any thread.
-            host(|| unsafe { callback(stream, sticky.unwrap_or(Status::SUCCESS), user as *mut c_void) });
+            timed(clock, || host(|| unsafe { callback(stream, status, user as *mut c_void) }));
             return Ok(());
         }
         if sticky.is_some() {
@@ -81,33 +84,32 @@ impl Work {
         }
         match self {
             Work::Nothing | Work::Callback(..) => Ok(()),
-            Work::Kernel(launch) => driver.engine(|| launch.run(driver)),
+            Work::Kernel(launch) => driver.engine(clock, || launch.run(driver)),
             Work::Copy(copy) => {
-                driver.engine(|| copy.run(&driver.device.memory)).or_else(|e| fail(driver, "copy", &e))
+                let copied = driver.engine(clock, || copy.run(&driver.device.memory));
+                copied.or_else(|e| fail(driver, "copy", &e))
             }
             Work::Fill(fill) => {
-                driver.engine(|| fill.run(&driver.device.memory)).or_else(|e| fail(driver, "set", &e))
+                let filled = driver.engine(clock, || fill.run(&driver.device.memory));
+                filled.or_else(|e| fail(driver, "set", &e))
             }
             Work::Host(call) => {
                 // SAFETY: the program passed the function to be called with this argument, from any thread.
-                host(|| unsafe { (call.function)(call.user as *mut c_void) });
+                timed(clock, || host(|| unsafe { (call.function)(call.user as *mut c_void) }));
                 Ok(())
             }
             Work::Free(address) => {
                 driver.lock().allocations.remove(address);
-                driver
-                    .engine(|| driver.device.memory.free(*address))
-                    .map(drop)
-                    .or_else(|e| fail(driver, "free", &e))
+                let freed = driver.engine(clock, || driver.device.memory.free(*address));
+                freed.map(drop).or_else(|e| fail(driver, "free", &e))
             }
             Work::Record(event) => {
-                let now = Instant::now();
                 if let Ok(event) = driver.lock().events.get_mut(*event) {
-                    event.time = Some(now);
+                    event.time = Some(*clock);
                 }
                 Ok(())
             }
-            Work::Graph(nodes) => nodes.iter().try_for_each(|node| node.run(driver, None)),
+            Work::Graph(nodes) => nodes.iter().try_for_each(|node| node.run(driver, None, clock)),
         }
     }
 }

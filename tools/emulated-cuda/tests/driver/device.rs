@@ -72,10 +72,16 @@ fn limits_are_kept_and_unknown_ones_refused() {
     context.set_limit(CU_LIMIT_STACK_SIZE, 4096).unwrap();
     assert_eq!(context.get_limit(CU_LIMIT_STACK_SIZE).unwrap(), 4096);
     assert_eq!(context.get_limit(CU_LIMIT_MALLOC_HEAP_SIZE).unwrap(), 8 << 20);
-    assert_eq!(
-        context.get_limit(CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH).unwrap_err().0,
-        Code::CUDA_ERROR_UNSUPPORTED_LIMIT
-    );
+    // What CUDA documents as the defaults of devices before sm_90.
+    assert_eq!(context.get_limit(CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH).unwrap(), 2);
+    assert_eq!(context.get_limit(CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT).unwrap(), 2048);
+    context.set_limit(CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH, 4).unwrap();
+    assert_eq!(context.get_limit(CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH).unwrap(), 4);
+    // Those of contexts that share the device with graphics.
+    for limit in [CU_LIMIT_SHMEM_SIZE, CU_LIMIT_CIG_ENABLED, CU_LIMIT_MAX] {
+        assert_eq!(context.get_limit(limit).unwrap_err().0, Code::CUDA_ERROR_UNSUPPORTED_LIMIT);
+        assert_eq!(context.set_limit(limit, 1).unwrap_err().0, Code::CUDA_ERROR_UNSUPPORTED_LIMIT);
+    }
 }
 
 #[test]

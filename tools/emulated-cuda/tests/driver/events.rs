@@ -29,6 +29,31 @@ fn the_time_between_two_events_is_that_of_the_work_between_them() {
 }
 
 #[test]
+fn streams_overlap_in_time_unless_one_waits_for_the_other() {
+    let context = context();
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let nap = |stream| ok!(sys::cuLaunchHostFunc(stream, Some(sleep), std::ptr::null_mut()));
+    let both = |ordered: bool| {
+        let clock = Instant::now();
+        let start = first.record_event(TIMED).unwrap();
+        nap(first.cu_stream());
+        if ordered {
+            second.join(&first).unwrap();
+        }
+        nap(second.cu_stream());
+        first.join(&second).unwrap();
+        let end = first.record_event(TIMED).unwrap();
+        end.synchronize().unwrap();
+        (start.elapsed_ms(&end).unwrap(), clock.elapsed().as_secs_f32() * 1e3)
+    };
+    // They ran one after the other, and the events do not show it.
+    let (elapsed, most) = both(false);
+    assert!((20.0..=most - 20.0).contains(&elapsed), "{elapsed} ms of {most}");
+    let (elapsed, most) = both(true);
+    assert!((40.0..=most).contains(&elapsed), "{elapsed} ms of {most}");
+}
+
+#[test]
 fn what_was_not_reached_is_not_ready() {
     let context = context();
     let stream = context.new_stream().unwrap();

@@ -51,6 +51,20 @@ fn the_device_has_only_so_much_memory() {
 }
 
 #[test]
+fn no_bytes_in_stream_order_are_no_memory_and_no_error() {
+    let context = context();
+    let stream = context.new_stream().unwrap();
+    let mut address = 1;
+    ok!(sys::cuMemAllocAsync(&mut address, 0, stream.cu_stream()));
+    assert_eq!(address, 0);
+    ok!(sys::cuMemsetD8Async(address, 0, 0, stream.cu_stream()));
+    ok!(sys::cuMemcpyDtoDAsync_v2(address, address, 0, stream.cu_stream()));
+    ok!(sys::cuMemFreeAsync(address, stream.cu_stream()));
+    let empty = stream.clone_htod(&[0f32; 0]).unwrap();
+    assert!(stream.clone_dtoh(&empty).unwrap().is_empty());
+}
+
+#[test]
 fn pools_count_what_is_allocated_from_them() {
     use sys::CUmemPool_attribute_enum::*;
     let context = context();

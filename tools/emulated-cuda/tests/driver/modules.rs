@@ -121,6 +121,26 @@ fn a_library_needs_no_context_to_be_looked_at() {
 }
 
 #[test]
+fn a_thread_without_a_context_finds_functions_but_cannot_launch_them() {
+    let context = context();
+    let text = CString::new(KERNELS).unwrap();
+    let mut module = place();
+    ok!(sys::cuModuleLoadData(&mut module, text.as_ptr().cast()));
+    let handle = module as usize;
+    std::thread::spawn(move || {
+        let module = handle as sys::CUmodule;
+        let mut function = place();
+        fails!(sys::cuModuleGetFunction(&mut function, module, c"nothing".as_ptr()), CUDA_ERROR_NOT_FOUND);
+        ok!(sys::cuModuleGetFunction(&mut function, module, c"add".as_ptr()));
+        assert_eq!(launch(function, 1, null_mut(), 0, 0), Code::CUDA_ERROR_INVALID_CONTEXT);
+    })
+    .join()
+    .unwrap();
+    ok!(sys::cuModuleUnload(module));
+    drop(context);
+}
+
+#[test]
 fn the_linker_passes_one_text_through() {
     let context = context();
     let mut text = KERNELS.as_bytes().to_vec();

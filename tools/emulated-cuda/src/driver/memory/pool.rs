@@ -87,6 +87,10 @@ fn allocate(
     }
     let pool = pool.unwrap_or(current.state.current_pool);
     current.state.pools.get(pool)?;
+    // Unlike `cuMemAlloc`, these document no error for no bytes, and succeed on hardware (candle's `zero_dim`).
+    if size == 0 {
+        return out.set(0);
+    }
     let context = current.state.streams.get(stream)?.context;
     let owned = Owned { pool: Some(pool), ..alloc::owned_by(context) };
     let (mut current, address) = alloc::allocate(current, size, AllocationKind::Device, owned)?;

@@ -171,13 +171,15 @@ exports! {
         out.set(EAGER)
     }
 
-    /// A function by its name.
+    /// A function by its name, in whatever context the module is: threads without a current one may ask too, as
+    /// they do on hardware (candle's `tensor_send_sync`).
     fn cuModuleGetFunction(out: Out<Id<Function>>, module: Id<LoadedModule>, name: Text) {
         out.check()?;
-        let current = current()?;
+        let state = super::state::driver()?.lock();
         let name = name.get()?;
-        let functions = &current.state.modules.get(module)?.functions;
-        out.set(*functions.get(&name).ok_or(Status::NOT_FOUND)?)
+        let module = state.modules.get(module)?;
+        state.healthy(module.context)?;
+        out.set(*module.functions.get(&name).ok_or(Status::NOT_FOUND)?)
     }
 
     /// How many functions a module has.
