@@ -108,9 +108,16 @@ impl Env<'_> {
                 let at = addresses(file, address, o[0]);
                 let mut data = [0; BYTES];
                 gather(file, &o[1..], shape, &mut data);
+                let undefined = match inst.tracked && self.registers {
+                    true => self.stored(warp, site.pc, address, &at, active, shape)?,
+                    false => None,
+                };
                 self.before(order, site, active);
                 self.spaces.store(site, address.window, &at, active, shape, &data)?;
                 self.after(order, site, active);
+                if let Some(bytes) = undefined {
+                    self.spaces.unwrite(site.warp, address.window, &at, active, &bytes);
+                }
             }
             Op::Atomic(address, kind, ty, order) => {
                 let at = addresses(file, address, o[1]);

@@ -124,7 +124,10 @@ impl Spaces<'_> {
                     let inside = address + index - a.address;
                     format!(": byte {inside} of the {} bytes at {:#x}", a.size, a.address)
                 });
-                return fault(FaultKind::Uninitialised, format!("nothing has written them{place}"));
+                return fault(
+                    FaultKind::Uninitialised,
+                    format!("nothing has written them, or with undefined bits{place}"),
+                );
             }
             None
         };

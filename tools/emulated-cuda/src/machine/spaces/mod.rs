@@ -352,6 +352,33 @@ impl<'a> Spaces<'a> {
         self.run_mbarrier(site, kind, window, addresses, mask, operands)
     }
 
+    /// A store has taken undefined bytes to memory: they count as if nothing had written them. `undefined` has a bit for each
+    /// byte of a lane.
+    #[cold]
+    pub fn unwrite(
+        &mut self,
+        warp: u32,
+        window: Window,
+        addresses: &[u64; 32],
+        mask: u32,
+        undefined: &[u16; 32],
+    ) {
+        for lane in lanes_of(mask) {
+            let (window, at) = match window {
+                Window::Generic => windows::resolve(addresses[lane]),
+                window => (window, addresses[lane]),
+            };
+            for byte in lanes_of(u32::from(undefined[lane])).map(|byte| byte as u64) {
+                match window {
+                    Window::Global | Window::Generic => self.device.memory.unmark(at + byte),
+                    Window::Shared => self.shared.states[(at + byte) as usize] |= shared::state::UNWRITTEN,
+                    Window::Local => self.local.unwrite(warp, lane, (at + byte) as usize),
+                    Window::Param => {}
+                }
+            }
+        }
+    }
+
     /// `bar.warp.sync`: orders the lanes of `mask` among themselves.
     pub fn warp_sync(&mut self, warp: u32, mask: u32) {
         if let Some((races, _)) = &mut self.races {
