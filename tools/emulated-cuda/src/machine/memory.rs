@@ -198,6 +198,11 @@ impl DeviceMemory {
         self.addresses.len as u64
     }
 
+    /// No allocation reaches beyond so many bytes from the first device address.
+    pub fn reach(&self) -> u64 {
+        self.book().next
+    }
+
     /// The device's memory in bytes.
     pub fn total(&self) -> u64 {
         self.limit

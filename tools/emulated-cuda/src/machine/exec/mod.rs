@@ -293,7 +293,7 @@ impl<'a> Env<'a> {
             | Op::CpAsyncWaitAll
             | Op::CpAsyncArrive { .. }
             | Op::Mbarrier(..)
-            | Op::Fence
+            | Op::Fence(_)
             | Op::Printf { .. }
             | Op::AssertFail { .. } => return self.memory(warp, inst, Site { pc, warp: warp.index }, active),
             Op::Shuffle(_)
