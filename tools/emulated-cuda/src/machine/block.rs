@@ -4,7 +4,7 @@ use super::{
     Fault, FaultKind,
     exec::{Env, Launch, Pause},
     op::Op,
-    spaces::{Spaces, Trouble},
+    spaces::{Blocks, Spaces, Trouble},
     warp::{State, Warp},
 };
 
@@ -41,16 +41,15 @@ impl<'a> Block<'a> {
         Self { env: Env::new(launch, spaces), warps, order, random: 0 }
     }
 
-    /// Makes it ready to run block number `linear` of the grid.
-    pub fn start(&mut self, linear: u64) {
+    /// Makes it ready to run block `linear` of the grid, which starts as number `number`.
+    pub fn start(&mut self, linear: u64, number: u64) {
         let launch = self.env.launch;
-        let [x, y, _] = launch.config.grid.map(u64::from);
         let threads: u32 = launch.config.block.iter().product();
-        self.env.block = [linear % x, linear / x % y, linear / (x * y)].map(|i| i as u32);
+        self.env.block = Blocks { grid: launch.config.grid, step: 1 }.place(linear);
         self.env.linear = linear;
         self.env.steps = 0;
         self.env.arrivals = false;
-        self.env.spaces.reset();
+        self.env.spaces.reset(number);
         self.env.spaces.counters.blocks += 1;
         self.env.spaces.counters.warps += self.warps.len() as u64;
         self.env.barriers.iter_mut().for_each(|b| b.reset(self.warps.len()));

@@ -78,7 +78,7 @@ impl Op {
             | Op::Mbarrier(..)
             | Op::Barrier { .. }
             | Op::WarpSync
-            | Op::Fence => Class::Sync,
+            | Op::Fence(_) => Class::Sync,
             Op::Branch { .. }
             | Op::BranchIndexed { .. }
             | Op::Exit

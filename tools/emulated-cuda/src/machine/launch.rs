@@ -13,7 +13,7 @@ use super::{
     Counters, Device, Fault, Kernel, LaunchConfig,
     block::{Block, Progress},
     exec::Launch,
-    spaces::{Footprint, Spaces},
+    spaces::{Blocks, Footprint, Ledger, Spaces},
 };
 
 /// What the blocks that have ended leave behind.
@@ -53,13 +53,15 @@ pub fn run(
     let total: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
     let count = config.sample.map_or(total, |sample| u64::from(sample).clamp(1, total));
     // The blocks of a sample are scattered over the grid, so that they do not share a row or a column of it.
-    let step = scattered(total);
-    let block_at = |index: u64| {
-        if count == total { index } else { (u128::from(index) * u128::from(step) % u128::from(total)) as u64 }
-    };
+    let step = if count == total { 1 } else { scattered(total) };
+    let blocks = Blocks { grid: config.grid, step };
+    let block_at = |number: u64| blocks.linear(number);
     let threads: u32 = config.block.iter().product();
     let shared = kernel.static_shared + config.dynamic_shared;
-    let spaces = || Spaces::new(device, kernel, params, threads, shared, footprint.as_ref());
+    let several = u64::from(threads).saturating_mul(count) > 1;
+    let ledger = (device.options.checks.races && several)
+        .then(|| Ledger::new(&device.memory, &kernel.program, blocks));
+    let spaces = || Spaces::new(device, kernel, params, threads, shared, footprint.as_ref(), ledger.as_ref());
 
     let next = AtomicU64::new(0);
     let limit = AtomicU64::new(u64::MAX);
@@ -95,7 +97,7 @@ pub fn run(
             if block_at(index) > limit.load(Ordering::Relaxed) {
                 continue;
             }
-            block.start(block_at(index));
+            block.start(block_at(index), index);
             let result = loop {
                 match block.turn() {
                     Ok(Progress::Running) => {}
@@ -112,7 +114,7 @@ pub fn run(
             .step_by(workers as usize)
             .map(|index| {
                 let mut block = Block::new(&launch, spaces());
-                block.start(block_at(index));
+                block.start(block_at(index), index);
                 (block_at(index), block)
             })
             .collect();

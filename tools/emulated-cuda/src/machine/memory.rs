@@ -29,7 +29,7 @@ const POISON: u8 = 0xff;
 pub mod shadow {
     /// Never allocated: a gap.
     pub const GAP: u8 = 0;
-    /// Allocated, nothing wrote it yet.
+    /// Allocated, nothing wrote it yet, or what was written is undefined.
     pub const UNINITIALISED: u8 = 1;
     /// Allocated and written.
     pub const WRITTEN: u8 = 2;
@@ -196,6 +196,11 @@ impl DeviceMemory {
     /// Number of device addresses.
     pub fn span(&self) -> u64 {
         self.addresses.len as u64
+    }
+
+    /// No allocation reaches beyond so many bytes from the first device address.
+    pub fn reach(&self) -> u64 {
+        self.book().next
     }
 
     /// The device's memory in bytes.
@@ -369,6 +374,15 @@ impl DeviceMemory {
         for at in offset..offset + len {
             // SAFETY: as in `state`.
             unsafe { AtomicU8::from_ptr(self.states_at(at)) }.store(shadow::WRITTEN, Relaxed);
+        }
+    }
+
+    /// Marks a live byte of a device address as not written, beside other threads that mark bytes.
+    pub fn unmark(&self, address: u64) {
+        if let Some(offset) = self.offset(address, 1) {
+            // SAFETY: as in `state`.
+            let state = unsafe { AtomicU8::from_ptr(self.states_at(offset)) };
+            let _ = state.compare_exchange(shadow::WRITTEN, shadow::UNINITIALISED, Relaxed, Relaxed);
         }
     }
 

@@ -18,6 +18,7 @@ mod printf;
 pub mod program;
 mod simd;
 pub mod spaces;
+pub mod undefined;
 mod warp;
 pub mod windows;
 

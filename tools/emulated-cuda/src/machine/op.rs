@@ -81,8 +81,17 @@ pub struct Shape {
     pub signed: bool,
     /// Whether the registers have 64 bits.
     pub wide: bool,
-    /// Whether other threads may change the bytes meanwhile (volatile, relaxed, acquire, release).
-    pub strong: bool,
+    /// Whether other threads may change the bytes meanwhile (volatile, relaxed, acquire, release), and which.
+    pub strong: Option<Scope>,
+}
+
+/// The threads that a strong access or a fence is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the block.
+    Block,
+    /// Those of the device and of the host.
+    Device,
 }
 
 /// What an access orders beside its own bytes.
@@ -457,7 +466,7 @@ pub enum Op {
     /// `a, s0..`
     Store(Address, Shape, Order),
     /// `d, a, b(, c)`; `d` is [`NONE`] for `red`.
-    Atomic(Address, AtomicKind, AtomicType, Order),
+    Atomic(Address, AtomicKind, AtomicType, Order, Scope),
     /// `d, a`: whether the address lies in the window.
     IsSpace(Window),
     /// `d, a`: adds or takes off the start of a window.
@@ -549,7 +558,7 @@ pub enum Op {
     /// `mask`
     WarpSync,
     /// `membar`, `fence`: orders the thread's accesses.
-    Fence,
+    Fence(Scope),
     /// To an instruction.
     Branch {
         /// Its index.

@@ -2,7 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Device, counters::Class, decode, lanes::Line, memory::AllocationKind, op::Inst};
+use super::{
+    Device,
+    counters::Class,
+    decode,
+    lanes::Line,
+    memory::AllocationKind,
+    op::{Inst, Width},
+};
 use crate::ptx::{ParseError, ast::Location};
 
 /// A module could not be loaded.
@@ -36,17 +43,18 @@ pub struct Parameter {
     pub size: u32,
 }
 
-/// Registers of an instruction that may be undefined when it runs.
+/// Operands of an instruction that may have undefined bits when it runs: their places among its operands, and their registers
+/// by index among the tracked.
 #[derive(Clone, Debug, Default)]
 pub struct Tracked {
-    /// Its guard, by its index among the tracked: a fault where it is undefined.
+    /// Its guard: a fault where it is undefined.
     pub guard: Option<u16>,
-    /// Registers that it reads where its guard holds: a fault where one is undefined.
-    pub reads: Vec<u16>,
-    /// Registers that it copies from: the destination is as undefined as these.
-    pub copies: Vec<u16>,
-    /// Registers that it writes.
-    pub writes: Vec<u16>,
+    /// How many operands it writes.
+    pub writes: u8,
+    /// Those that it reads where its guard holds.
+    pub sources: Vec<(u8, u16)>,
+    /// Those that it writes.
+    pub targets: Vec<(u8, u16)>,
 }
 
 /// The instructions of a kernel with every call inlined.
@@ -64,10 +72,12 @@ pub struct Program {
     pub rows: usize,
     /// Predicates that a warp needs.
     pub preds: usize,
-    /// Names of the registers that may be read before they are written.
+    /// Names of the registers that may be read before they are written, or have bits of such.
     pub tracked_names: Vec<String>,
-    /// What the tracked instructions do to them, by index of the instruction.
-    pub tracked: HashMap<u32, Tracked>,
+    /// Their widths.
+    pub tracked_widths: Vec<Width>,
+    /// What instructions do to them, each with the index of the instruction, in their order.
+    pub tracked: Vec<(u32, Tracked)>,
     /// Targets of indexed branches.
     pub branch_lists: Vec<Vec<u32>>,
     /// Local offsets of the parameters of assertions.
@@ -76,6 +86,14 @@ pub struct Program {
     pub text: Arc<[String]>,
     /// Source files by index.
     pub files: Arc<HashMap<u32, String>>,
+}
+
+impl Program {
+    /// What an instruction does to the registers that may be read before they are written.
+    pub fn tracked_at(&self, pc: u32) -> Option<&Tracked> {
+        let at = self.tracked.binary_search_by_key(&pc, |(pc, _)| *pc).ok()?;
+        Some(&self.tracked[at].1)
+    }
 }
 
 /// A kernel that can be launched.

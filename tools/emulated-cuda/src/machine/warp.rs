@@ -7,6 +7,7 @@ use super::{
     lanes::{FULL, File},
     op::Op,
     program::Program,
+    undefined::Undefined,
 };
 
 /// Steps that a group may run while another could, before that one gets a turn: a lane that spins on a lock must not
@@ -46,8 +47,8 @@ pub struct Warp {
     pub index: u32,
     /// Its registers.
     pub file: File,
-    /// For each tracked register, the lanes in which it is defined.
-    pub defined: Vec<u32>,
+    /// For each tracked register, the bits that nothing has written.
+    pub undefined: Vec<Undefined>,
     /// The lanes that exist.
     pub lanes: u32,
     /// The lanes that have not left.
@@ -70,8 +71,8 @@ impl Warp {
         self.lanes = if count == 32 { FULL } else { (1 << count) - 1 };
         self.live = self.lanes;
         self.file.start(program);
-        self.defined.clear();
-        self.defined.resize(program.tracked_names.len(), 0);
+        self.undefined.clear();
+        self.undefined.extend(program.tracked_widths.iter().map(|&width| Undefined::new(width)));
         self.splits.clear();
         self.splits.push(Split { pc: 0, mask: self.lanes, state: State::Ready, last: 0 });
         (self.pc, self.patience, self.turn, self.clock) = (0, 0, 0, 0);

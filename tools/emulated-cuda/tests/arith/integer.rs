@@ -25,7 +25,7 @@ fn bit(value: u64, at: u64) -> u64 {
 }
 
 /// What the ISA says that an instruction returns.
-fn reference(mnemonic: &str, s: &[u64]) -> u64 {
+pub fn reference(mnemonic: &str, s: &[u64]) -> u64 {
     let parts: Vec<&str> = mnemonic.split('.').collect();
     let (op, modifiers) = (parts[0], &parts[1..]);
     let has = |name: &str| modifiers.contains(&name);

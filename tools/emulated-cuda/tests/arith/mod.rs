@@ -3,7 +3,7 @@
 mod convert;
 mod dyadic;
 mod float;
-mod integer;
+pub mod integer;
 mod special;
 
 use cuda::machine::{

@@ -12,7 +12,7 @@ use cuda::{
     ptx::ast::{Base, Body, Operand, RegisterId},
 };
 
-/// What a thread did: the values that it stored in global memory, or that it read something undefined.
+/// What a thread did: the values that it stored in global memory, undefined bits as zeros, or that it read something undefined.
 pub type Outcome = Result<Vec<u64>, String>;
 
 /// Instructions until a program counts as endless.
@@ -24,28 +24,49 @@ pub fn decoded(program: &Program) -> Outcome {
         program,
         rows: vec![0xdead_beef; program.rows],
         preds: vec![true; program.preds],
-        undefined: vec![true; program.tracked_names.len()],
+        undefined: vec![u64::MAX; program.tracked_names.len()],
         local: vec![0; 4096],
     };
     let mut stored = Vec::new();
     let mut pc = 0;
     for _ in 0..LIMIT {
         let inst = &program.code[pc];
-        let tracked = program.tracked.get(&(pc as u32)).cloned().unwrap_or_default();
-        assert_eq!(inst.tracked, program.tracked.contains_key(&(pc as u32)));
+        let tracked = program.tracked_at(pc as u32).cloned().unwrap_or_default();
+        assert_eq!(inst.tracked, program.tracked_at(pc as u32).is_some());
         pc += 1;
-        if tracked.guard.is_some_and(|g| thread.undefined[g as usize]) {
-            return Err(program.tracked_names[tracked.guard.unwrap() as usize].clone());
+        let name = |register: u16| program.tracked_names[register as usize].clone();
+        if let Some(guard) = tracked.guard.filter(|g| thread.undefined[*g as usize] != 0) {
+            return Err(name(guard));
         }
         if inst.guard != NONE && thread.preds[inst.guard as usize] == inst.negated {
             continue;
         }
-        if let Some(&read) = tracked.reads.iter().find(|&&r| thread.undefined[r as usize]) {
-            return Err(program.tracked_names[read as usize].clone());
+        // The undefined bits of an operand.
+        let lost = |at: usize| {
+            let found = tracked.sources.iter().find(|(operand, _)| usize::from(*operand) == at);
+            found.map_or(0, |(_, register)| thread.undefined[*register as usize])
+        };
+        let word = u64::from(u32::MAX);
+        let (results, kept) = match inst.op {
+            Op::Integer(Integer::Xor32) => ([lost(1) | lost(2), 0], vec![1, 2]),
+            Op::Mov { .. } => ([lost(1), 0], vec![1]),
+            Op::Pack { .. } => ([lost(1) & word | lost(2) << 32, 0], vec![1, 2]),
+            Op::Unpack { .. } => ([lost(2) & word, lost(2) >> 32], vec![2]),
+            Op::Selp { .. } => ([if thread.pred(inst.o[3]) { lost(1) } else { lost(2) }, 0], vec![1, 2]),
+            Op::Pred(_) => ([u64::from(lost(1) | lost(2) != 0), 0], vec![1, 2]),
+            // Of 64 bits, an upper half that is not defined is no fault: it goes to memory.
+            Op::Store(_, shape, _) if shape.wide && lost(1) != u64::MAX => ([0; 2], vec![1]),
+            _ => ([0; 2], vec![]),
+        };
+        let read = |(at, register): &(u8, u16)| {
+            !kept.contains(&usize::from(*at)) && thread.undefined[*register as usize] != 0
+        };
+        if let Some((_, register)) = tracked.sources.iter().find(|source| read(source)) {
+            return Err(name(*register));
         }
-        let lost = tracked.copies.iter().any(|&r| thread.undefined[r as usize]);
-        for &write in &tracked.writes {
-            thread.undefined[write as usize] = lost;
+        let unknown = lost(1);
+        for &(at, register) in &tracked.targets {
+            thread.undefined[register as usize] = results[usize::from(at)];
         }
         let o = &inst.o;
         match inst.op {
@@ -55,7 +76,7 @@ pub fn decoded(program: &Program) -> Outcome {
                 pc = program.branch_lists[list as usize][thread.word(o[0]) as usize] as usize;
             }
             Op::Store(address, shape, _) if address.window == Window::Global => {
-                stored.push(thread.value(o[1], shape.wide));
+                stored.push(thread.value(o[1], shape.wide) & !unknown);
             }
             Op::Store(address, shape, _) => {
                 let value = thread.value(o[1], shape.wide).to_le_bytes();
@@ -78,7 +99,8 @@ struct Thread<'a> {
     program: &'a Program,
     rows: Vec<u32>,
     preds: Vec<bool>,
-    undefined: Vec<bool>,
+    /// By tracked register, its undefined bits.
+    undefined: Vec<u64>,
     local: Vec<u8>,
 }
 
@@ -172,91 +194,119 @@ impl Thread<'_> {
     }
 }
 
+/// A value, and which of its bits nothing wrote.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    value: u64,
+    lost: u64,
+}
+
 /// Runs a body on its syntax tree.
 pub fn source(body: &Body) -> Outcome {
-    let mut values: HashMap<RegisterId, u64> = HashMap::new();
+    let mut values: HashMap<RegisterId, Known> = HashMap::new();
     let mut stored = Vec::new();
     let mut at = 0;
     for _ in 0..LIMIT {
         let Some(i) = body.instructions.get(at) else { return Ok(stored) };
         at += 1;
-        let name = |id: RegisterId| body.registers[id.0 as usize].name.clone();
-        let read = |values: &HashMap<RegisterId, u64>, operand: &Operand| match operand {
-            Operand::Register(id) => values.get(id).copied().ok_or_else(|| name(*id)),
-            Operand::NotRegister(id) => values.get(id).map(|v| v ^ 1).ok_or_else(|| name(*id)),
-            Operand::Integer(value) => Ok(*value as u64),
+        let name = |operand: &Operand| match operand {
+            Operand::Register(id) | Operand::NotRegister(id) => body.registers[id.0 as usize].name.clone(),
             other => panic!("{other:?}"),
         };
+        let look = |operand: &Operand| match operand {
+            Operand::Register(id) => values.get(id).copied().unwrap_or(Known { value: 0, lost: u64::MAX }),
+            Operand::NotRegister(id) => {
+                let known = values.get(id).copied().unwrap_or(Known { value: 0, lost: u64::MAX });
+                Known { value: known.value ^ 1, ..known }
+            }
+            Operand::Integer(value) => Known { value: *value as u64, lost: 0 },
+            other => panic!("{other:?}"),
+        };
+        let full = format!("{}.{}", i.opcode, i.modifiers.join("."));
+        let long = matches!(i.modifiers.last().map(String::as_str), Some("u64" | "b64"));
+        let bits = if long { u64::MAX } else { 0xffff_ffff };
+        // What all bits of must be defined.
+        let read = |operand: &Operand| match look(operand) {
+            Known { value, lost } if lost & bits == 0 => Ok(value),
+            _ => Err(name(operand)),
+        };
         if let Some(guard) = i.guard {
-            let value = read(&values, &Operand::Register(guard.register))?;
+            let value = read(&Operand::Register(guard.register))?;
             if (value != 0) == guard.negated {
                 continue;
             }
         }
-        let full = format!("{}.{}", i.opcode, i.modifiers.join("."));
         let o = &i.operands;
-        let long = matches!(i.modifiers.last().map(String::as_str), Some("u64" | "b64"));
-        let cut = |value: u64| if long { value } else { value & 0xffff_ffff };
-        match full.as_str() {
+        let cut = |Known { value, lost }: Known| Known { value: value & bits, lost: lost & bits };
+        let results = match full.as_str() {
             "ret." => return Ok(stored),
             "bra." => {
                 let Operand::Label(label) = o[0] else { panic!() };
                 at = body.labels[label.0 as usize].1 as usize;
+                continue;
             }
             "st.global.u32" | "st.global.u64" => {
                 let Operand::Address(Base::Absolute | Base::Symbol(_), _) = o[0] else { panic!() };
-                stored.push(cut(read(&values, &o[1])?));
+                let Known { value, lost } = cut(look(&o[1]));
+                if lost == bits {
+                    return Err(name(&o[1]));
+                }
+                stored.push(value & !lost);
+                continue;
             }
-            // Copies: what is undefined stays so, and nothing is wrong yet.
-            "mov.u32" | "mov.u64" => {
-                let value = read(&values, &o[1]).map(cut);
-                copy(&mut values, &o[0], value);
-            }
+            // What is undefined stays so, and nothing is wrong yet.
+            "mov.u32" | "mov.u64" => vec![(&o[0], cut(look(&o[1])))],
             "mov.b64" => match (&o[0], &o[1]) {
                 (target, Operand::Vector(parts)) => {
-                    let parts: Result<Vec<u64>, String> = parts.iter().map(|p| read(&values, p)).collect();
-                    let whole = parts.map(|p| p[0] & 0xffff_ffff | p[1] << 32);
-                    copy(&mut values, target, whole);
+                    let (low, high) = (look(&parts[0]), look(&parts[1]));
+                    let join = |low: u64, high: u64| low & 0xffff_ffff | high << 32;
+                    vec![(
+                        target,
+                        Known { value: join(low.value, high.value), lost: join(low.lost, high.lost) },
+                    )]
                 }
                 (Operand::Vector(parts), whole) => {
-                    let whole = read(&values, whole);
-                    copy(&mut values, &parts[0], whole.clone().map(|w| w & 0xffff_ffff));
-                    copy(&mut values, &parts[1], whole.map(|w| w >> 32));
+                    let Known { value, lost } = look(whole);
+                    let low = Known { value: value & 0xffff_ffff, lost: lost & 0xffff_ffff };
+                    vec![(&parts[0], low), (&parts[1], Known { value: value >> 32, lost: lost >> 32 })]
                 }
                 other => panic!("{other:?}"),
             },
+            "xor.b32" => {
+                let (a, b) = (look(&o[1]), look(&o[2]));
+                vec![(&o[0], cut(Known { value: a.value ^ b.value, lost: a.lost | b.lost }))]
+            }
+            "xor.pred" => {
+                let (a, b) = (look(&o[1]), look(&o[2]));
+                vec![(&o[0], Known { value: a.value ^ b.value, lost: a.lost | b.lost })]
+            }
+            "selp.b32" | "selp.b64" => {
+                vec![(&o[0], cut(look(if read(&o[3])? & 1 != 0 { &o[1] } else { &o[2] })))]
+            }
             _ => {
-                let v = o[1..].iter().map(|x| read(&values, x)).collect::<Result<Vec<_>, _>>()?;
+                let v = o[1..].iter().map(&read).collect::<Result<Vec<_>, _>>()?;
+                let low = |value: u64| value & 0xffff_ffff;
                 let result = match full.as_str() {
-                    "add.u32" | "add.u64" => cut(v[0].wrapping_add(v[1])),
-                    "sub.u32" => cut(v[0].wrapping_sub(v[1])),
-                    "xor.b32" => cut(v[0] ^ v[1]),
-                    "mad.lo.u32" => cut(v[0].wrapping_mul(v[1]).wrapping_add(v[2])),
-                    "mul.wide.u32" => (v[0] & 0xffff_ffff) * (v[1] & 0xffff_ffff),
-                    "setp.lt.u32" => u64::from(cut(v[0]) < cut(v[1])),
-                    "setp.ne.u32" => u64::from(cut(v[0]) != cut(v[1])),
-                    "selp.b32" | "selp.b64" => cut(if v[2] & 1 != 0 { v[0] } else { v[1] }),
-                    "not.pred" => v[0] ^ 1,
-                    "xor.pred" => v[0] ^ v[1],
+                    "add.u32" => low(v[0].wrapping_add(v[1])),
+                    "add.u64" => v[0].wrapping_add(v[1]),
+                    "sub.u32" => low(v[0].wrapping_sub(v[1])),
+                    "mad.lo.u32" => low(v[0].wrapping_mul(v[1]).wrapping_add(v[2])),
+                    "mul.wide.u32" => low(v[0]) * low(v[1]),
+                    "setp.lt.u32" => u64::from(low(v[0]) < low(v[1])),
+                    "setp.ne.u32" => u64::from(low(v[0]) != low(v[1])),
                     other => panic!("{other}"),
                 };
+                let known = |value| Known { value, lost: 0 };
                 match &o[0] {
-                    Operand::Pair(p, q) => {
-                        copy(&mut values, p, Ok(result));
-                        copy(&mut values, q, Ok(result ^ 1));
-                    }
-                    one => copy(&mut values, one, Ok(result)),
+                    Operand::Pair(p, q) => vec![(&**p, known(result)), (&**q, known(result ^ 1))],
+                    one => vec![(one, known(result))],
                 }
             }
+        };
+        for (target, known) in results {
+            let Operand::Register(id) = target else { panic!("{target:?}") };
+            values.insert(*id, known);
         }
     }
     panic!("endless");
-}
-
-fn copy(values: &mut HashMap<RegisterId, u64>, target: &Operand, value: Result<u64, String>) {
-    let Operand::Register(id) = target else { panic!("{target:?}") };
-    match value {
-        Ok(value) => _ = values.insert(*id, value),
-        Err(_) => _ = values.remove(id),
-    }
 }

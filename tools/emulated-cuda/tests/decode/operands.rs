@@ -4,7 +4,8 @@ use cuda::machine::{
     counters::Class,
     op::{
         Address, AtomicKind, AtomicType, BarKind, BarRed, BoolOp, CONSTANT, Compare, CompareType,
-        FloatProperty, MbarrierKind, NONE, Op, Order, ReduxOp, Shape, ShuffleMode, Special, VoteMode, Window,
+        FloatProperty, MbarrierKind, NONE, Op, Order, ReduxOp, Scope, Shape, ShuffleMode, Special, VoteMode,
+        Window,
     },
     program::Program,
 };
@@ -53,37 +54,37 @@ fn loads() {
         (
             "ld.global.nc.L1::no_allocate.L2::128B.v4.f32 {%f1,%f2,%f3,%f4}, [%rd1+16];",
             address(Window::Global, true, 16),
-            Shape { count: 4, bytes: 4, signed: false, wide: false, strong: false },
+            Shape { count: 4, bytes: 4, signed: false, wide: false, strong: None },
             Order::None,
         ),
         (
             "ld.shared.s8 %rd2, [%r1+-4];",
             address(Window::Shared, false, -4),
-            Shape { count: 1, bytes: 1, signed: true, wide: true, strong: false },
+            Shape { count: 1, bytes: 1, signed: true, wide: true, strong: None },
             Order::None,
         ),
         (
             "ld.volatile.b16 %r1, [%rd1];",
             address(Window::Generic, true, 0),
-            Shape { count: 1, bytes: 2, signed: false, wide: false, strong: true },
+            Shape { count: 1, bytes: 2, signed: false, wide: false, strong: Some(Scope::Device) },
             Order::None,
         ),
         (
             "ld.acquire.gpu.global.v2.b64 {%rd2,%rd3}, [%rd1];",
             address(Window::Global, true, 0),
-            Shape { count: 2, bytes: 8, signed: false, wide: true, strong: true },
+            Shape { count: 2, bytes: 8, signed: false, wide: true, strong: Some(Scope::Device) },
             Order::Acquire,
         ),
         (
             "ld.relaxed.sys.global.s32 %rd2, [%rd1];",
             address(Window::Global, true, 0),
-            Shape { count: 1, bytes: 4, signed: true, wide: true, strong: true },
+            Shape { count: 1, bytes: 4, signed: true, wide: true, strong: Some(Scope::Device) },
             Order::None,
         ),
         (
             "ld.weak.local.u64 %rd2, [%rd1];",
             address(Window::Local, true, 0),
-            Shape { count: 1, bytes: 8, signed: false, wide: true, strong: false },
+            Shape { count: 1, bytes: 8, signed: false, wide: true, strong: None },
             Order::None,
         ),
     ];
@@ -103,7 +104,7 @@ fn loads() {
 fn stores() {
     let program =
         &kernel("st.release.cta.shared.v2.u16 [s+8], {%rs1, 7};\nst.global.u8 [%rd1], %rd2;").program;
-    let shape = Shape { count: 2, bytes: 2, signed: false, wide: false, strong: true };
+    let shape = Shape { count: 2, bytes: 2, signed: false, wide: false, strong: Some(Scope::Block) };
     match program.code[0].op {
         Op::Store(a, s, Order::Release) => assert_eq!((a, s), (address(Window::Shared, false, 8), shape)),
         other => panic!("{other:?}"),
@@ -171,7 +172,11 @@ fn atomics() {
     for (text, window, kind, ty, order, sources) in cases {
         let inst = kernel(text).program.code[0];
         match inst.op {
-            Op::Atomic(a, k, t, o) => assert_eq!((a.window, k, t, o), (window, kind, ty, order), "{text}"),
+            Op::Atomic(a, k, t, o, scope) => {
+                assert_eq!((a.window, k, t, o), (window, kind, ty, order), "{text}");
+                let block = text.contains(".cta");
+                assert_eq!(scope, if block { Scope::Block } else { Scope::Device }, "{text}");
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(inst.o[0] == NONE, text.starts_with("red"), "{text}");
@@ -279,7 +284,7 @@ fn barriers() {
         Op::Barrier { kind: BarKind::Red(BarRed::Popc), aligned: true, not: false }
     ));
     assert!(code[3].o[2] == NONE && register(code[3].o[3]));
-    assert!(code[4..6].iter().all(|i| matches!(i.op, Op::Fence)));
+    assert!(matches!(code[4].op, Op::Fence(Scope::Device)) && matches!(code[5].op, Op::Fence(Scope::Block)));
 }
 
 #[test]

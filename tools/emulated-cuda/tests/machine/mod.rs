@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod barriers;
+mod bits;
 mod control;
 mod divergence;
 mod hostile;

@@ -40,8 +40,9 @@ fn copies_are_no_reads() {
     let copies = [
         ("mov.u32 %r2, %r1;", "st.global.u32 [%mine], %r2;", "%r2"),
         ("mov.u32 %r2, %r1;\nmov.b32 %f1, %r2;", "st.global.f32 [%mine], %f1;", "%f1"),
-        ("mov.b64 %rd1, {%t, %r1};", "st.global.b64 [%out], %rd1;", "%rd1"),
+        ("mov.b64 %rd1, {%r1, %r1};", "st.global.b64 [%out], %rd1;", "%rd1"),
         ("mov.b64 %rd1, {%t, %r1};\nmov.b64 {%r2, %r3}, %rd1;", "st.global.u32 [%mine], %r3;", "%r3"),
+        ("selp.u32 %r2, %t, %r1, 0;", "st.global.u32 [%mine], %r2;", "%r2"),
         ("selp.u32 %r2, %t, %lane, 1;\nmov.u32 %r2, %r1;", "st.global.u32 [%mine], %r2;", "%r2"),
     ];
     for (copy, read, name) in copies {

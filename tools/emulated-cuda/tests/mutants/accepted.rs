@@ -5,7 +5,6 @@ use super::mutate::Mutant;
 const FALSE: &str = "mask always false";
 const TRUE: &str = "mask always true";
 const NEGATED: &str = "predicate negated";
-const FENCE: &str = "fence deleted";
 
 /// Mutants that make no difference, or none that can be seen, for one reason.
 pub struct Accepted {
@@ -47,8 +46,6 @@ pub const ACCEPTED: &[Accepted] = &[
             ("nvcc/pipeline", &[NEGATED], "@%p19 bra"),
             ("nvcc/rmsnorm", &[FALSE], "setp.ne.s32 %p9, %r33, 0"),
             ("nvcc/rmsnorm", &[NEGATED], "@%p9 bra"),
-            ("nvcc/scan", &[NEGATED], "@%p1 bra $L__BB1_16"),
-            ("clang/scan", &[NEGATED], "@%p1 bra LBB1_18"),
         ],
     },
     Accepted {
@@ -84,16 +81,6 @@ pub const ACCEPTED: &[Accepted] = &[
         mutants: &[
             ("nvcc/sort", &[TRUE], "setp.gt.s32 %p3, %r64, 31"),
             ("clang/sort", &[FALSE], "setp.lt.s32 %p3, %r33, 32"),
-        ],
-    },
-    Accepted {
-        reason: "A real fault that the machine cannot show: it runs accesses to global memory in their order, and tracks who is ordered \
-                 after whom only in shared memory.",
-        mutants: &[
-            ("nvcc/grid_sync", &[FENCE], "membar.gl"),
-            ("clang/grid_sync", &[FENCE], "membar.gl"),
-            ("nvcc/scan", &[FENCE], "membar.gl"),
-            ("clang/scan", &[FENCE], "membar.gl"),
         ],
     },
 ];

@@ -94,7 +94,7 @@ fn run(
     data[..8].copy_from_slice(&first.to_le_bytes());
     store(&mut spaces, window, &[at; 32], 1, shape(1, size as u8), &data).unwrap();
     let mut old = [0; 32];
-    spaces.atomic(site(0, 5), window, &[at; 32], FULL, kind, ty, a, b, &mut old).unwrap();
+    spaces.atomic(site(0, 5), window, &[at; 32], FULL, kind, ty, Scope::Device, a, b, &mut old).unwrap();
     let last = load(&mut spaces, window, &[at; 32], 1, shape(1, size as u8)).unwrap();
     let mut value = [0; 8];
     value[..size].copy_from_slice(&last[..size]);
@@ -234,7 +234,18 @@ fn places_are_checked() {
     let constant = machine.allocate(64, AllocationKind::Constant);
     let mut old = [0; 32];
     let mut run = |window, address, ty| {
-        let result = s.atomic(site(0, 5), window, &[address; 32], 4, Add, ty, &[1; 32], &[0; 32], &mut old);
+        let result = s.atomic(
+            site(0, 5),
+            window,
+            &[address; 32],
+            4,
+            Add,
+            ty,
+            Scope::Device,
+            &[1; 32],
+            &[0; 32],
+            &mut old,
+        );
         fault(result)
     };
     assert_eq!(run(Window::Global, at, U32), (Uninitialised, 2));
@@ -269,6 +280,7 @@ fn blocks_on_other_threads_lose_nothing() {
                             3,
                             Add,
                             ty,
+                            Scope::Device,
                             &[one; 32],
                             &[0; 32],
                             &mut old,

@@ -52,8 +52,18 @@ fn data_lands_at_the_wait() {
         }
         let mut old = [0; 32];
         let (kind, ty) = (AtomicKind::Add, AtomicType::U32);
-        let result =
-            s.atomic(site(0, 1), Window::Shared, &[0; 32], 1, kind, ty, &[1; 32], &[0; 32], &mut old);
+        let result = s.atomic(
+            site(0, 1),
+            Window::Shared,
+            &[0; 32],
+            1,
+            kind,
+            ty,
+            Scope::Device,
+            &[1; 32],
+            &[0; 32],
+            &mut old,
+        );
         assert_eq!(fault(result), (AsyncCopy, 0));
         assert_eq!(fault(copy(&mut s, 0, 496, at, 1, 16)), (AsyncCopy, 0));
         let mut rows = [[0; 16]; 32];
@@ -68,7 +78,7 @@ fn data_lands_at_the_wait() {
         s.load(site(0, 24), Window::Shared, &every(0, 16), FULL, shape(4, 4), &mut [0; 1024]).unwrap();
         // Again, and nobody waits: the next block knows nothing of it.
         copy(&mut s, 0, 512, at, FULL, 16).unwrap();
-        s.reset();
+        s.reset(0);
         write(&mut s, (1, 3), 25, 512, 1).unwrap();
         s.cp_async_wait(site(0, 26), FULL, None);
         assert_eq!(peek(&s, 512, 4), [1, 0, 0, 0]);

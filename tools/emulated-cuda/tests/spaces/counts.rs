@@ -199,7 +199,19 @@ fn atomics_and_local_accesses() {
         let shape = shape(1, 4);
         store(&mut s, window, &[address; 32], 1, shape, &data(0)).unwrap();
         let (kind, ty) = (AtomicKind::Add, AtomicType::U32);
-        s.atomic(site(0, 0), window, &[address; 32], mask, kind, ty, &[1; 32], &[0; 32], &mut old).unwrap();
+        s.atomic(
+            site(0, 0),
+            window,
+            &[address; 32],
+            mask,
+            kind,
+            ty,
+            Scope::Device,
+            &[1; 32],
+            &[0; 32],
+            &mut old,
+        )
+        .unwrap();
     }
     store(&mut s, Window::Local, &every(0, 0), FULL, shape(1, 4), &data(0)).unwrap();
     for _ in 0..2 {

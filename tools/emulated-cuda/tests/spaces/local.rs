@@ -72,6 +72,6 @@ fn the_next_block_starts_anew() {
     let mut spaces = machine.spaces(32);
     store(&mut spaces, Window::Local, &[8; 32], FULL, shape(1, 4), &data(0)).unwrap();
     load(&mut spaces, Window::Local, &[8; 32], FULL, shape(1, 4)).unwrap();
-    spaces.reset();
+    spaces.reset(0);
     assert_eq!(fault(load(&mut spaces, Window::Local, &[8; 32], FULL, shape(1, 4))), (Uninitialised, 0));
 }

@@ -114,8 +114,18 @@ fn misuse() {
         }
         let mut old = [0; 32];
         let (kind, ty) = (AtomicKind::Exch, AtomicType::U64);
-        let result =
-            s.atomic(site(0, 1), Window::Shared, &[AT; 32], 1, kind, ty, &[1; 32], &[0; 32], &mut old);
+        let result = s.atomic(
+            site(0, 1),
+            Window::Shared,
+            &[AT; 32],
+            1,
+            kind,
+            ty,
+            Scope::Device,
+            &[1; 32],
+            &[0; 32],
+            &mut old,
+        );
         assert_eq!(fault(result), (Undefined, 0));
         // A state of two phases ago.
         let (state, _) = run(s, (0, 1), ARRIVE, 1).unwrap();
@@ -144,7 +154,7 @@ fn misuse() {
     }
     assert_eq!(fault(run(&mut s, (0, 3), ARRIVE, 1)), (Undefined, 3));
     run(&mut s, (0, 3), MbarrierKind::Init, 1).unwrap();
-    s.reset();
+    s.reset(0);
     assert_eq!(fault(run(&mut s, (0, 3), ARRIVE, 1)), (Undefined, 3));
 }
 

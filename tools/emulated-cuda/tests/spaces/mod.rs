@@ -4,6 +4,8 @@ mod atomics;
 mod copies;
 mod counts;
 mod global;
+mod ledger;
+mod ledger_model;
 mod local;
 mod mbarrier;
 mod model;
@@ -16,9 +18,9 @@ use cuda::{
     machine::{
         Checks, Device, FaultKind, Kernel, Options,
         memory::AllocationKind,
-        op::{Address, Inst, NONE, Op, Order, Shape, Window},
+        op::{Address, Inst, NONE, Op, Order, Scope, Shape, Window},
         program::Program,
-        spaces::{Clock, Footprint, Site, Spaces, Trouble},
+        spaces::{Blocks, Clock, Footprint, Ledger, Site, Spaces, Trouble},
     },
     ptx::ast::Location,
 };
@@ -46,8 +48,11 @@ pub fn machine(checks: Checks, smallest: u8) -> Machine {
         o: [NONE; _],
     };
     let line = |pc: u32| Location { line: pc + 1, file: 1, source_line: 100 + pc };
+    let mut code = vec![inst; 64];
+    code[62].op = Op::Fence(Scope::Block);
+    code[63].op = Op::Fence(Scope::Device);
     let program = Program {
-        code: vec![inst; 64],
+        code,
         places: (0..64).map(line).collect(),
         text: (0..64).map(|pc| format!("  instruction {pc};")).collect(),
         files: Arc::new(HashMap::from([(1, "kernel.cu".into())])),
@@ -71,13 +76,27 @@ pub fn machine(checks: Checks, smallest: u8) -> Machine {
 }
 
 impl Machine {
-    /// For a block of so many threads.
+    /// The ledger of a launch of 64 blocks.
+    pub fn ledger(&self) -> &'static Ledger {
+        let blocks = Blocks { grid: [8, 4, 2], step: 1 };
+        Box::leak(Box::new(Ledger::new(&self.device.memory, &self.kernel.program, blocks)))
+    }
+
+    /// For a block of so many threads, the only one of its launch.
     pub fn spaces(&self, threads: u32) -> Spaces<'_> {
-        Spaces::new(&self.device, &self.kernel, &self.params, threads, SHARED, None)
+        Spaces::new(&self.device, &self.kernel, &self.params, threads, SHARED, None, Some(self.ledger()))
+    }
+
+    /// For a block of so many threads, the one that starts as number `block` of a launch.
+    pub fn block(&self, ledger: &'static Ledger, block: u64, threads: u32) -> Spaces<'_> {
+        let mut spaces =
+            Spaces::new(&self.device, &self.kernel, &self.params, threads, SHARED, None, Some(ledger));
+        spaces.reset(block);
+        spaces
     }
 
     pub fn counted<'a>(&'a self, footprint: &'a Footprint) -> Spaces<'a> {
-        Spaces::new(&self.device, &self.kernel, &self.params, 64, SHARED, Some(footprint))
+        Spaces::new(&self.device, &self.kernel, &self.params, 64, SHARED, Some(footprint), None)
     }
 
     pub fn allocate(&self, size: u64, kind: AllocationKind) -> u64 {
@@ -86,11 +105,11 @@ impl Machine {
 }
 
 pub fn shape(count: u8, bytes: u8) -> Shape {
-    Shape { count, bytes, signed: false, wide: false, strong: false }
+    Shape { count, bytes, signed: false, wide: false, strong: None }
 }
 
 pub fn strong(count: u8, bytes: u8) -> Shape {
-    Shape { strong: true, ..shape(count, bytes) }
+    Shape { strong: Some(Scope::Device), ..shape(count, bytes) }
 }
 
 pub fn site(warp: u32, pc: u32) -> Site {

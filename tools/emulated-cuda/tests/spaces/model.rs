@@ -143,7 +143,7 @@ proptest! {
                         continue;
                     }
                     let mut data = [write.unwrap_or(0); 1024];
-                    let shape = Shape { strong, ..shape(1, size) };
+                    let shape = Shape { strong: strong.then_some(Scope::Device), ..shape(1, size) };
                     let result = match write {
                         Some(_) => spaces.store(site(warp, 1), Window::Shared, &addresses, mask, shape, &data),
                         None => spaces.load(site(warp, 1), Window::Shared, &addresses, mask, shape, &mut data),

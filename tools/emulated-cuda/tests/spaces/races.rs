@@ -34,6 +34,7 @@ fn atomic(spaces: &mut Spaces, (warp, lane): (u32, u32), address: u64) -> Result
         1 << lane,
         kind,
         ty,
+        Scope::Device,
         &[1; 32],
         &[0; 32],
         &mut old,
@@ -323,13 +324,13 @@ fn fences_and_flags() {
             let mut s = machine.spaces(96);
             write(&mut s, A, 10, 64, 1).unwrap();
             if writer_fences {
-                s.fence(A.0, 1 << A.1);
+                s.fence(A.0, 1 << A.1, Scope::Device);
             }
             write(&mut s, A, 10, 68, 1).unwrap();
             flag(&mut s, A, window, at, true).unwrap();
             flag(&mut s, B, window, at, false).unwrap();
             if reader_fences {
-                s.fence(B.0, 1 << B.1);
+                s.fence(B.0, 1 << B.1, Scope::Device);
             }
             assert_eq!(read(&mut s, B, 11, 64).is_ok(), ordered);
             // Written after the fence.
@@ -338,15 +339,15 @@ fn fences_and_flags() {
         // Nobody read the flag, or a lane that did not fence, or another flag.
         let mut s = machine.spaces(96);
         write(&mut s, A, 10, 64, 1).unwrap();
-        s.fence(A.0, FULL);
+        s.fence(A.0, FULL, Scope::Device);
         flag(&mut s, (A.0, 4), window, at, true).unwrap();
         flag(&mut s, A, window, at + 4, true).unwrap();
         flag(&mut s, B, window, at, false).unwrap();
         flag(&mut s, C, window, at + 4, false).unwrap();
-        s.fence(B.0, FULL);
+        s.fence(B.0, FULL, Scope::Device);
         race(read(&mut s, B, 11, 64), 5);
         race(read(&mut s, C, 11, 64), 7);
-        s.fence(C.0, 1 << C.1);
+        s.fence(C.0, 1 << C.1, Scope::Device);
         read(&mut s, C, 11, 64).unwrap();
     }
 }
@@ -356,7 +357,7 @@ fn atomics_hand_on_what_stores_cut_off() {
     for (store, ordered) in [(false, true), (true, false)] {
         with(|s| {
             write(s, A, 10, 64, 1).unwrap();
-            s.fence(A.0, 1 << A.1);
+            s.fence(A.0, 1 << A.1, Scope::Device);
             atomic(s, A, 128).unwrap();
             // B adds to the flag, or overwrites it, without a fence.
             if store {
@@ -365,7 +366,7 @@ fn atomics_hand_on_what_stores_cut_off() {
                 atomic(s, B, 128).unwrap()
             }
             flag(s, C, Window::Shared, 128, false).unwrap();
-            s.fence(C.0, FULL);
+            s.fence(C.0, FULL, Scope::Device);
             assert_eq!(read(s, C, 11, 64).is_ok(), ordered);
         });
     }
@@ -373,11 +374,11 @@ fn atomics_hand_on_what_stores_cut_off() {
     with(|s| {
         for lane in 0..32 {
             write(s, (0, lane), 10, 256 + u64::from(lane) * 4, lane).unwrap();
-            s.fence(0, 1 << lane);
+            s.fence(0, 1 << lane, Scope::Device);
             atomic(s, (0, lane), 128).unwrap();
         }
         atomic(s, B, 128).unwrap();
-        s.fence(B.0, 1 << B.1);
+        s.fence(B.0, 1 << B.1, Scope::Device);
         for lane in 0..32 {
             read(s, B, 11, 256 + lane * 4).unwrap();
         }
@@ -405,7 +406,7 @@ fn blocks_do_not_race_with_each_other() {
         for warp in [0, 1, 2, 1, 0] {
             write(s, (warp, 2), 10, 64, 1).unwrap();
             read(s, (warp, 2), 10, 64).unwrap();
-            s.reset();
+            s.reset(0);
         }
         write(s, A, 10, 64, 1).unwrap();
         race(read(s, B, 11, 64), 5);

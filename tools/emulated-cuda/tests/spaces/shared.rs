@@ -31,7 +31,7 @@ fn reads_of_unwritten_bytes() {
     assert_eq!((trouble.kind, trouble.lane), (Uninitialised, 3));
     assert!(trouble.message.contains("byte 2"), "{}", trouble.message);
     // The next block starts anew.
-    spaces.reset();
+    spaces.reset(0);
     assert_eq!(fault(load(&mut spaces, Window::Shared, &every(0, 4), FULL, shape(1, 2))), (Uninitialised, 0));
 }
 
@@ -40,7 +40,7 @@ fn poison_without_the_check() {
     let machine = machine(Checks::NONE, 4);
     let mut spaces = machine.spaces(32);
     store(&mut spaces, Window::Shared, &every(0, 4), FULL, shape(1, 4), &[0; 1024]).unwrap();
-    spaces.reset();
+    spaces.reset(0);
     let loaded = load(&mut spaces, Window::Shared, &every(0, 4), FULL, shape(1, 4)).unwrap();
     assert_eq!(loaded[..128], [0xff; 128]);
 }

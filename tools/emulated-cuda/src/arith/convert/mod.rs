@@ -246,6 +246,11 @@ impl Conversion {
         if self.to.is_pair() && self.from == F32 { 2 } else { 1 }
     }
 
+    /// Whether every bit of the result is one of the source's, or constant: integers that are cut off or extended.
+    pub fn moves_bits(self) -> bool {
+        matches!((self.to, self.from), (Integer { .. }, Integer { .. })) && !self.sat
+    }
+
     /// Bits of a source.
     pub fn source_bits(self) -> u32 {
         self.from.bits()

@@ -4,44 +4,52 @@ use std::collections::HashMap;
 
 use super::{Input, registers, writes};
 use crate::machine::{
-    decode::{Proto, Virtual},
-    op::Op,
+    decode::{Arg, Proto, Virtual},
+    op::Width,
     program::Tracked,
+    undefined::{Use, source_use},
 };
 
-/// The registers whose definedness the machine follows, lane by lane.
+/// The registers whose definedness the machine follows, bit by bit.
 pub struct Undefined {
     /// Index among the tracked.
     index: HashMap<Virtual, u16>,
-    /// The registers by that index.
-    order: Vec<Virtual>,
+    /// The registers by that index, each with the one whose name it goes by.
+    order: Vec<(Virtual, Virtual)>,
 }
 
-/// Whether an instruction moves bits and looks at none.
-fn copies(op: &Op) -> bool {
-    matches!(op, Op::Mov { .. } | Op::Pack { .. } | Op::Unpack { .. })
+/// The registers whose undefined bits an instruction hands on.
+fn passing(proto: &Proto) -> impl Iterator<Item = Virtual> + '_ {
+    let sources = proto.args[proto.writes as usize..].iter().enumerate();
+    sources.filter_map(|(source, arg)| match arg {
+        Arg::Reg(register) if source_use(&proto.op, source) == Use::Passes => Some(*register),
+        _ => None,
+    })
 }
 
 impl Undefined {
-    /// The registers that are live at the start of the kernel, and what copies of them reach.
+    /// The registers that are live at the start of the kernel, and those that their bits may reach.
     ///
     /// # Errors
     /// Too many of them.
     pub fn new(input: &Input, at_entry: impl Iterator<Item = Virtual>) -> Result<Self, String> {
         let mut this = Self { index: HashMap::new(), order: Vec::new() };
-        at_entry.for_each(|register| this.add(register));
+        at_entry.for_each(|register| this.add(register, register));
         if this.order.is_empty() {
             return Ok(this);
         }
-        let mut copied: HashMap<Virtual, Vec<Virtual>> = HashMap::new();
-        for proto in input.protos.iter().filter(|p| copies(&p.op)) {
-            for from in registers(&proto.args[proto.writes as usize..]) {
-                copied.entry(from).or_default().extend(writes(proto));
+        let mut reached: HashMap<Virtual, Vec<Virtual>> = HashMap::new();
+        for proto in &input.protos {
+            for from in passing(proto) {
+                reached.entry(from).or_default().extend(writes(proto));
             }
         }
         let mut at = 0;
-        while let Some(from) = this.order.get(at) {
-            copied.remove(from).into_iter().flatten().for_each(|to| this.add(to));
+        while let Some(&(from, name)) = this.order.get(at) {
+            for to in reached.remove(&from).into_iter().flatten() {
+                // The decoder's own registers have no name.
+                this.add(to, if input.temporary(to) { name } else { to });
+            }
             at += 1;
         }
         if this.order.len() > usize::from(u16::MAX) {
@@ -50,10 +58,10 @@ impl Undefined {
         Ok(this)
     }
 
-    fn add(&mut self, register: Virtual) {
+    fn add(&mut self, register: Virtual, name: Virtual) {
         let next = self.order.len() as u16;
         self.index.entry(register).or_insert_with(|| {
-            self.order.push(register);
+            self.order.push((register, name));
             next
         });
     }
@@ -64,17 +72,28 @@ impl Undefined {
             return None;
         }
         let find = |register: Virtual| self.index.get(&register).copied();
-        let sources = registers(&proto.args[proto.writes as usize..]).filter_map(find).collect();
-        let (reads, copies) = if copies(&proto.op) { (Vec::new(), sources) } else { (sources, Vec::new()) };
-        let guard = proto.guard.and_then(|(guard, _)| find(guard));
-        let tracked = Tracked { guard, reads, copies, writes: writes(proto).filter_map(find).collect() };
-        let any = tracked.guard.is_some()
-            || !(tracked.reads.is_empty() && tracked.copies.is_empty() && tracked.writes.is_empty());
+        let operands = |range: std::ops::Range<usize>| {
+            let numbered = proto.args[range.clone()].iter().zip(range);
+            let found =
+                numbered.filter_map(|(arg, at)| registers(&[*arg]).find_map(find).map(|r| (at as u8, r)));
+            found.collect::<Vec<_>>()
+        };
+        let written = usize::from(proto.writes);
+        let tracked = Tracked {
+            guard: proto.guard.and_then(|(guard, _)| find(guard)),
+            writes: proto.writes,
+            sources: operands(written..proto.args.len()),
+            targets: operands(0..written),
+        };
+        let any = tracked.guard.is_some() || !(tracked.sources.is_empty() && tracked.targets.is_empty());
         any.then_some(tracked)
     }
 
-    /// Their names.
-    pub fn names(&self, input: &Input) -> Vec<String> {
-        self.order.iter().map(|&register| input.names[register as usize].clone()).collect()
+    /// Their names and widths.
+    pub fn registers(&self, input: &Input) -> (Vec<String>, Vec<Width>) {
+        let one = |&(register, name): &(Virtual, Virtual)| {
+            (input.names[name as usize].clone(), input.widths[register as usize])
+        };
+        self.order.iter().map(one).unzip()
     }
 }

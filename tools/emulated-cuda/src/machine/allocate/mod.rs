@@ -89,10 +89,10 @@ pub fn finish(input: Input) -> Result<Program, (u32, String)> {
             o: proto.args.map(|arg| slot(arg, &rows.slots)),
         });
         if let Some(tracked) = tracked {
-            program.tracked.insert(index as u32, tracked);
+            program.tracked.push((index as u32, tracked));
         }
     }
-    program.tracked_names = undefined.names(&input);
+    (program.tracked_names, program.tracked_widths) = undefined.registers(&input);
     Ok(program)
 }
 

@@ -8,7 +8,7 @@ use super::{
     operands::{literal, width_of},
 };
 use crate::{
-    machine::op::{AtomicKind, AtomicType, Op, Order},
+    machine::op::{AtomicKind, AtomicType, Op, Order, Scope},
     ptx::ast::{Instruction, Space, Type},
 };
 
@@ -63,8 +63,8 @@ impl<'a> Decoder<'a> {
             let name = m.peek().unwrap_or_default();
             if m.any(orders).is_some() {
                 once(&mut order, name, name)?;
-            } else if m.scope()? {
-                once(&mut scope, (), name)?;
+            } else if let Some(found) = m.scope()? {
+                once(&mut scope, found, name)?;
             } else if let Some(found) = m.space()? {
                 once(&mut space, found, name)?;
             } else if let Some(found) = kind(name) {
@@ -121,7 +121,8 @@ impl<'a> Decoder<'a> {
             Some("acq_rel") => Order::AcqRel,
             _ => Order::None,
         };
-        self.emit(Op::Atomic(address, op, kind, order), &[target], &reads);
+        let scope = scope.unwrap_or(Scope::Device);
+        self.emit(Op::Atomic(address, op, kind, order, scope), &[target], &reads);
         Ok(())
     }
 }

@@ -262,7 +262,7 @@ impl<'a> Decoder<'a> {
         };
         let value = self.source(frame, value, if wide { Width::Wide } else { Width::Word })?;
         let address = Address { window: Window::Local, wide: false, offset: home as i32 };
-        let shape = Shape { count: 1, bytes: size as u8, signed: false, wide, strong: false };
+        let shape = Shape { count: 1, bytes: size as u8, signed: false, wide, strong: None };
         self.emit(Op::Store(address, shape, Order::None), &[], &[Arg::None, value]);
         Ok(())
     }
@@ -319,7 +319,7 @@ impl<'a> Decoder<'a> {
                     let offset = home(result)? as i32;
                     let zero = self.constant(Width::Word, 0)?;
                     let address = Address { window: Window::Local, wide: false, offset };
-                    let shape = Shape { count: 1, bytes: 4, signed: false, wide: false, strong: false };
+                    let shape = Shape { count: 1, bytes: 4, signed: false, wide: false, strong: None };
                     self.emit(Op::Store(address, shape, Order::None), &[], &[Arg::None, zero]);
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::{Arg, Decoder, Frame, arithmetic::count, modifiers::Modifiers};
 use crate::{
-    machine::op::{Address, Op, Order, Shape, Width, Window},
+    machine::op::{Address, Op, Order, Scope, Shape, Width, Window},
     ptx::ast::{Base, Instruction, Operand, Space, Symbol, Type},
 };
 
@@ -10,7 +10,7 @@ use crate::{
 #[derive(Default)]
 struct Access<'i> {
     order: Option<&'i str>,
-    scope: bool,
+    scope: Option<Scope>,
     mmio: bool,
     space: Option<Space>,
     /// `.param::entry`: of the kernel, in a function too.
@@ -58,8 +58,8 @@ impl<'i> Access<'i> {
                 once(&mut access.order, name, name)?;
             } else if plain && m.take("mmio") {
                 flag(&mut access.mmio, name)?;
-            } else if plain && m.scope()? {
-                flag(&mut access.scope, name)?;
+            } else if plain && let Some(scope) = m.scope()? {
+                once(&mut access.scope, scope, name)?;
             } else if let Some(space) = m.space()? {
                 access.entry = name == "param::entry";
                 once(&mut access.space, space, name)?;
@@ -99,10 +99,10 @@ impl<'i> Access<'i> {
     fn check(&self, ty: Type) -> Result<(), String> {
         let scoped = matches!(self.order, Some("relaxed" | "acquire" | "release"));
         let order = self.order.unwrap_or("weak");
-        if scoped && !self.scope {
+        if scoped && self.scope.is_none() {
             return Err(format!(".{order} needs a scope"));
         }
-        if !scoped && self.scope {
+        if !scoped && self.scope.is_some() {
             return Err(format!("a {order} access has no scope"));
         }
         if scoped && !matches!(self.space, None | Some(Space::Global | Space::Shared)) {
@@ -139,8 +139,12 @@ impl<'i> Access<'i> {
         }
     }
 
-    fn strong(&self) -> bool {
-        !matches!(self.order, None | Some("weak"))
+    /// The threads that a strong access is for: all where it does not say, as `volatile`.
+    fn strong(&self) -> Option<Scope> {
+        match self.order {
+            None | Some("weak") => None,
+            _ => Some(self.scope.unwrap_or(Scope::Device)),
+        }
     }
 }
 

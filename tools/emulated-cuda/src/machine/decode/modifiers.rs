@@ -1,6 +1,9 @@
 //! What follows an opcode, read from left to right.
 
-use crate::ptx::ast::{Instruction, Space, Type};
+use crate::{
+    machine::op::Scope,
+    ptx::ast::{Instruction, Space, Type},
+};
 
 /// The modifiers of an instruction that nothing has accounted for yet.
 pub(super) struct Modifiers<'i> {
@@ -74,18 +77,20 @@ impl<'i> Modifiers<'i> {
         Ok(Some(space))
     }
 
-    /// The scope of an order, which this machine keeps for every scope alike.
-    pub(super) fn scope(&mut self) -> Result<bool, String> {
+    /// The scope of an order.
+    pub(super) fn scope(&mut self) -> Result<Option<Scope>, String> {
         if self.peek() == Some("cluster") {
             return Err("clusters (scope .cluster, sm_90) are not supported".into());
         }
-        Ok(self.any(&["cta", "gpu", "sys"]).is_some())
+        Ok(self
+            .any(&["cta", "gpu", "sys"])
+            .map(|name| if name == "cta" { Scope::Block } else { Scope::Device }))
     }
 
     /// A scope that must be there.
-    pub(super) fn needed_scope(&mut self) -> Result<(), String> {
-        if self.scope()? {
-            return Ok(());
+    pub(super) fn needed_scope(&mut self) -> Result<Scope, String> {
+        if let Some(scope) = self.scope()? {
+            return Ok(scope);
         }
         match self.peek() {
             Some(name) => Err(format!("modifier .{name} is not known here, a scope is wanted")),

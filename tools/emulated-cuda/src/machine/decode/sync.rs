@@ -2,7 +2,7 @@
 
 use super::{Arg, Decoder, Frame, arithmetic::count, modifiers::Modifiers};
 use crate::{
-    machine::op::{Address, BarKind, BarRed, FloatProperty, MbarrierKind, Op, Width, Window},
+    machine::op::{Address, BarKind, BarRed, FloatProperty, MbarrierKind, Op, Scope, Width, Window},
     ptx::ast::{Instruction, Operand, Space, Type},
 };
 
@@ -104,22 +104,24 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Fences of every scope and order: this machine has one, the strongest.
+    /// Fences of every order: this machine has one, the strongest.
     fn fence(&mut self, i: &Instruction) -> Result<(), String> {
         let mut m = Modifiers::new(i);
         count(i, 0..=0)?;
-        if m.take("proxy") {
+        let scope = if m.take("proxy") {
             match m.next() {
                 // Two addresses of one place are the same place here.
-                Some("alias") => {}
+                Some("alias") => Scope::Device,
                 Some(name) if name.starts_with("async") || name.starts_with("tensormap") => {
                     return Err("the asynchronous proxy (sm_90) is not supported".into());
                 }
                 _ => return Err("the proxy is not known".into()),
             }
         } else if i.opcode == "membar" {
-            if m.any(&["cta", "gl", "sys"]).is_none() {
-                return Err("the level is .cta, .gl or .sys".into());
+            match m.any(&["cta", "gl", "sys"]) {
+                Some("cta") => Scope::Block,
+                Some(_) => Scope::Device,
+                None => return Err("the level is .cta, .gl or .sys".into()),
             }
         } else {
             match m.peek() {
@@ -127,10 +129,10 @@ impl<'a> Decoder<'a> {
                 Some("sc" | "acq_rel" | "acquire" | "release") => _ = m.next(),
                 _ => {}
             }
-            m.needed_scope()?;
-        }
+            m.needed_scope()?
+        };
         m.done()?;
-        self.emit(Op::Fence, &[], &[]);
+        self.emit(Op::Fence(scope), &[], &[]);
         Ok(())
     }
 

@@ -40,7 +40,7 @@ impl Env<'_> {
         let members = *warp.file.lanes::<u32>(member_slot);
         let (groups, waiting) = groups(warp, &members, active)?;
         for Group { members, lanes } in &groups {
-            self.members(&mut warp.file, inst, *members, *lanes)?;
+            self.members(warp, inst, pc, *members, *lanes)?;
         }
         if waiting == 0 {
             return Ok(Flow::Next);
@@ -53,8 +53,19 @@ impl Env<'_> {
     }
 
     /// Runs an instruction for lanes that have all named the same members and are all here.
-    fn members(&self, file: &mut File, inst: &Inst, members: u32, lanes: u32) -> Result<(), Box<Trouble>> {
+    fn members(
+        &self,
+        warp: &mut Warp,
+        inst: &Inst,
+        pc: u32,
+        members: u32,
+        lanes: u32,
+    ) -> Result<(), Box<Trouble>> {
         let o = &inst.o;
+        if let (Op::Shuffle(mode), true) = (inst.op, inst.tracked && self.registers) {
+            self.track_shuffle(warp, mode, o, pc, lanes);
+        }
+        let file = &mut warp.file;
         match inst.op {
             Op::Shuffle(mode) => {
                 let rows = [o[2], o[3], o[4]].map(|slot| *file.lanes::<u32>(slot));

@@ -5,7 +5,7 @@ use crate::machine::{
     FaultKind,
     alu::{self, lanes_of},
     lanes::File,
-    op::{Address, Inst, MbarrierKind, NONE, Op, Order, Shape, Slot},
+    op::{Address, Inst, MbarrierKind, NONE, Op, Order, Scope, Shape, Slot},
     printf,
     spaces::{Site, Trouble},
     warp::Warp,
@@ -99,28 +99,35 @@ impl Env<'_> {
             Op::Load(address, shape, order) => {
                 let at = addresses(file, address, o[shape.count as usize]);
                 let mut data = [0; BYTES];
-                self.before(order, site, active);
+                self.before(order, shape.strong, site, active);
                 self.spaces.load(site, address.window, &at, active, shape, &mut data)?;
-                self.after(order, site, active);
+                self.after(order, shape.strong, site, active);
                 scatter(file, o, shape, &data, active);
             }
             Op::Store(address, shape, order) => {
                 let at = addresses(file, address, o[0]);
                 let mut data = [0; BYTES];
                 gather(file, &o[1..], shape, &mut data);
-                self.before(order, site, active);
+                let undefined = match inst.tracked && self.registers {
+                    true => self.stored(warp, site.pc, address, &at, active, shape)?,
+                    false => None,
+                };
+                self.before(order, shape.strong, site, active);
                 self.spaces.store(site, address.window, &at, active, shape, &data)?;
-                self.after(order, site, active);
+                self.after(order, shape.strong, site, active);
+                if let Some(bytes) = undefined {
+                    self.spaces.unwrite(site.warp, address.window, &at, active, &bytes);
+                }
             }
-            Op::Atomic(address, kind, ty, order) => {
+            Op::Atomic(address, kind, ty, order, scope) => {
                 let at = addresses(file, address, o[1]);
                 let wide = ty.wide();
                 let a = alu::read(file, o[2], wide);
                 let b = if o[3] == NONE { [0; 32] } else { alu::read(file, o[3], wide) };
                 let mut old = [0; 32];
-                self.before(order, site, active);
-                self.spaces.atomic(site, address.window, &at, active, kind, ty, &a, &b, &mut old)?;
-                self.after(order, site, active);
+                self.before(order, Some(scope), site, active);
+                self.spaces.atomic(site, address.window, &at, active, kind, ty, scope, &a, &b, &mut old)?;
+                self.after(order, Some(scope), site, active);
                 alu::write(file, o[0], wide, &old, active);
             }
             Op::IsSpace(window) => {
@@ -155,7 +162,7 @@ impl Env<'_> {
                 self.spaces.cp_async_arrive(site, address.window, &at, active, noinc)?;
             }
             Op::Mbarrier(kind, address) => return self.mbarrier(warp, inst, site, kind, address, active),
-            Op::Fence => self.spaces.fence(site.warp, active),
+            Op::Fence(scope) => self.spaces.fence(site.warp, active, scope),
             Op::Printf { format, arguments } => self.print(site, format, arguments, active)?,
             Op::AssertFail { at } => return Err(self.assertion(site, at, first(active))?),
             _ => unreachable!("`step` sends only these here"),
@@ -163,19 +170,19 @@ impl Env<'_> {
         Ok(Flow::Next)
     }
 
-    /// A release is a fence before the access.
+    /// A release is a fence for the access alone, before it.
     #[inline(always)]
-    fn before(&mut self, order: Order, site: Site, active: u32) {
-        if matches!(order, Order::Release | Order::AcqRel) {
-            self.spaces.fence(site.warp, active);
+    fn before(&mut self, order: Order, scope: Option<Scope>, site: Site, active: u32) {
+        if order != Order::None {
+            self.spaces.begin(site.warp, active, order, scope.unwrap_or(Scope::Device));
         }
     }
 
-    /// An acquire is a fence after the access.
+    /// An acquire is a fence for the access alone, after it.
     #[inline(always)]
-    fn after(&mut self, order: Order, site: Site, active: u32) {
-        if matches!(order, Order::Acquire | Order::AcqRel) {
-            self.spaces.fence(site.warp, active);
+    fn after(&mut self, order: Order, scope: Option<Scope>, site: Site, active: u32) {
+        if order != Order::None {
+            self.spaces.end(site.warp, active, order, scope.unwrap_or(Scope::Device));
         }
     }
 

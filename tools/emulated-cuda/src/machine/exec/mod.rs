@@ -4,6 +4,7 @@ mod cross;
 mod memory;
 mod special;
 mod sync;
+mod track;
 
 use std::time::Instant;
 
@@ -195,7 +196,7 @@ impl<'a> Env<'a> {
         }
         self.count(pc, active);
         if inst.tracked && self.registers {
-            self.track(warp, pc, mask, active)?;
+            self.track(warp, inst, pc, mask, active)?;
         }
         if active == 0 {
             return Ok(Flow::Next);
@@ -292,7 +293,7 @@ impl<'a> Env<'a> {
             | Op::CpAsyncWaitAll
             | Op::CpAsyncArrive { .. }
             | Op::Mbarrier(..)
-            | Op::Fence
+            | Op::Fence(_)
             | Op::Printf { .. }
             | Op::AssertFail { .. } => return self.memory(warp, inst, Site { pc, warp: warp.index }, active),
             Op::Shuffle(_)
@@ -326,34 +327,6 @@ impl<'a> Env<'a> {
             hit[0] -= u64::from(all);
             hit[1] -= u64::from(lanes.count_ones());
         }
-    }
-
-    /// Checks and notes which registers an instruction reads and writes.
-    #[cold]
-    fn track(&self, warp: &mut Warp, pc: u32, mask: u32, active: u32) -> Result<(), Box<Trouble>> {
-        let Some(tracked) = self.program.tracked.get(&pc) else { return Ok(()) };
-        let missing = |registers: &[u16], lanes: u32, defined: &[u32]| {
-            let undefined = registers.iter().find_map(|&r| {
-                let undefined = lanes & !defined[r as usize];
-                (undefined != 0).then_some((r, undefined))
-            });
-            match undefined {
-                None => Ok(()),
-                Some((register, lanes)) => {
-                    let name = &self.program.tracked_names[register as usize];
-                    let message = format!("register {name} is read before anything wrote it");
-                    Err(trouble(FaultKind::Uninitialised, first(lanes), message))
-                }
-            }
-        };
-        missing(tracked.guard.as_slice(), mask, &warp.defined)?;
-        missing(&tracked.reads, active, &warp.defined)?;
-        let defined = tracked.copies.iter().fold(active, |all, &r| all & warp.defined[r as usize]);
-        for &register in &tracked.writes {
-            let old = &mut warp.defined[register as usize];
-            *old = *old & !active | defined;
-        }
-        Ok(())
     }
 
     /// `brx.idx`: every lane to its own target.

@@ -38,6 +38,8 @@ pub trait Lane: Copy + 'static {
     type Bits: bytemuck::Pod;
     /// How many rows it takes.
     const WIDTH: Width;
+    /// How many bits of these count.
+    const BITS: u32 = 8 * size_of::<Self>() as u32;
     /// From the register's bits.
     fn get(bits: Self::Bits) -> Self;
     /// To the register's bits.
@@ -167,6 +169,13 @@ macro_rules! lane_table {
             pub fn widths(self) -> (Width, &'static [Width]) {
                 match self {
                     $(Self::$variant => (<$ret as Lane>::WIDTH, &[$(<$ty as Lane>::WIDTH),+]),)+
+                }
+            }
+
+            /// Bits of the sources that count.
+            pub fn source_bits(self) -> &'static [u32] {
+                match self {
+                    $(Self::$variant => &[$(<$ty as Lane>::BITS),+],)+
                 }
             }
 

@@ -1,4 +1,5 @@
-//! What each thread of a block knows of what the others have done: vector clocks, kept by groups of lanes.
+//! What each thread of a block knows of what the others have done: vector clocks, kept by groups of lanes. `others` is what
+//! it knows of the threads of other blocks.
 //!
 //! Time is one counter for the block; it advances whenever a thread releases what it has done. An access is stamped with
 //! the time of the first one that its warp made since it last released anything (nobody can know of one of these and not
@@ -6,33 +7,61 @@
 //! warp keeps its lanes in groups of equal knowledge, and a clock holds one time a warp, with exceptions by lanes only
 //! where some lanes of a warp have released and others have not.
 
+use super::others::Others;
+
 /// The latest time that fits.
 const LAST: u32 = i32::MAX as u32;
 
-/// What an order-making operation hands from those who arrive to those who wait: for each thread of the block, the
-/// time up to which its accesses are known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What an order-making operation hands from those who arrive to those who wait: for each thread, the time up to which its
+/// accesses are known.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clock {
+    /// Of the block's own threads.
+    pub(super) own: Times,
+    /// Of the threads of other blocks, whose accesses to global memory are known.
+    pub(super) others: Others,
+}
+
+impl Clock {
+    /// The time up to which every lane of a warp is known.
+    #[inline(always)]
+    pub(super) fn warp(&self, warp: u32) -> u32 {
+        self.own.warp(warp)
+    }
+
+    /// The time up to which a lane is known.
+    #[inline(always)]
+    pub(super) fn lane(&self, warp: u32, lane: u32) -> u32 {
+        self.own.lane(warp, lane)
+    }
+
+    /// Adds what another clock knows.
+    #[inline]
+    pub(super) fn join(&mut self, other: &Clock) {
+        self.own.join(&other.own);
+        self.others.join(&other.others);
+    }
+}
+
+/// The times up to which the threads of a block are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Times {
     /// For every lane of a warp.
     warps: Vec<u32>,
     /// For single lanes, where they are later: sorted by warp.
     lanes: Vec<(u32, [u32; 32])>,
 }
 
-impl Clock {
-    fn known(warps: usize) -> Self {
-        Self { warps: vec![0; warps], lanes: Vec::new() }
-    }
-
+impl Times {
     /// The time up to which every lane of a warp is known.
     #[inline(always)]
-    pub(super) fn warp(&self, warp: u32) -> u32 {
+    pub fn warp(&self, warp: u32) -> u32 {
         self.warps.get(warp as usize).copied().unwrap_or(0)
     }
 
     /// The time up to which a lane is known.
     #[inline(always)]
-    pub(super) fn lane(&self, warp: u32, lane: u32) -> u32 {
+    pub fn lane(&self, warp: u32, lane: u32) -> u32 {
         let all = self.warp(warp);
         if self.lanes.is_empty() {
             return all;
@@ -41,8 +70,8 @@ impl Clock {
         exception.map_or(all, |(_, lanes)| all.max(lanes[lane as usize]))
     }
 
-    /// Adds what another clock knows.
-    pub(super) fn join(&mut self, other: &Clock) {
+    /// Adds what others know.
+    pub fn join(&mut self, other: &Times) {
         if self.warps.len() < other.warps.len() {
             self.warps.resize(other.warps.len(), 0);
         }
@@ -63,7 +92,7 @@ impl Clock {
     }
 
     /// Adds the accesses up to `time` of the lanes in `mask`, of the lanes in `all` that the warp has.
-    pub(super) fn add(&mut self, warp: u32, mask: u32, all: u32, time: u32) {
+    pub fn add(&mut self, warp: u32, mask: u32, all: u32, time: u32) {
         if self.warps.len() <= warp as usize {
             self.warps.resize(warp as usize + 1, 0);
         }
@@ -108,6 +137,8 @@ pub(super) struct Group {
 /// What the threads of a block know.
 #[derive(Debug)]
 pub(super) struct Order {
+    /// The number of the block among those of the launch, in the order in which they start.
+    pub block: u32,
     /// The time.
     pub now: u32,
     /// Groups by warp.
@@ -119,6 +150,8 @@ pub(super) struct Order {
     touched: Vec<u32>,
     /// The stamp of accesses of each warp; 0 until it makes the first since it last released anything.
     stamps: Vec<u32>,
+    /// The same for accesses to global memory.
+    global_stamps: Vec<u32>,
 }
 
 impl Order {
@@ -127,11 +160,13 @@ impl Order {
         let warps = threads.div_ceil(32);
         let lanes = |warp: u32| u32::MAX >> (32 - (threads - warp * 32).min(32));
         let mut order = Self {
+            block: 0,
             now: 0,
             groups: (0..warps).map(|_| Vec::new()).collect(),
             all: (0..warps).map(lanes).chain([u32::MAX]).collect(),
             touched: vec![0; warps as usize + 1],
             stamps: vec![0; warps as usize],
+            global_stamps: vec![0; warps as usize],
         };
         order.reset();
         order
@@ -144,17 +179,20 @@ impl Order {
         for groups in &mut self.groups {
             groups.truncate(1);
             if groups.is_empty() {
-                let clock = Clock::known(self.all.len());
+                let own = Times { warps: vec![0; self.all.len()], lanes: Vec::new() };
+                let clock = Clock { own, others: Others::default() };
                 groups.push(Group { lanes: u32::MAX, clock, horizon: 0 });
             }
             let group = &mut groups[0];
             group.lanes = u32::MAX;
-            group.clock.warps.fill(past);
-            group.clock.lanes.clear();
+            group.clock.own.warps.fill(past);
+            group.clock.own.lanes.clear();
+            group.clock.others = Others::default();
             group.horizon = past;
         }
         self.touched.fill(past);
         self.stamps.fill(0);
+        self.global_stamps.fill(0);
     }
 
     /// Forgets all stamps, which their owner has to forget too.
@@ -195,9 +233,20 @@ impl Order {
         *stamp
     }
 
+    /// A warp touches global memory: the stamp of that.
+    #[inline(always)]
+    pub fn touch_global(&mut self, warp: u32) -> u32 {
+        let stamp = &mut self.global_stamps[warp as usize];
+        if *stamp == 0 {
+            *stamp = self.now;
+        }
+        *stamp
+    }
+
     /// A warp has released what it did up to now: what it does next is no part of that.
     pub fn advance(&mut self, warp: u32) {
         self.stamps[warp as usize] = 0;
+        self.global_stamps[warp as usize] = 0;
         self.now = (self.now + 1).min(LAST);
     }
 
@@ -206,14 +255,14 @@ impl Order {
         for group in self.groups[warp as usize].iter().filter(|g| g.lanes & mask != 0) {
             clock.join(&group.clock);
         }
-        clock.add(warp, mask, self.all[warp as usize], self.now);
+        clock.own.add(warp, mask, self.all[warp as usize], self.now);
         self.advance(warp);
     }
 
     /// Adds the landing of copies, as number `slot` of those whom `release` does not know.
     pub fn release_copies(&mut self, slot: u32, clock: &mut Clock) {
         let copies = self.copies();
-        clock.add(copies, 1 << slot, u32::MAX, self.now);
+        clock.own.add(copies, 1 << slot, u32::MAX, self.now);
         self.touched[copies as usize] = self.now;
         self.now = (self.now + 1).min(LAST);
     }
@@ -236,6 +285,15 @@ impl Order {
             groups[index].clock.join(clock);
         }
         self.merge(warp);
+    }
+
+    /// Makes lanes know what is known of the threads of all blocks.
+    pub fn learn(&mut self, warp: u32, mask: u32, others: &Others) {
+        if others.is_empty() {
+            return;
+        }
+        let own = others.get(self.block).cloned().unwrap_or_default();
+        self.acquire(warp, mask, &Clock { own, others: others.clone() });
     }
 
     /// Orders the lanes of `mask` among themselves.
@@ -261,7 +319,7 @@ impl Order {
         let past = self.now - 1;
         for group in groups {
             // Of a warp that has touched nothing since it was last heard of, everything is known.
-            let seen = self.touched.iter().zip(&group.clock.warps);
+            let seen = self.touched.iter().zip(&group.clock.own.warps);
             let seen = seen.map(|(&touched, &known)| if touched <= known { past } else { known });
             group.horizon = seen.fold(past, u32::min);
         }

@@ -11,7 +11,11 @@ use super::{
     shared::state,
     traffic, trouble,
 };
-use crate::machine::{FaultKind, op::Window, windows};
+use crate::machine::{
+    FaultKind,
+    op::{Shape, Window},
+    windows,
+};
 
 /// Bytes that a lane copies at most.
 const MOST: usize = 16;
@@ -100,7 +104,7 @@ impl Spaces<'_> {
             to: *to,
             data: [0; 32 * MOST],
         };
-        self.read_sources(from_window, from, mask, size, sizes, &mut copy.data)?;
+        self.read_sources(site, from_window, from, mask, size, sizes, &mut copy.data)?;
         for run in Runs::new(to, mask, size, false) {
             let range = self.shared_range(&run, size, Need::Write)?;
             if let Some((races, _)) = &mut self.races
@@ -124,8 +128,10 @@ impl Spaces<'_> {
     }
 
     /// Checks and reads the global side of copies; what is not read stays zero.
+    #[allow(clippy::too_many_arguments)]
     fn read_sources(
-        &self,
+        &mut self,
+        site: Site,
         window: Window,
         from: &[u64; 32],
         mask: u32,
@@ -133,6 +139,7 @@ impl Spaces<'_> {
         sizes: &[u32; 32],
         data: &mut [u8; 32 * MOST],
     ) -> Result<(), Box<Trouble>> {
+        let time = self.global_time(site.warp);
         let mut whole = 0;
         if window == Window::Global && sizes.iter().all(|s| *s as usize == size) {
             whole = mask;
@@ -159,24 +166,38 @@ impl Spaces<'_> {
                 // The bytes that are read lie at an address that is aligned for each of them alone.
                 let at = Run { lane: lane as u32, lanes: bytes as u32, address, same: false };
                 let offset = self.global_offset(&at, 1, Need::Read)?;
-                self.fetch(offset, &mut data[lane * size..][..bytes]);
+                let one = Run { lanes: 1, ..at };
+                self.fetch(site, time, &one, offset, bytes, &mut data[lane * size..][..bytes])?;
             }
         }
         for run in Runs::new(from, whole, size, false) {
             let offset = self.global_offset(&run, size, Need::Read)?;
-            self.fetch(offset, &mut data[run.lane as usize * size..][..run.len(size)]);
+            let into = &mut data[run.lane as usize * size..][..run.len(size)];
+            self.fetch(site, time, &run, offset, size, into)?;
         }
         Ok(())
     }
 
-    fn fetch(&self, offset: usize, into: &mut [u8]) {
-        // SAFETY: the caller has found the range to lie in live memory. Copies are weak: see `load_global`.
-        unsafe {
-            std::ptr::copy_nonoverlapping(self.device.memory.bytes_at(offset), into.as_mut_ptr(), into.len())
-        };
+    fn fetch(
+        &self,
+        site: Site,
+        time: Option<u32>,
+        run: &Run,
+        offset: usize,
+        size: usize,
+        into: &mut [u8],
+    ) -> Result<(), Box<Trouble>> {
+        let from = self.device.memory.bytes_at(offset);
+        let shape = Shape { count: 1, bytes: size as u8, signed: false, wide: false, strong: None };
+        // SAFETY: the caller has found the range to lie in live memory. Copies are weak: see `load_run`.
+        self.in_order(time, run.entry(site, offset, shape, false), None, |part| unsafe {
+            let into = &mut into[part.clone()];
+            std::ptr::copy_nonoverlapping(from.add(part.start), into.as_mut_ptr(), into.len());
+        })?;
         if let Some(footprint) = self.footprint {
             footprint.read(offset, into.len());
         }
+        Ok(())
     }
 
     /// Closes the groups of lanes.

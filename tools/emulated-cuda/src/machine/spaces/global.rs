@@ -1,16 +1,22 @@
 //! Global memory: checked against the shadow of the device's memory, shared with the blocks on other CPU threads.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
+};
 
 use super::{
     Need, Site, Spaces, Trouble, atomics,
+    ledger::{Entry, strength},
+    posts::Posts,
+    records::Strength,
     runs::{Run, Runs, lanes_of, repeat},
     traffic, trouble,
 };
 use crate::machine::{
     FaultKind,
     memory::shadow,
-    op::{AtomicKind, AtomicType, Shape},
+    op::{AtomicKind, AtomicType, Scope, Shape},
 };
 
 /// No two allocations lie closer to each other than this: see `DeviceMemory::allocate`.
@@ -124,7 +130,10 @@ impl Spaces<'_> {
                     let inside = address + index - a.address;
                     format!(": byte {inside} of the {} bytes at {:#x}", a.size, a.address)
                 });
-                return fault(FaultKind::Uninitialised, format!("nothing has written them{place}"));
+                return fault(
+                    FaultKind::Uninitialised,
+                    format!("nothing has written them, or with undefined bits{place}"),
+                );
             }
             None
         };
@@ -132,6 +141,40 @@ impl Spaces<'_> {
         let unknown =
             || trouble(FaultKind::IllegalAddress, run.lane as usize, "global memory that changes".into());
         run.split(size).find_map(|one| wrong(&one)).unwrap_or_else(unknown)
+    }
+
+    /// The stamp of a warp's accesses, where they are looked at.
+    #[inline(always)]
+    pub(super) fn global_time(&mut self, warp: u32) -> Option<u32> {
+        self.ledger?;
+        self.races.as_mut().map(|(races, _)| races.order.touch_global(warp))
+    }
+
+    /// Makes an access, once it is known to race with none before: `copy` moves ranges of its bytes.
+    #[inline(always)]
+    pub(super) fn in_order(
+        &self,
+        time: Option<u32>,
+        entry: Entry,
+        values: Option<&[u8]>,
+        mut copy: impl FnMut(Range<usize>),
+    ) -> Result<(), Box<Trouble>> {
+        let (Some(time), Some(ledger), Some((races, _))) = (time, self.ledger, &self.races) else {
+            copy(0..entry.len());
+            return Ok(());
+        };
+        let entry = Entry { time, ..entry };
+        match ledger.access(&self.device.memory, &races.order, &entry, values, copy) {
+            Ok(()) => Ok(()),
+            Err(conflict) => Err(self.global_race(entry.site, &conflict)),
+        }
+    }
+
+    /// The posts that strong accesses of lanes go by, one lane at a time.
+    #[inline(always)]
+    fn posts(&self, strength: Strength) -> Option<&'_ Posts> {
+        let posts = self.ledger.and_then(|ledger| ledger.posts.as_ref());
+        posts.filter(|_| strength > Strength::Weak)
     }
 
     #[inline(always)]
@@ -144,35 +187,75 @@ impl Spaces<'_> {
         into: &mut [u8; 1024],
     ) -> Result<(), Box<Trouble>> {
         let size = shape.count as usize * shape.bytes as usize;
-        for run in Runs::new(addresses, mask, size, true) {
-            let offset = self.global_offset(&run, size, Need::Read)?;
-            let from = self.device.memory.bytes_at(offset);
-            let first = run.lane as usize * size;
-            let to = &mut into[first..][..run.len(size)];
-            // SAFETY: the range was found to lie in live memory, aligned to the access and so to its elements. A weak
-            // access of many lanes is copied as a whole: a program whose blocks write there meanwhile gets bytes of
-            // either, as it does on hardware, and this thread looks at none of them.
-            unsafe {
-                if run.lanes == 1 || shape.strong {
-                    read_elements(from, to, shape.bytes as usize);
-                } else {
-                    std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+        let time = self.global_time(site.warp);
+        if self.posts(strength(shape.strong)).is_some() {
+            for lane in lanes_of(mask) {
+                let run = Run { lane: lane as u32, lanes: 1, address: addresses[lane], same: false };
+                self.load_posted(site, time, &run, shape, &mut into[lane * size..][..size])?;
+            }
+        } else {
+            for run in Runs::new(addresses, mask, size, true) {
+                let offset = self.global_offset(&run, size, Need::Read)?;
+                let first = run.lane as usize * size;
+                let to = &mut into[first..][..run.len(size)];
+                self.load_run(site, time, &run, offset, shape, to)?;
+                if run.same {
+                    repeat(into, first, size, run.lanes as usize);
                 }
             }
-            if run.same {
-                repeat(into, first, size, run.lanes as usize);
-            }
-            if let Some(footprint) = self.footprint {
-                footprint.read(offset, run.len(size));
-            }
-        }
-        if shape.strong
-            && let Some((races, flags)) = &mut self.races
-        {
-            lanes_of(mask).for_each(|lane| flags.read(&races.order, site.warp, lane, addresses[lane]));
         }
         if self.counting {
             traffic::count_global(&mut self.counters.global_load, addresses, mask, |_| size as u32);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn load_run(
+        &self,
+        site: Site,
+        time: Option<u32>,
+        run: &Run,
+        offset: usize,
+        shape: Shape,
+        to: &mut [u8],
+    ) -> Result<(), Box<Trouble>> {
+        let from = self.device.memory.bytes_at(offset);
+        let entry = run.entry(site, offset, shape, false);
+        let (alone, bytes) = (run.lanes == 1 || shape.strong.is_some(), shape.bytes as usize);
+        // SAFETY: the range was found to lie in live memory, aligned to the access and so to its elements. A weak access of
+        // many lanes is copied as a whole: a program whose blocks write there meanwhile gets bytes of either, as it does on
+        // hardware, and this thread looks at none of them.
+        self.in_order(time, entry, None, |part| unsafe {
+            let (from, to) = (from.add(part.start), &mut to[part]);
+            if alone {
+                read_elements(from, to, bytes);
+            } else {
+                std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+            }
+        })?;
+        if let Some(footprint) = self.footprint {
+            footprint.read(offset, to.len());
+        }
+        Ok(())
+    }
+
+    /// A strong load of one lane, and what it may lead to.
+    fn load_posted(
+        &mut self,
+        site: Site,
+        time: Option<u32>,
+        run: &Run,
+        shape: Shape,
+        to: &mut [u8],
+    ) -> Result<(), Box<Trouble>> {
+        let offset = self.global_offset(run, to.len(), Need::Read)?;
+        let Some(posts) = self.ledger.and_then(|ledger| ledger.posts.as_ref()) else { return Ok(()) };
+        let shard = posts.shard(run.address);
+        self.load_run(site, time, run, offset, shape, to)?;
+        if let Some((races, flags)) = &mut self.races {
+            let thread = (site.warp, run.lane as usize);
+            flags.look(&races.order, &shard, thread, (run.address, to.len()), false);
         }
         Ok(())
     }
@@ -187,33 +270,55 @@ impl Spaces<'_> {
         from: &[u8; 1024],
     ) -> Result<(), Box<Trouble>> {
         let size = shape.count as usize * shape.bytes as usize;
-        for run in Runs::new(addresses, mask, size, false) {
-            let offset = self.global_offset(&run, size, Need::Write)?;
-            let to = self.device.memory.bytes_at(offset);
-            let from = &from[run.lane as usize * size..][..run.len(size)];
-            // SAFETY: as in `load_global`.
-            unsafe {
-                if run.lanes == 1 || shape.strong {
-                    write_elements(to, from, shape.bytes as usize);
-                } else {
-                    std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
-                }
+        let time = self.global_time(site.warp);
+        let posts = self.posts(strength(shape.strong));
+        if let (Some(posts), Some((races, flags))) = (posts, &self.races) {
+            for lane in lanes_of(mask) {
+                let run = Run { lane: lane as u32, lanes: 1, address: addresses[lane], same: false };
+                let mut shard = posts.shard(run.address);
+                self.store_run(site, time, &run, shape, &from[lane * size..][..size])?;
+                let place = (run.address, size);
+                flags.post(&races.order, posts, &mut shard, (site.warp, lane), place, false);
             }
-            if self.strict {
-                self.device.memory.mark_shared(offset, from.len());
+        } else {
+            for run in Runs::new(addresses, mask, size, false) {
+                let from = &from[run.lane as usize * size..][..run.len(size)];
+                self.store_run(site, time, &run, shape, from)?;
             }
-            if let Some(footprint) = self.footprint {
-                footprint.write(offset, from.len());
-            }
-        }
-        if shape.strong
-            && let Some((races, flags)) = &mut self.races
-        {
-            lanes_of(mask)
-                .for_each(|lane| flags.write(&races.order, site.warp, lane, addresses[lane], false));
         }
         if self.counting {
             traffic::count_global(&mut self.counters.global_store, addresses, mask, |_| size as u32);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn store_run(
+        &self,
+        site: Site,
+        time: Option<u32>,
+        run: &Run,
+        shape: Shape,
+        from: &[u8],
+    ) -> Result<(), Box<Trouble>> {
+        let offset = self.global_offset(run, shape.count as usize * shape.bytes as usize, Need::Write)?;
+        let to = self.device.memory.bytes_at(offset);
+        let entry = run.entry(site, offset, shape, true);
+        let (alone, bytes) = (run.lanes == 1 || shape.strong.is_some(), shape.bytes as usize);
+        // SAFETY: as in `load_run`.
+        self.in_order(time, entry, Some(from), |part| unsafe {
+            let (to, from) = (to.add(part.start), &from[part]);
+            if alone {
+                write_elements(to, from, bytes);
+            } else {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+            }
+        })?;
+        if self.strict {
+            self.device.memory.mark_shared(offset, from.len());
+        }
+        if let Some(footprint) = self.footprint {
+            footprint.write(offset, from.len());
         }
         Ok(())
     }
@@ -226,27 +331,46 @@ impl Spaces<'_> {
         mask: u32,
         kind: AtomicKind,
         ty: AtomicType,
+        scope: Scope,
         a: &[u64; 32],
         b: &[u64; 32],
         old: &mut [u64; 32],
     ) -> Result<(), Box<Trouble>> {
         let size = atomics::size(ty);
+        let time = self.global_time(site.warp);
+        let posts = self.ledger.and_then(|ledger| ledger.posts.as_ref());
         for lane in lanes_of(mask) {
             let run = Run { lane: lane as u32, lanes: 1, address: addresses[lane], same: false };
             let offset = self.global_offset(&run, size, Need::Update)?;
+            let mut shard = posts.map(|posts| posts.shard(run.address));
+            let at = self.device.memory.bytes_at(offset);
+            let shape =
+                Shape { count: 1, bytes: size as u8, signed: false, wide: false, strong: Some(scope) };
             // SAFETY: live memory, aligned to the access.
-            old[lane] =
-                unsafe { atomics::update(self.device.memory.bytes_at(offset), kind, ty, a[lane], b[lane]) };
+            self.in_order(time, run.entry(site, offset, shape, true), None, |_| unsafe {
+                old[lane] = atomics::update(at, kind, ty, a[lane], b[lane]);
+            })?;
             if let Some(footprint) = self.footprint {
                 footprint.read(offset, size);
                 footprint.write(offset, size);
             }
-            if let Some((races, flags)) = &mut self.races {
-                flags.read(&races.order, site.warp, lane, addresses[lane]);
-                flags.write(&races.order, site.warp, lane, addresses[lane], true);
+            if let (Some((races, flags)), Some(posts), Some(shard)) = (&mut self.races, posts, &mut shard) {
+                let (thread, place) = ((site.warp, lane), (addresses[lane], size));
+                flags.look(&races.order, shard, thread, place, true);
+                flags.post(&races.order, posts, shard, thread, place, true);
             }
         }
         self.counters.global_atomics += if self.counting { u64::from(mask.count_ones()) } else { 0 };
         Ok(())
+    }
+}
+
+impl Run {
+    /// This run as an access to global memory.
+    #[inline(always)]
+    pub(super) fn entry(&self, site: Site, offset: usize, shape: Shape, write: bool) -> Entry {
+        let Run { lane, lanes, same, .. } = *self;
+        let size = shape.count as usize * shape.bytes as usize;
+        Entry { site, time: 0, lane, lanes, same, offset, size, strength: strength(shape.strong), write }
     }
 }

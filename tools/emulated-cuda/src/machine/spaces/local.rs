@@ -59,6 +59,12 @@ impl Local {
         warp as usize * self.stride + offset / 4 * ROW + lane * 4 + offset % 4
     }
 
+    /// A lane's byte, which has been written, counts as if it had not.
+    pub fn unwrite(&mut self, warp: u32, lane: usize, offset: usize) {
+        let at = self.at(warp, lane, offset);
+        self.states[at] = UNWRITTEN;
+    }
+
     /// Copies bytes of a lane; they have to lie inside.
     pub fn peek(&self, warp: u32, lane: u32, offset: u64, into: &mut [u8]) -> bool {
         let inside = (self.size as u64).checked_sub(offset).is_some_and(|left| into.len() as u64 <= left);
@@ -135,7 +141,7 @@ impl Spaces<'_> {
                 let at = self.local.at(site.warp, lane, offset + part);
                 if self.strict && sweep::any_bits(&self.local.states[at..at + len]) != 0 {
                     let message = format!(
-                        "reads {size} bytes of local memory at {offset:#x} that the thread has not written, or not all"
+                        "reads {size} bytes of local memory at {offset:#x}, of which the thread has not defined all"
                     );
                     return Err(trouble(FaultKind::Uninitialised, lane, message));
                 }

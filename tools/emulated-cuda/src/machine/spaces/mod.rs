@@ -2,7 +2,8 @@
 //!
 //! - `global`, `shared`, `local`: the memories, each with a shadow of what was written.
 //! - `copies`, `mbarrier`, `atomics`: what is more than a load or store.
-//! - `races`, `table`, `clocks`, `flags`: who accessed what, who is ordered after whom, and who should be.
+//! - `races`, `table`: who accessed what in shared memory; `ledger`, `records`: in global memory.
+//! - `clocks`, `others`, `flags`, `posts`: who is ordered after whom.
 //! - `traffic`, `footprint`: the counts.
 //!
 //! A warp's access comes as 32 addresses; `runs` finds those that lie side by side, which are checked and copied at once.
@@ -13,10 +14,14 @@ mod copies;
 mod flags;
 mod footprint;
 mod global;
+mod ledger;
 mod local;
 mod mbarrier;
 mod message;
+mod others;
+mod posts;
 mod races;
+mod records;
 mod runs;
 mod shared;
 mod sweep;
@@ -27,10 +32,11 @@ use std::collections::HashMap;
 
 pub use clocks::Clock;
 pub use footprint::Footprint;
+pub use ledger::{Blocks, Ledger};
 
 use super::{
     Counters, Device, FaultKind, Kernel,
-    op::{AtomicKind, AtomicType, MbarrierKind, Shape, Window},
+    op::{self, AtomicKind, AtomicType, MbarrierKind, Scope, Shape, Window},
     program::Program,
     windows,
 };
@@ -107,6 +113,7 @@ pub struct Spaces<'a> {
     program: &'a Program,
     params: &'a [u8],
     footprint: Option<&'a Footprint>,
+    ledger: Option<&'a Ledger>,
     /// Whether reads of what nothing wrote are faults.
     strict: bool,
     /// Whether accesses are counted.
@@ -123,7 +130,8 @@ pub struct Spaces<'a> {
 }
 
 impl<'a> Spaces<'a> {
-    /// For blocks of `threads` threads, each with `shared_bytes` of shared memory. [`Self::reset`] makes it ready for one.
+    /// For blocks of `threads` threads, each with `shared_bytes` of shared memory. [`Self::reset`] makes it ready for one. Without
+    /// a ledger, races in global memory are not looked for.
     pub fn new(
         device: &'a Device,
         kernel: &'a Kernel,
@@ -131,6 +139,7 @@ impl<'a> Spaces<'a> {
         threads: u32,
         shared_bytes: u32,
         footprint: Option<&'a Footprint>,
+        ledger: Option<&'a Ledger>,
     ) -> Self {
         let warps = threads.div_ceil(32) as usize;
         let checks = device.options.checks;
@@ -140,27 +149,28 @@ impl<'a> Spaces<'a> {
             program: &kernel.program,
             params,
             footprint,
+            ledger,
             strict: checks.uninitialised,
             counting: device.options.counters,
             shared: Shared::new(shared_bytes),
             local: Local::new(kernel.local_bytes, threads),
             copies: (0..warps).map(|_| Copies::new()).collect(),
             mbarriers: HashMap::new(),
-            races: (checks.races && shared_bytes > 0).then(races),
+            races: checks.races.then(races),
             counters: Counters::default(),
         };
-        spaces.reset();
+        spaces.reset(0);
         spaces
     }
 
-    /// Makes it ready for the next block.
-    pub fn reset(&mut self) {
+    /// Makes it ready for the block that starts as number `block` of the launch.
+    pub fn reset(&mut self, block: u64) {
         self.shared.reset(self.strict);
         self.local.reset();
         self.copies.iter_mut().for_each(Copies::reset);
         self.mbarriers.clear();
         if let Some((races, flags)) = &mut self.races {
-            races.reset();
+            races.reset(u32::try_from(block).unwrap_or(ledger::NOBODY));
             flags.reset();
         }
     }
@@ -182,7 +192,7 @@ impl<'a> Spaces<'a> {
         let size = shape.count as usize * shape.bytes as usize;
         match window {
             Window::Global => self.load_global(site, addresses, mask, shape, into),
-            Window::Shared => self.read_shared(site, addresses, mask, size, shape.strong, into),
+            Window::Shared => self.read_shared(site, addresses, mask, size, shape.strong.is_some(), into),
             Window::Local => self.load_local(site, addresses, mask, shape, into),
             Window::Param => self.load_param(addresses, mask, size, into),
             Window::Generic => each_window(addresses, mask, |window, addresses, mask| {
@@ -208,7 +218,7 @@ impl<'a> Spaces<'a> {
         let size = shape.count as usize * shape.bytes as usize;
         match window {
             Window::Global => self.store_global(site, addresses, mask, shape, from),
-            Window::Shared => self.write_shared(site, addresses, mask, size, shape.strong, from),
+            Window::Shared => self.write_shared(site, addresses, mask, size, shape.strong.is_some(), from),
             Window::Local => self.store_local(site, addresses, mask, shape, from),
             Window::Param => match lanes_of(mask).next() {
                 None => Ok(()),
@@ -236,12 +246,13 @@ impl<'a> Spaces<'a> {
         mask: u32,
         kind: AtomicKind,
         ty: AtomicType,
+        scope: Scope,
         a: &[u64; 32],
         b: &[u64; 32],
         old: &mut [u64; 32],
     ) -> Result<(), Box<Trouble>> {
         match window {
-            Window::Global => self.atomic_global(site, addresses, mask, kind, ty, a, b, old),
+            Window::Global => self.atomic_global(site, addresses, mask, kind, ty, scope, a, b, old),
             Window::Shared => {
                 let combine =
                     |lane: usize, old| atomics::combine(kind, ty, Place::Shared, old, a[lane], b[lane]);
@@ -255,7 +266,7 @@ impl<'a> Spaces<'a> {
                 }
             },
             Window::Generic => each_window(addresses, mask, |window, addresses, mask| {
-                self.atomic(site, window, addresses, mask, kind, ty, a, b, old)
+                self.atomic(site, window, addresses, mask, kind, ty, scope, a, b, old)
             }),
         }
     }
@@ -352,6 +363,33 @@ impl<'a> Spaces<'a> {
         self.run_mbarrier(site, kind, window, addresses, mask, operands)
     }
 
+    /// A store has taken undefined bytes to memory: they count as if nothing had written them. `undefined` has a bit for each
+    /// byte of a lane.
+    #[cold]
+    pub fn unwrite(
+        &mut self,
+        warp: u32,
+        window: Window,
+        addresses: &[u64; 32],
+        mask: u32,
+        undefined: &[u16; 32],
+    ) {
+        for lane in lanes_of(mask) {
+            let (window, at) = match window {
+                Window::Generic => windows::resolve(addresses[lane]),
+                window => (window, addresses[lane]),
+            };
+            for byte in lanes_of(u32::from(undefined[lane])).map(|byte| byte as u64) {
+                match window {
+                    Window::Global | Window::Generic => self.device.memory.unmark(at + byte),
+                    Window::Shared => self.shared.states[(at + byte) as usize] |= shared::state::UNWRITTEN,
+                    Window::Local => self.local.unwrite(warp, lane, (at + byte) as usize),
+                    Window::Param => {}
+                }
+            }
+        }
+    }
+
     /// `bar.warp.sync`: orders the lanes of `mask` among themselves.
     pub fn warp_sync(&mut self, warp: u32, mask: u32) {
         if let Some((races, _)) = &mut self.races {
@@ -361,7 +399,8 @@ impl<'a> Spaces<'a> {
 
     /// Adds what lanes have done, and know of others, to a clock: an arrival at a barrier.
     pub fn release(&mut self, warp: u32, mask: u32, clock: &mut Clock) {
-        if let Some((races, _)) = &mut self.races {
+        if let Some((races, flags)) = &mut self.races {
+            flags.barrier(&mut races.order, warp, mask);
             races.order.release(warp, mask, clock);
         }
     }
@@ -375,10 +414,26 @@ impl<'a> Spaces<'a> {
 
     /// A fence of lanes. Strong writes after it publish what they did before it; what strong reads before it found
     /// published orders what they do after it.
-    pub fn fence(&mut self, warp: u32, mask: u32) {
+    pub fn fence(&mut self, warp: u32, mask: u32, scope: Scope) {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         if let Some((races, flags)) = &mut self.races {
-            flags.fence(&mut races.order, warp, mask);
+            flags.fence(&mut races.order, warp, mask, scope);
+        }
+    }
+
+    /// An access of lanes begins that orders more than its own bytes.
+    pub fn begin(&mut self, warp: u32, mask: u32, order: op::Order, scope: Scope) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if let Some((races, flags)) = &mut self.races {
+            flags.begin(&mut races.order, warp, mask, order, scope);
+        }
+    }
+
+    /// It has been made.
+    pub fn end(&mut self, warp: u32, mask: u32, order: op::Order, scope: Scope) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if let Some((races, flags)) = &mut self.races {
+            flags.end(&mut races.order, warp, mask, order, scope);
         }
     }
 

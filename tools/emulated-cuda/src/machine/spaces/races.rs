@@ -84,7 +84,7 @@ fn granule_shift(program: &Program) -> u32 {
         Op::Load(address, shape, _) | Op::Store(address, shape, _) if shared(address.window) => {
             Some(u32::from(shape.count) * u32::from(shape.bytes))
         }
-        Op::Atomic(address, _, ty, _) if shared(address.window) => Some(super::atomics::size(ty) as u32),
+        Op::Atomic(address, _, ty, ..) if shared(address.window) => Some(super::atomics::size(ty) as u32),
         _ => None,
     });
     bytes.min().unwrap_or(4).clamp(1, 4).ilog2()
@@ -96,8 +96,9 @@ impl Races {
         Self { order: Order::new(threads), table }
     }
 
-    /// Makes it ready for the next block.
-    pub fn reset(&mut self) {
+    /// Makes it ready for the block of a number.
+    pub fn reset(&mut self, block: u32) {
+        self.order.block = block;
         if self.order.now < RESTART {
             self.table.reset(false);
             self.order.reset();

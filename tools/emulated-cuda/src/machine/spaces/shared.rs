@@ -10,7 +10,7 @@ use crate::machine::{FaultKind, windows};
 
 /// What the shadow says of a byte, a bit each.
 pub(super) mod state {
-    /// Nothing wrote it yet.
+    /// Nothing wrote it yet, or what was written is undefined.
     pub const UNWRITTEN: u8 = 1;
     /// An asynchronous copy to it is under way.
     pub const PENDING: u8 = 2;
@@ -108,7 +108,7 @@ impl Spaces<'_> {
             if need != Need::Write
                 && let Some(at) = states.iter().position(|s| s & state::UNWRITTEN != 0)
             {
-                let why = format!("no thread has written byte {at} of them");
+                let why = format!("no thread has written byte {at} of them, or with undefined bits");
                 return fault(FaultKind::Uninitialised, why);
             }
         }
