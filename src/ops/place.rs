@@ -34,15 +34,3 @@ pub(super) fn extent(op: &'static str, len: usize) -> Result<u32> {
         }
     }
 }
-
-/// For an op that has no CUDA kernels: an [`Error::Unsupported`] that names it if an operand is not in host memory.
-pub(super) fn host_only<'a>(op: &'static str, operands: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
-    match operands.into_iter().find(|x| x.cuda_device().is_some()) {
-        None => Ok(()),
-        Some(x) => {
-            let detail =
-                format!("it has no CUDA kernels, and {} {:?} is on {}", x.dtype(), x.shape(), x.device());
-            Err(Error::unsupported(format!("op '{op}' on a CUDA device"), detail))
-        }
-    }
-}

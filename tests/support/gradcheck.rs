@@ -24,16 +24,8 @@ impl Outcome {
     }
 }
 
-/// Runs `op` on `inputs`, all of which require a gradient, then the backward with the output's gradient `seed`.
-pub fn forward_backward(
-    inputs: &[Tensor],
-    seed: &Tensor,
-    op: impl Fn(&Tape, &[Var]) -> Result<Var>,
-) -> Result<Outcome> {
-    forward_backward_on(Tape::recording(), inputs, seed, |_| true, op)
-}
-
-/// As [`forward_backward`] on a given tape; only the inputs that `wanted` says require a gradient.
+/// Runs `op` on `inputs` on a given tape, then the backward with the output's gradient `seed`; only the inputs that `wanted` says
+/// require a gradient.
 pub fn forward_backward_on(
     tape: Tape,
     inputs: &[Tensor],
@@ -44,7 +36,7 @@ pub fn forward_backward_on(
     run_at(Device::Cpu, tape, inputs, seed, wanted, op)
 }
 
-/// As [`forward_backward`] on a device.
+/// As [`forward_backward_on`] with all gradients, on a device.
 pub fn forward_backward_at(
     device: Device,
     inputs: &[Tensor],

@@ -55,7 +55,7 @@ pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64
         for param in params {
             let Some(grad) = gradients.get_mut(param) else { continue };
             match grad.cuda_device() {
-                Some(device) => grad.make_unshared()?,
+                Some(_) => grad.make_unshared()?,
                 None => {
                     let pieces = grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN);
                     pieces.for_each(|piece| slices::scale(piece, factor as f32));
