@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::device::philox::Philox;
-use crate::models::Decoder;
+use crate::models::{DecodeStep, Decoder};
 use crate::nn::{KvCache, TokenBatch};
 use crate::ops::embedding::embedding;
+use crate::ops::sample::{History, NOT_FINITE, sample};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -77,7 +78,7 @@ pub fn generate(
     options: &GenerateOptions<'_>,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
-    let mut sampler = Sampler::new(options.sampling.clone())?;
+    options.sampling.check()?;
     check_prompts(model, prompts)?;
     let mut done: Vec<Option<Completion>> = vec![None; prompts.len()];
     let mut running: Vec<Running> = Vec::with_capacity(prompts.len());
@@ -88,21 +89,20 @@ pub fn generate(
     if options.max_new_tokens == 0 {
         running.drain(..).for_each(|r| done[r.index] = Some(r.complete(Finish::Length)));
     }
+    let mut step = DecodeStep::new(model);
     while !running.is_empty() {
-        let logits = next_logits(model, &mut running)?;
+        let logits = next_logits(model, &mut step, &mut running)?;
+        let chosen = choose(&logits, &running, options)?;
         let mut still = Vec::with_capacity(running.len());
-        let logits = logits.to_device(Device::Cpu)?;
-        let mut rows = logits.as_f32()?.chunks_exact(model.config().vocab_size);
         let mut interrupted = false;
-        for mut sequence in running.drain(..) {
-            let Some(row) = rows.next() else { break };
+        for (mut sequence, id) in running.drain(..).zip(chosen) {
             if interrupted {
                 done[sequence.index] = Some(sequence.complete(Finish::Interrupted));
                 continue;
             }
-            let random = Philox { seed: options.seed, stream: STREAM | sequence.index as u64 };
-            let uniform = random.uniform(sequence.tokens.len() as u64);
-            let id = sampler.choose(row, &sequence.tokens, uniform)?;
+            if id == NOT_FINITE {
+                return Err(Error::NonFinite { what: "the next token's logits".into(), place: None });
+            }
             if options.stop_ids.contains(&id) {
                 done[sequence.index] = Some(sequence.complete(Finish::StopId(id)));
                 continue;
@@ -144,9 +144,14 @@ impl Running {
 
 /// Feeds each sequence's tokens that are not yet cached (the prompt, then one token at a time) and returns the logits of
 /// what follows, `[sequences, vocab]`.
-fn next_logits(model: &Decoder, running: &mut [Running]) -> Result<Tensor> {
+fn next_logits(model: &Decoder, step: &mut DecodeStep<'_>, running: &mut [Running]) -> Result<Tensor> {
     let starts: Vec<usize> = running.iter().map(|r| r.cache.len()).collect();
     let new: Vec<&[u32]> = running.iter().zip(&starts).map(|(r, &start)| &r.tokens[start..]).collect();
+    if new.iter().all(|tokens| tokens.len() == 1) && starts.iter().all(|&start| start > 0) {
+        let ids = Tensor::from_u32(new.concat(), &[running.len()]);
+        let mut caches: Vec<&mut KvCache> = running.iter_mut().map(|r| &mut r.cache).collect();
+        return Ok(step.step(&ids, &mut caches)?.clone());
+    }
     let batch = TokenBatch::continued(&new, &starts)?;
     let mut caches: Vec<&mut KvCache> = running.iter_mut().map(|r| &mut r.cache).collect();
     let hidden = model.forward_cached(&batch, &mut caches)?;
@@ -158,6 +163,35 @@ fn next_logits(model: &Decoder, running: &mut [Running]) -> Result<Tensor> {
     let last = Tensor::from_u32(last, &[caches.len()]).to_device(hidden.device())?;
     let rows = embedding(&Tape::inference(), &last, &Var::constant(hidden), DType::F32)?;
     model.logits(rows.value())
+}
+
+/// A token for each sequence, chosen where the logits are; the host gets the tokens alone.
+fn choose(logits: &Tensor, running: &[Running], options: &GenerateOptions<'_>) -> Result<Vec<u32>> {
+    let (device, rows) = (logits.device(), running.len());
+    let uniform = |r: &Running| {
+        let random = Philox { seed: options.seed, stream: STREAM | r.index as u64 };
+        random.uniform(r.tokens.len() as u64)
+    };
+    let uniforms = Tensor::from_f32(running.iter().map(uniform).collect(), &[rows]).to_device(device)?;
+    let penalised = options.sampling.repetition_penalty != 1.0;
+    let history = match penalised {
+        true => {
+            let longest = running.iter().map(|r| r.tokens.len()).max().unwrap_or(0);
+            let padded = |r: &Running| {
+                r.tokens.iter().copied().chain(std::iter::repeat(0)).take(longest).collect::<Vec<_>>()
+            };
+            let tokens: Vec<u32> = running.iter().flat_map(padded).collect();
+            let lengths = running.iter().map(|r| r.tokens.len() as u32).collect();
+            Some((
+                Tensor::from_u32(tokens, &[rows, longest]).to_device(device)?,
+                Tensor::from_u32(lengths, &[rows]).to_device(device)?,
+            ))
+        }
+        false => None,
+    };
+    let history = history.as_ref().map(|(tokens, lengths)| History { tokens, lengths });
+    let ids = sample(logits, history, &uniforms, &options.sampling)?;
+    Ok(ids.to_device(Device::Cpu)?.as_u32()?.to_vec())
 }
 
 fn check_prompts(model: &Decoder, prompts: &[Vec<u32>]) -> Result<()> {

@@ -1,11 +1,10 @@
 //! How much memory a run will take, told before it starts.
 
 use crate::autograd::Param;
+use crate::device::Device;
 use crate::formats::DecoderConfig;
+use crate::ops::linear_cross_entropy::logits_budget;
 use crate::tensor::DType;
-
-/// Logits that the fused cross-entropy holds at once, at most.
-const LOGITS_BYTES: usize = 32 << 20;
 
 /// Predicted bytes of a training step, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +34,7 @@ impl MemoryPlan {
         activations: DType,
         tokens: usize,
         checkpointing: bool,
+        device: Device,
     ) -> MemoryPlan {
         let trained: usize = params.iter().filter(|p| p.is_trainable()).map(|p| p.value().numel()).sum();
         let gated = config.rope.is_some();
@@ -51,7 +51,7 @@ impl MemoryPlan {
             layer,
             // Once more for the layer whose backward runs: its gradients, or its recomputed state.
             activations: kept * config.num_layers + layer,
-            logits: LOGITS_BYTES.min(tokens * config.vocab_size * 4),
+            logits: logits_budget(device).min(tokens * config.vocab_size * 4),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use warptune::autograd::Param;
+use warptune::device::Device;
 use warptune::formats::Architecture;
 use warptune::models::Decoder;
 use warptune::peft::lora;
@@ -29,8 +30,11 @@ fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
     };
     let numbers = |value: &Value| value.as_array().unwrap().iter().map(number).collect::<Vec<f64>>();
     let (f32_run, f64_run) = (numbers(&results["adamw_losses"]), numbers(&results["f64"]["adamw_losses"]));
-    // Twice PyTorch's worst error from the f64 run (errors of a step live on in later ones), or eight roundings.
+    // Twice PyTorch's worst error from the f64 run (errors of a step live on in later ones), or eight roundings. On a GPU, four
+    // times: its f32 products add a row's terms one after the other, PyTorch's in blocks, and AdamW divides the errors of small
+    // gradients by their size.
     let worst = f32_run.iter().zip(&f64_run).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let factor = if model.device() == Device::Cpu { 2.0 } else { 4.0 };
 
     let mut stepper = Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
     let (batch, labels, denominator) = (golden.batch(), golden.labels(), golden.denominator());
@@ -43,7 +47,7 @@ fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
         };
         let loss = |tape: &_, (): &(), denominator| model.loss(tape, &batch, &labels, denominator);
         let report = stepper.step(&window, options.learning_rate, &loss).unwrap();
-        let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * expected;
+        let allowed = factor * worst + 8.0 * DType::F32.unit_roundoff() * expected;
         let error = (report.loss - expected).abs();
         assert!(error <= allowed, "{path:?} step {i}: {}, expected {expected} +- {allowed:e}", report.loss);
         if i == 0 {
@@ -64,8 +68,8 @@ fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
             && name.ends_with(".weight")
         {
             // Conv1D: stored transposed.
-            true => assert_near(name, &transposed(&ours, param.value().shape()), expected, 3.0 * worst),
-            false => assert_near(name, &ours, expected, 3.0 * worst),
+            true => assert_near(name, &transposed(&ours, param.value().shape()), expected, (factor + 1.0) * worst),
+            false => assert_near(name, &ours, expected, (factor + 1.0) * worst),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use warptune::autograd::Param;
+use warptune::device::Device;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::models::Decoder;
 use warptune::peft::lora;
@@ -25,7 +26,7 @@ fn bytes<'a>(params: impl IntoIterator<Item = &'a Param>) -> usize {
 fn weights_gradients_and_optimizer_are_exact() {
     let mut model = Golden::open("qwen3").model();
     let plan = |model: &Decoder, checkpointing| {
-        MemoryPlan::new(model.config(), &params(model), DType::F32, 64, checkpointing)
+        MemoryPlan::new(model.config(), &params(model), DType::F32, 64, checkpointing, Device::Cpu)
     };
     model.set_trainable(true);
     let full = plan(&model, false);
@@ -73,7 +74,8 @@ fn the_total_is_near_what_a_step_takes() {
         let checkpoint = warptune::formats::Checkpoint::open(&tiny.model()).unwrap();
         let mut model = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
         lora::attach(&mut model, &LoraConfig::new(16, 32.0, Targets::AllLinear), 0).unwrap();
-        let plan = MemoryPlan::new(model.config(), &params(&model), DType::F32, 1024, checkpointing);
+        let plan =
+            MemoryPlan::new(model.config(), &params(&model), DType::F32, 1024, checkpointing, Device::Cpu);
         let planned = plan.total() as f64 / f64::from(1 << 20);
         // The program itself takes some 20 MiB.
         let ratio = (peak - 20.0) / planned;

@@ -11,6 +11,7 @@ pub use cuda::device_chunk_rows;
 
 use super::place::place;
 use crate::autograd::{Tape, Var};
+use crate::device::Device;
 use crate::ops::matmul::check_linear;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -48,7 +49,7 @@ struct Outcome<X> {
 /// Errors: operands that do not fit, a label outside the vocabulary (in host memory), a denominator that is not positive (no token carries
 /// loss: the caller should have noticed).
 pub fn linear_cross_entropy(tape: &Tape, x: &Var, w: &Var, labels: &Tensor, denominator: f32) -> Result<Var> {
-    let budget = if x.value().cuda_device().is_some() { cuda::LOGITS_BYTES } else { cpu::LOGITS_BYTES };
+    let budget = logits_budget(x.value().device());
     linear_cross_entropy_within(tape, x, w, labels, denominator, budget)
 }
 
@@ -116,5 +117,13 @@ pub fn check_labels(labels: &[u32], vocab: usize) -> Result<()> {
             let detail = format!("label {label} at position {t} is outside the vocabulary of {vocab}");
             Err(Error::Shape { op: OP, detail })
         }
+    }
+}
+
+/// Bytes of a chunk's logits, at most (a chunk has a few rows at least), for batches on a device.
+pub fn logits_budget(device: Device) -> usize {
+    match device {
+        Device::Cpu => cpu::LOGITS_BYTES,
+        Device::Cuda(_) => cuda::LOGITS_BYTES,
     }
 }

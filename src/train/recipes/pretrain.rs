@@ -125,7 +125,14 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
     let (tokens, checkpointing) = (train.batch_size * options.block, train.gradient_checkpointing);
-    let plan = MemoryPlan::new(model.config(), &model.parameters(), options.dtype, tokens, checkpointing);
+    let plan = MemoryPlan::new(
+        model.config(),
+        &model.parameters(),
+        options.dtype,
+        tokens,
+        checkpointing,
+        options.device,
+    );
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());

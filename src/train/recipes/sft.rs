@@ -124,7 +124,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
     let checkpointing = train.gradient_checkpointing;
-    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing);
+    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device);
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());
