@@ -130,7 +130,8 @@ fn tables_hold_scalars_and_addresses() {
     let table = "{ table = [{ scalar = \"u32\", value = \"k\" }, { buffer = \"f32\", length = \"m\", fill = \"none\" }] }";
     let old = "{ scalar = \"s8\", value = -3 }";
     let family = read(&FILE.replacen(old, table, 1)).unwrap();
-    let parameter = &family.problems[0].parameters[5];
+    let is_table = |p: &&Parameter| matches!(p, Parameter::Table(_));
+    let parameter = family.problems[0].parameters.iter().find(is_table).unwrap();
     let buffer = Parameter::Buffer { ty: Type::F32, length: 100, fill: Fill::None, below: 0, step: 1 };
     let members = vec![Parameter::Scalar(300u32.to_le_bytes().to_vec()), buffer];
     assert_eq!((parameter, parameter.buffer_bytes()), (&Parameter::Table(members), Some(400)));
