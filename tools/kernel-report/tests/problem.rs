@@ -141,7 +141,7 @@ fn tables_hold_scalars_and_addresses() {
         ("{ table = [], scalar = \"u8\", value = 1 }", "a table has nothing beside it"),
     ] {
         let error = read(&FILE.replacen(old, bad, 1)).unwrap_err().to_string();
-        assert!(error.contains(part) && error.contains("parameters[5]"), "{error}");
+        assert!(error.contains(part) && error.contains("parameters["), "{error}");
     }
 }
 
