@@ -138,7 +138,7 @@ __device__ __forceinline__ void down_f32(const X* x, const float* factor, const 
   gemm_f32::Sums sum = {};
   gemm_f32::accumulate<true, FACTOR_K_MAJOR>(sum, shared, Part<X>{x, k, rows.begin, rows.end, keep, words},
                                              Part<float>{factor, FACTOR_K_MAJOR ? k : rank, 0, rank}, m0, n0, begin, end);
-  if (scales != nullptr && rows.adapter >= 0) scale = scales[rows.adapter];
+  if (scales != nullptr && rows.adapter >= 0) scale *= scales[rows.adapter];
 #pragma unroll
   for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
 #pragma unroll
@@ -221,9 +221,8 @@ PACK(lora_matmul_fwd_pack_bf16, true, bf16)
 PACK(lora_matmul_bwd_pack_f32, false, float)
 PACK(lora_matmul_bwd_pack_bf16, false, bf16)
 
-extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, u64 count, int words, int k, u64 seed, u64 stream,
-                                                                   u32 threshold) {
-  low_rank::keep_bits(bits, count, words, k, {seed, stream, threshold});
+extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, int words, int k, u64 seed, u64 stream, u32 threshold) {
+  low_rank::keep_bits(bits, words, k, {seed, stream, threshold});
 }
 
 #define DOWN(NAME, RANK, ALIGNED, DROPOUT)                                                                                        \
@@ -244,7 +243,7 @@ DOWN(lora_matmul_down_bf16_r64_dropout, 64, true, true)
 DOWN(lora_matmul_down_bf16_r32_dropout_ragged, 32, false, true)
 
 #define RANK_SUMS(NAME, T)                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, u64 m, int padded, int pieces) {   \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, int m, int padded, int pieces) {   \
     low_rank::rank_sums(parts, to, count, m, padded, pieces);                                                                         \
   }
 RANK_SUMS(lora_matmul_rank_bf16, bf16)
