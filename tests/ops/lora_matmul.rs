@@ -278,6 +278,48 @@ fn segments_across_tiles() {
     }
 }
 
+/// Up to 16 rows without a mask go through kernels of their own, whose rows do not depend on each other: one adapter and several,
+/// factors of both types, gradients too; and the rows that are not aligned, which go through the others.
+#[test]
+fn few_rows() {
+    for (m, k, n, r, a_type) in [
+        (1, 1024, 72, 16, DType::F32),
+        (3, 520, 40, 5, DType::BF16),
+        (8, 72, 33, 64, DType::F32),
+        (9, 264, 64, 12, DType::BF16),
+        (16, 128, 100, 8, DType::F32),
+        (7, 99, 20, 4, DType::F32),
+    ] {
+        let s = Shape { m, k, n, r };
+        let types = [DType::BF16, DType::BF16, a_type];
+        let runs = vec![(m / 3, Some(2)), (m / 3, None), (m - m / 3 * 2, Some(0))];
+        let runs = Runs { runs, scales: vec![0.5, 1.0, -2.0] };
+        let dy = Random::new(5).tensor(&[m, n], DType::BF16, 1.0);
+        let one = inputs(&s, None, types, true, m as u64);
+        let stack = inputs(&s, Some(3), types, m == 9, m as u64);
+        let of_one = Expected::new(&one, &dy, 0.0, &Adapters::One(1.5), &s);
+        let of_stack = Expected::new(&stack, &dy, 0.0, &Adapters::Several(&runs), &s);
+        on_each(|device| {
+            let tape = || Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape(), &one, &dy, |_| true, op(1.5, 0.0)).unwrap();
+            of_one.check(&outcome, pairs(device, &one));
+            let last = run_at(
+                device,
+                tape(),
+                &[&[one[0].rows(m - 1, 1).unwrap()], &one[1..]].concat(),
+                &dy.rows(m - 1, 1).unwrap(),
+                |_| true,
+                op(1.5, 0.0),
+            );
+            if device == cuda() && k % 8 == 0 {
+                assert_eq!(bits(&outcome.output)[(m - 1) * n..], bits(&last.unwrap().output));
+            }
+            let outcome = run_at(device, tape(), &stack, &dy, |_| true, segmented(&runs, 0.0)).unwrap();
+            of_stack.check(&outcome, pairs(device, &stack));
+        });
+    }
+}
+
 /// A stack of one adapter for all rows is that adapter, and an adapter without rows gets a gradient of zeros.
 #[test]
 fn one_segment_is_the_plain_op() {

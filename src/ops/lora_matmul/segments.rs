@@ -106,11 +106,13 @@ pub(super) struct Tables {
     pub chunks: Tensor,
     /// For each adapter the first of its chunks; then their number.
     pub first: Tensor,
+    /// For each row its adapter, -1 for none.
+    pub adapter_of: Tensor,
 }
 
 impl Tables {
     fn new(runs: &[Segment], rows: usize, adapters: usize, device: Device) -> Result<Tables> {
-        let [tiles, segments, meets, chunks, first] = tables(runs, rows, adapters);
+        let [tiles, segments, meets, chunks, first, adapter_of] = tables(runs, rows, adapters);
         let upload = |data: Vec<u32>, columns: usize| {
             let len = data.len() / columns;
             Tensor::from_u32(data, &[len, columns]).to_device(device)
@@ -121,15 +123,15 @@ impl Tables {
             meets: upload(meets, 2)?,
             chunks: upload(chunks, 4)?,
             first: upload(first, 1)?,
+            adapter_of: upload(adapter_of, 1)?,
         })
     }
 }
 
 /// The tables, in the order of the fields of [`Tables`].
-fn tables(runs: &[Segment], rows: usize, adapters: usize) -> [Vec<u32>; 5] {
-    let range = |rows: Range<usize>, adapter: Option<usize>| {
-        [rows.start as u32, rows.end as u32, adapter.map_or(u32::MAX, |adapter| adapter as u32), 0]
-    };
+fn tables(runs: &[Segment], rows: usize, adapters: usize) -> [Vec<u32>; 6] {
+    let number = |adapter: Option<usize>| adapter.map_or(u32::MAX, |adapter| adapter as u32);
+    let range = |rows: Range<usize>, adapter| [rows.start as u32, rows.end as u32, number(adapter), 0];
     let pieces = |run: &Segment, len: usize| {
         let (run, end) = (run.clone(), run.rows.end);
         run.rows.step_by(len).map(move |start| range(start..end.min(start + len), run.adapter))
@@ -146,7 +148,8 @@ fn tables(runs: &[Segment], rows: usize, adapters: usize) -> [Vec<u32>; 5] {
     // Stable: the chunks of an adapter stay in the order of their rows.
     chunks.sort_by_key(|chunk| chunk[2]);
     let first = (0..=adapters).map(|a| chunks.partition_point(|chunk| (chunk[2] as usize) < a) as u32);
-    [tiles, segments, meets.collect(), chunks.as_flattened().to_vec(), first.collect()]
+    let adapter_of = runs.iter().flat_map(|run| run.rows.clone().map(move |_| number(run.adapter)));
+    [tiles, segments, meets.collect(), chunks.as_flattened().to_vec(), first.collect(), adapter_of.collect()]
 }
 
 #[cfg(test)]
@@ -183,7 +186,8 @@ mod tests {
             let run = segments.runs().iter().find(|run| run.rows.contains(&row)).unwrap();
             run.adapter.map_or(u32::MAX, |a| a as u32)
         };
-        let [tiles, of_adapters, meets, chunks, first] = tables(segments.runs(), rows, adapters);
+        let [tiles, of_adapters, meets, chunks, first, adapters_of_rows] =
+            tables(segments.runs(), rows, adapters);
         let check = |ranges: &[u32], longest: usize, bare: bool| {
             let mut seen = vec![0; rows];
             for range in ranges.chunks(4) {
@@ -198,6 +202,7 @@ mod tests {
                 assert_eq!(seen, u32::from(bare || adapter_of(row) != u32::MAX), "row {row}");
             }
         };
+        assert_eq!(adapters_of_rows, (0..rows).map(adapter_of).collect::<Vec<u32>>());
         check(&tiles, TILE, true);
         check(&of_adapters, rows, false);
         check(&chunks, CHUNK, false);

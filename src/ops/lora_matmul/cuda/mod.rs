@@ -1,6 +1,7 @@
 //! CUDA kernels of the linear layer with adapters: see kernels/lora_matmul.cu.
 
 mod factors;
+mod few;
 mod thin;
 mod up;
 
@@ -224,6 +225,9 @@ pub(super) fn forward(
     layer: &Layer,
 ) -> Result<(Tensor, Tensor)> {
     let run = Run::new(device, x, layer)?;
+    if run.is_few(x)? {
+        return run.few(x, bias);
+    }
     let factors = run.factors(Pass::Forward)?;
     // On tensor cores the mask is drawn where x is loaded.
     let kept = if run.tensor_cores { None } else { run.kept()? };
@@ -254,6 +258,8 @@ pub(super) fn backward(
         v = Some(of_dy);
     }
     let x_v = v.as_ref().filter(|_| want_a).map(|v| (x, v));
+    // What the kernels for few rows kept is in f32.
+    let u = if want_b && run.tensor_cores && u.dtype() == DType::F32 { &run.rank_sums(u, 1)? } else { u };
     let dy_u = want_b.then_some((dy, u));
     let [da, db] = run.factor_grads(x_v, dy_u, kept.as_ref())?;
     let dw = want_w.then(|| matmul::cuda::grad_weight(device, dy, x)).transpose()?;

@@ -106,6 +106,11 @@ impl Run<'_> {
             true => self.down_parts(pass, x, factors, row_tiles)?,
             false => self.down_parts_f32(pass, x, factors, row_tiles, kept)?,
         };
+        self.rank_sums(&parts, count)
+    }
+
+    /// u or v from `count` parts `[count, M, padded]` f32.
+    pub(super) fn rank_sums(&self, parts: &Tensor, count: usize) -> Result<Tensor> {
         let (m, padded) = (self.m, self.padded);
         let (entry, pieces, dtype) = match self.tensor_cores {
             true => ("lora_matmul_rank_bf16", self.pieces(), DType::BF16),
@@ -113,7 +118,7 @@ impl Run<'_> {
         };
         let to = self.new_tensor(&[m, pieces * padded], dtype)?;
         let arguments = RankSums {
-            parts: self.pointer(&parts)?,
+            parts: self.pointer(parts)?,
             to: self.pointer(&to)?,
             count: count as u32,
             m: m as u32,
