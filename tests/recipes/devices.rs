@@ -1,16 +1,22 @@
 //! Whole runs on the CUDA device against the same runs on the CPU.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use warptune::data::{OverLong, SftOptions};
 use warptune::device::Device;
+use warptune::formats::peft::{LoraConfig, Targets};
+use warptune::generate::{GenerateOptions, generate};
+use warptune::optim::schedule::ScheduleKind;
 use warptune::peft::lora;
 use warptune::tensor::DType;
-use warptune::train::base_model;
+use warptune::train::base_model::{self, BaseModel};
 use warptune::train::launch::Start;
 use warptune::train::metrics::Record;
-use warptune::train::options::TrainOptions;
-use warptune::train::recipes::sft::{Method, Options, run};
+use warptune::train::options::{TrainOptions, Warmup};
+use warptune::train::recipes::sft::{DataOptions, Method, Options, run};
 
+use super::options;
 use super::sft::{computed, launch, lora as lora_method, sft};
 use crate::support::devices::{assert_no_reports, cuda};
 use crate::support::tiny::Tiny;
@@ -87,4 +93,53 @@ fn a_merged_model_is_saved_from_the_device_as_from_the_host() {
         std::fs::read(folder.join("model.safetensors")).unwrap()
     });
     assert!(host == device);
+}
+
+/// The quickstart's fine-tuning, 20 steps, with sequences of 128 tokens one at a time (the emulated device takes seconds a step); then
+/// greedy answers of both models.
+#[test]
+fn the_quickstarts_training_and_answers_are_those_of_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let base = assets.join("base");
+    let answers = [Device::Cpu, cuda()].map(|device| {
+        let config = LoraConfig::new(16, 32.0, Targets::AllLinear);
+        let options = Options {
+            model: base.display().to_string(),
+            dtype: DType::F32,
+            method: Method::Lora(Box::new(config)),
+            data: DataOptions {
+                train: assets.join("couplets.jsonl"),
+                validation: None,
+                validation_fraction: 0.0,
+                packing: true,
+                examples: SftOptions { max_tokens: 128, over_long: OverLong::Drop, ..SftOptions::default() },
+            },
+            train: TrainOptions {
+                learning_rate: 1.5e-3,
+                schedule: ScheduleKind::Cosine,
+                warmup: Warmup::Steps(10),
+                clip_norm: Some(1.0),
+                batch_size: 1,
+                ..options()
+            },
+            output: folder.path().join(device.to_string().replace(':', "-")),
+            device,
+        };
+        run(&options, &launch(Start::New)).unwrap();
+        let BaseModel { mut model, tokenizer } = base_model::load(&base, DType::F32).unwrap();
+        model.to_device(device).unwrap();
+        lora::load(&mut model, &options.output.join("adapter")).unwrap();
+        let prompt = tokenizer.encode("Speak of the night.", true).unwrap();
+        let greedy = GenerateOptions { max_new_tokens: 12, ..GenerateOptions::default() };
+        let answer = generate(&model, &[prompt], &greedy, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        (losses(&options.output), answer)
+    });
+    let [(cpu, host), (device, there)] = &answers;
+    assert_eq!((cpu.len(), host[0].ids.len()), (20, 12));
+    for (step, (a, b)) in cpu.iter().zip(device).enumerate() {
+        assert!((a - b).abs() <= BOUND * a, "step {step}: {a} and {b}");
+    }
+    assert_eq!(host, there, "greedy answers");
+    assert_no_reports();
 }

@@ -68,7 +68,9 @@ fn check(golden: &Golden, results: &str, model: &Decoder, params: Vec<Param>) {
             && name.ends_with(".weight")
         {
             // Conv1D: stored transposed.
-            true => assert_near(name, &transposed(&ours, param.value().shape()), expected, (factor + 1.0) * worst),
+            true => {
+                assert_near(name, &transposed(&ours, param.value().shape()), expected, (factor + 1.0) * worst)
+            }
             false => assert_near(name, &ours, expected, (factor + 1.0) * worst),
         }
     }

@@ -104,7 +104,7 @@ impl ModelCase {
     fn batch(&self, vocab: usize) -> Batch {
         let sample = |s: usize| {
             let random = Philox { seed: 2, stream: s as u64 };
-            let id = |i: usize| (u64::from(random.word(i as u64)) * vocab as u64 >> 32) as u32;
+            let id = |i: usize| ((u64::from(random.word(i as u64)) * vocab as u64) >> 32) as u32;
             Sample { ids: (0..self.length).map(id).collect(), trained: vec![true; self.length], line: s + 1 }
         };
         Batch::new(&(0..self.sequences).map(sample).collect::<Vec<_>>())

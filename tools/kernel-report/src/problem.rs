@@ -329,13 +329,7 @@ impl RawParameter {
         let (alone, tabled) =
             (alone && self.rows.is_none() && self.values.is_none(), alone && self.value.is_none());
         if let Some(members) = &self.table {
-            if !alone
-                || !tabled
-                || self.buffer.is_some()
-                || self.scalar.is_some()
-                || self.fields.is_some()
-                || self.value.is_some()
-            {
+            if !alone || !tabled || self.buffer.is_some() || self.scalar.is_some() || self.fields.is_some() {
                 return Err("a table has nothing beside it".to_string());
             }
             let member = |(i, member): (usize, &RawParameter)| match member.table {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Counters, Device, Fault, Kernel, LaunchConfig,
+    Counters, Device, Fault, FaultKind, Kernel, LaunchConfig,
     block::{Block, Progress},
     exec::Launch,
     spaces::{Blocks, Footprint, Ledger, Spaces},
@@ -22,9 +22,13 @@ struct Outcome {
     counters: Counters,
     /// What blocks printed.
     output: Vec<(u64, Vec<u8>)>,
-    /// The fault of the lowest block that has one: the same in every run.
+    /// The fault of the lowest block that has one: the same in every run, except for races between blocks.
     fault: Option<(u64, Box<Fault>)>,
 }
+
+/// Turns of a block that is not at its end when one behind it has failed, before it is given up: it may wait for that one for
+/// ever.
+const PATIENCE: u32 = 10_000;
 
 /// A step that visits every number below `total` once, the next one far from the last: the golden section, moved to where it
 /// has no divisor in common with `total`.
@@ -75,7 +79,9 @@ pub fn run(
         }
         if let Err(fault) = result {
             limit.fetch_min(linear, Ordering::Relaxed);
-            if outcome.fault.as_ref().is_none_or(|(other, _)| linear < *other) {
+            // Who runs into a limit may have waited for one that failed.
+            let rank = |linear: u64, fault: &Fault| (fault.kind == FaultKind::Limit, linear);
+            if outcome.fault.as_ref().is_none_or(|(other, old)| rank(linear, &fault) < rank(*other, old)) {
                 outcome.fault = Some((linear, fault));
             }
         }
@@ -98,9 +104,15 @@ pub fn run(
                 continue;
             }
             block.start(block_at(index), index);
+            let mut turns = 0;
             let result = loop {
                 match block.turn() {
-                    Ok(Progress::Running) => {}
+                    Ok(Progress::Running) => {
+                        turns += u32::from(limit.load(Ordering::Relaxed) != u64::MAX);
+                        if turns > PATIENCE {
+                            break Ok(());
+                        }
+                    }
                     Ok(Progress::Done) => break Ok(()),
                     Err(fault) => break Err(fault),
                 }

@@ -76,7 +76,7 @@ macro_rules! tests {
 }
 
 tests! {
-    adamw attention_bwd attention_fwd cross_entropy collatz interpret branch_table compact group_sums local_sort gemm_f32
-    gemm_mma grid_sync histogram mma_s8 mma_b1 mma_f16 mma_tf32 nf4 pipeline reduce rmsnorm scan_block scan_lookback softmax
-    sort transpose
+    adamw attention_bwd attention_fwd bytes cross_entropy collatz interpret branch_table compact group_sums local_sort gemm_f32
+    gemm_mma grid_sync histogram last_block in_turn hand_on mma_s8 mma_b1 mma_f16 mma_tf32 nf4 pipeline reduce rmsnorm
+    scan_block scan_lookback softmax sort transpose
 }

@@ -8,6 +8,7 @@ mod control;
 mod divergence;
 mod hostile;
 mod launches;
+mod meetings;
 mod memory;
 mod mutations;
 mod registers;

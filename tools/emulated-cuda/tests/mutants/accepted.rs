@@ -40,6 +40,15 @@ pub const ACCEPTED: &[Accepted] = &[
             ("nvcc/attention_fwd", &[NEGATED], "@%p28 bra"),
             ("nvcc/cross_entropy", &[FALSE], "setp.ne.s32 %p30, %r62, 0"),
             ("nvcc/cross_entropy", &[NEGATED], "@%p30 bra"),
+            ("nvcc/bytes", &[FALSE], "setp.ne.s32 %p16, %r1, 0"),
+            ("nvcc/bytes", &[NEGATED], "@%p16 bra"),
+            ("nvcc/meet", &[FALSE], "setp.ne.s32 %p7, %r2, 0"),
+            ("nvcc/meet", &[NEGATED], "@%p7 bra"),
+            ("nvcc/meet", &[NEGATED], "@%p8 bra $L__BB0_14"),
+            ("clang/meet", &[FALSE], "setp.ne.s32 %p2, %r2, 0"),
+            ("clang/meet", &[NEGATED], "@%p2 bra LBB0_"),
+            ("clang/meet", &[TRUE], "setp.eq.s32 %p9, %r1, 0"),
+            ("clang/meet", &[NEGATED], "@%p9 bra LBB0_13"),
             ("nvcc/pipeline", &[FALSE], "setp.ne.s32 %p7, %r2, 0"),
             ("nvcc/pipeline", &[NEGATED], "@%p7 bra"),
             ("nvcc/pipeline", &[FALSE], "setp.ne.s32 %p19, %r1, 0"),
@@ -64,6 +73,8 @@ pub const ACCEPTED: &[Accepted] = &[
         reason: "The compiler asks what cannot be otherwise: it does not know that a block owns a key, that a warp that votes has a \
                  vote, that a row has a number in it, or that its own branches before have ruled out the rest.",
         mutants: &[
+            ("nvcc/bytes", &[FALSE], "setp.ge.s32 %p1, %r108, %r36"),
+            ("nvcc/bytes", &[TRUE], "setp.lt.s32 %p3, %r108, %r36"),
             ("nvcc/attention_bwd", &[FALSE], "setp.ge.s32 %p9, %r2, %r54"),
             ("nvcc/cross_entropy", &[FALSE], "setp.eq.f32 %p23, %f198, 0fFF800000"),
             ("clang/divergent", &[FALSE], "setp.eq.s32 %p5, %r2, 0"),
@@ -74,6 +85,16 @@ pub const ACCEPTED: &[Accepted] = &[
             ("clang/divergent", &[TRUE], "setp.eq.s64 %p9, %rd11, 8"),
             ("clang/divergent", &[TRUE], "setp.eq.s64 %p13, %rd11, 5"),
             ("clang/divergent", &[TRUE], "setp.eq.s64 %p16, %rd11, 0"),
+        ],
+    },
+    Accepted {
+        reason: "Other threads wait for the flag, or set it, or all do: the barrier beside it orders the rest of the block.",
+        mutants: &[
+            ("nvcc/meet", &[NEGATED], "@%p2 bra $L__BB1_"),
+            ("nvcc/meet", &[TRUE], "setp.eq.s32 %p2, %r4, 0"),
+            ("nvcc/meet", &[NEGATED], "@%p2 bra $L__BB2_2"),
+            ("clang/meet", &[NEGATED], "@%p2 bra LBB1_5"),
+            ("clang/meet", &[NEGATED], "@%p2 bra LBB2_5"),
         ],
     },
     Accepted {

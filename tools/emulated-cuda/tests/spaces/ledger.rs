@@ -377,6 +377,50 @@ fn atomics() {
     }
 }
 
+/// Whoever has read strongly what a strong write left comes after that, with no fence: the consumer of a flag may reset it.
+#[test]
+fn what_was_observed_is_ordered() {
+    for weak_read in [false, true] {
+        with(|s| {
+            s.strong(A, 128, Some(1)).unwrap();
+            if weak_read {
+                race(s.read(B, 128), B);
+            }
+            assert_eq!(s.strong(B, 128, None).unwrap(), 1);
+            s.read(B, 128).unwrap();
+            s.write(B, 128, 0).unwrap();
+            // Whoever has not.
+            race(s.write(C, 128, 5), C);
+        });
+    }
+    // The rest of its block, after a barrier; but not what was written before the flag.
+    with(|s| {
+        s.write(A, 64, 1).unwrap();
+        s.strong(A, 128, Some(1)).unwrap();
+        s.strong(B, 128, None).unwrap();
+        race(s.write((1, 0, 0), 128, 3), (1, 0, 0));
+        s.barrier(1);
+        s.write((1, 0, 0), 128, 3).unwrap();
+        race(s.read((1, 0, 0), 64), (1, 0, 0));
+    });
+    // What it has not seen, as it came later.
+    with(|s| {
+        s.strong(A, 128, Some(1)).unwrap();
+        s.strong(B, 128, None).unwrap();
+        s.strong(A, 128, Some(2)).unwrap();
+        race(s.write(B, 128, 0), B);
+    });
+    // The last of those who count has seen all the others.
+    with(|s| {
+        for block in [0, 1, 2, 1, 0] {
+            s.add((block, 0, 0), 128).unwrap();
+        }
+        race(s.write((1, 0, 0), 128, 0), (1, 0, 0));
+        s.write((0, 0, 0), 128, 0).unwrap();
+        race(s.add((2, 0, 0), 128), (2, 0, 0));
+    });
+}
+
 #[test]
 fn fences_of_a_block() {
     for (first, second, far) in [

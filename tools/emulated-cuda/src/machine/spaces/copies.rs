@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::{
     Need, POISON, Site, Spaces, Trouble, message,
+    records::Kind,
     runs::{Run, Runs, lanes_of},
     shared::state,
     traffic, trouble,
@@ -190,7 +191,7 @@ impl Spaces<'_> {
         let from = self.device.memory.bytes_at(offset);
         let shape = Shape { count: 1, bytes: size as u8, signed: false, wide: false, strong: None };
         // SAFETY: the caller has found the range to lie in live memory. Copies are weak: see `load_run`.
-        self.in_order(time, run.entry(site, offset, shape, false), None, |part| unsafe {
+        self.in_order(time, run.entry(site, offset, shape, Kind::Read), None, |part| unsafe {
             let into = &mut into[part.clone()];
             std::ptr::copy_nonoverlapping(from.add(part.start), into.as_mut_ptr(), into.len());
         })?;

@@ -9,7 +9,7 @@ use super::{
     Need, Site, Spaces, Trouble, atomics,
     ledger::{Entry, strength},
     posts::Posts,
-    records::Strength,
+    records::{Kind, Strength},
     runs::{Run, Runs, lanes_of, repeat},
     traffic, trouble,
 };
@@ -221,7 +221,7 @@ impl Spaces<'_> {
         to: &mut [u8],
     ) -> Result<(), Box<Trouble>> {
         let from = self.device.memory.bytes_at(offset);
-        let entry = run.entry(site, offset, shape, false);
+        let entry = run.entry(site, offset, shape, Kind::Read);
         let (alone, bytes) = (run.lanes == 1 || shape.strong.is_some(), shape.bytes as usize);
         // SAFETY: the range was found to lie in live memory, aligned to the access and so to its elements. A weak access of
         // many lanes is copied as a whole: a program whose blocks write there meanwhile gets bytes of either, as it does on
@@ -303,7 +303,7 @@ impl Spaces<'_> {
     ) -> Result<(), Box<Trouble>> {
         let offset = self.global_offset(run, shape.count as usize * shape.bytes as usize, Need::Write)?;
         let to = self.device.memory.bytes_at(offset);
-        let entry = run.entry(site, offset, shape, true);
+        let entry = run.entry(site, offset, shape, Kind::Write);
         let (alone, bytes) = (run.lanes == 1 || shape.strong.is_some(), shape.bytes as usize);
         // SAFETY: as in `load_run`.
         self.in_order(time, entry, Some(from), |part| unsafe {
@@ -347,7 +347,7 @@ impl Spaces<'_> {
             let shape =
                 Shape { count: 1, bytes: size as u8, signed: false, wide: false, strong: Some(scope) };
             // SAFETY: live memory, aligned to the access.
-            self.in_order(time, run.entry(site, offset, shape, true), None, |_| unsafe {
+            self.in_order(time, run.entry(site, offset, shape, Kind::Update), None, |_| unsafe {
                 old[lane] = atomics::update(at, kind, ty, a[lane], b[lane]);
             })?;
             if let Some(footprint) = self.footprint {
@@ -368,9 +368,9 @@ impl Spaces<'_> {
 impl Run {
     /// This run as an access to global memory.
     #[inline(always)]
-    pub(super) fn entry(&self, site: Site, offset: usize, shape: Shape, write: bool) -> Entry {
+    pub(super) fn entry(&self, site: Site, offset: usize, shape: Shape, kind: Kind) -> Entry {
         let Run { lane, lanes, same, .. } = *self;
         let size = shape.count as usize * shape.bytes as usize;
-        Entry { site, time: 0, lane, lanes, same, offset, size, strength: strength(shape.strong), write }
+        Entry { site, time: 0, lane, lanes, same, offset, size, strength: strength(shape.strong), kind }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     Site,
     clocks::Order,
     posts::Posts,
-    records::{Clash, LINE, Me, PAGE, Page, Record, Room, Strength},
+    records::{Clash, Kind, LINE, Me, PAGE, Page, Record, Room, Strength},
     runs::lanes_of,
 };
 use crate::machine::{DeviceMemory, memory::shadow, op::Scope, program::Program};
@@ -81,7 +81,7 @@ pub(super) struct Entry {
     /// Bytes of a lane.
     pub size: usize,
     pub strength: Strength,
-    pub write: bool,
+    pub kind: Kind,
 }
 
 /// Two accesses that race.
@@ -222,8 +222,8 @@ impl Ledger {
         values: Option<&[u8]>,
         range: Range<usize>,
     ) -> Result<(), Box<Conflict>> {
-        let Entry { site, time, strength, write, size, .. } = *entry;
-        let record = Record::new(me.block, time, site.warp, site.pc, strength, write);
+        let Entry { site, time, strength, kind, size, .. } = *entry;
+        let record = Record::new(me.block, time, site.warp, site.pc, strength, kind);
         let together = entry.same || entry.lanes == 1;
         let mut at = range.start;
         while at < range.end {
@@ -251,6 +251,7 @@ impl Ledger {
             };
             if let Err(clash) = page.note(offset % PAGE / LINE, &new, me, same, &self.room) {
                 let offset = offset - first + clash.byte as usize;
+                let write = new.writes();
                 return Err(Box::new(Conflict { offset, write, clash }));
             }
             at += count;

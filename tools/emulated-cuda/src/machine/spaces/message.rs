@@ -70,11 +70,11 @@ impl Spaces<'_> {
         let mine = self.races.as_ref().map_or(0, |(races, _)| races.order.block);
         let message = format!(
             "{} at {:#x} of global memory, with nothing that orders them: {}{} {} at {}; {}{} {} at {}",
-            kind(before.write, *write),
+            kind(before.writes(), *write),
             self.device.memory.base() + *offset as u64,
             self.thread(u32::from(before.warp), clash.other),
             block(before.block),
-            did(before.write),
+            did(before.writes()),
             place(self.program, before.pc),
             self.thread(site.warp, clash.lane),
             block(mine),

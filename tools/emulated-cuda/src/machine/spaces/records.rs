@@ -2,6 +2,9 @@
 //!
 //! A record stands for the neighbouring lanes of one instruction, or for one lane of several. What a later access is ordered
 //! after is taken off it, so that a line holds few: its last writers, and some of those who have read it since.
+//!
+//! Strong accesses need no fence to be ordered among themselves: whoever comes after a strong read of a value comes after the
+//! strong write that put it there (causality order begins with observation order in the PTX memory model).
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -12,9 +15,9 @@ pub(super) const LINE: usize = 64;
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
 /// Reads of a byte that are kept at most: the first and the last of those that nothing orders.
-const READS: u32 = 3;
+const READS: usize = 3;
 /// Writes of a byte that are kept at most, where they race with none of each other.
-const WRITES: u32 = 4;
+const WRITES: usize = 4;
 /// The end of a list.
 const END: u16 = u16::MAX;
 /// Records of a page at most.
@@ -31,6 +34,15 @@ pub(super) enum Strength {
     Device,
 }
 
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Write,
+    /// Both at once.
+    Update,
+}
+
 /// Accesses by lanes of a warp to bytes of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
@@ -43,7 +55,7 @@ pub(super) struct Record {
     pub pc: u32,
     pub warp: u8,
     pub strength: Strength,
-    pub write: bool,
+    pub kind: Kind,
     /// Whether each lane has accessed bytes of its own, instead of all of them.
     pub each: bool,
     /// If so, the byte at which its first lane starts, and how many a lane has, as a power of two.
@@ -77,7 +89,7 @@ pub(super) struct Clash {
 }
 
 impl Record {
-    pub fn new(block: u32, time: u32, warp: u32, pc: u32, strength: Strength, write: bool) -> Self {
+    pub fn new(block: u32, time: u32, warp: u32, pc: u32, strength: Strength, kind: Kind) -> Self {
         Self {
             bytes: 0,
             block,
@@ -86,7 +98,7 @@ impl Record {
             pc,
             warp: warp as u8,
             strength,
-            write,
+            kind,
             each: false,
             start: 0,
             shift: 0,
@@ -141,13 +153,14 @@ impl Record {
     #[inline(always)]
     fn alike(&self, other: &Self) -> bool {
         (self.block, self.time, self.warp) == (other.block, other.time, other.warp)
-            && (self.write, self.strength, self.each) == (other.write, other.strength, other.each)
+            && (self.kind, self.strength, self.each) == (other.kind, other.strength, other.each)
     }
 
     /// Takes another one in, if both can be one record.
     #[inline(always)]
     fn merge(&mut self, other: &Self) -> bool {
-        if !self.alike(other) {
+        // Of strong accesses it counts which came first.
+        if !self.alike(other) || self.strength > Strength::Weak && self.bytes != other.bytes {
             return false;
         }
         if self.each && self.same_threads(other) {
@@ -164,6 +177,20 @@ impl Record {
         }
         self.pc = other.pc;
         true
+    }
+
+    pub fn writes(&self) -> bool {
+        self.kind != Kind::Read
+    }
+
+    /// Whether it is a strong write.
+    fn published(&self) -> bool {
+        self.writes() && self.strength > Strength::Weak
+    }
+
+    /// Whether it has found what a strong write put there.
+    fn observes(&self) -> bool {
+        self.kind != Kind::Write && self.strength > Strength::Weak
     }
 
     /// Whether two accesses, not both reads, are no race however they come.
@@ -222,6 +249,22 @@ impl Me<'_> {
     }
 }
 
+impl Me<'_> {
+    /// The bytes of `common` of which every lane of an access comes after some lane of an earlier one.
+    #[inline(never)]
+    fn found(&self, new: &Record, old: &Record, common: u64) -> u64 {
+        let mine = old.block == self.block;
+        let times = if mine { Some(&self.group.clock.own) } else { self.group.clock.others.get(old.block) };
+        let found = |byte: &usize| {
+            let (lanes, others) = (new.lanes_at(*byte as u32), old.lanes_at(*byte as u32));
+            let known =
+                |lane: usize| times.is_some_and(|t| t.lane(u32::from(old.warp), lane as u32) >= old.time);
+            mine && old.warp == new.warp && lanes & !others == 0 || lanes_of(others).any(known)
+        };
+        (0..LINE).filter(|byte| common >> byte & 1 != 0).filter(found).fold(0, |all, byte| all | 1 << byte)
+    }
+}
+
 /// The records of a page.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -253,8 +296,8 @@ impl Page {
         if let Some(head) = self.pool.get(self.heads[line] as usize)
             && head.alike(new)
             && new.bytes & !head.bytes == 0
-            && (head.same_threads(new) && (!new.write || head.next == END)
-                || !new.write && !new.each && new.lanes & !head.lanes == 0)
+            && (head.same_threads(new) && (!new.writes() || head.next == END)
+                || !new.writes() && !new.each && new.lanes & !head.lanes == 0)
         {
             // Nothing has come since. A write may have been tolerated for its value alone.
             return Ok(());
@@ -271,55 +314,75 @@ impl Page {
         room: &Room,
     ) -> Result<(), Clash> {
         let (mut at, mut before) = (self.heads[line], END);
-        // The latest of those that stay beside it, and how many these are.
-        let (mut latest, mut kept) = (None, 0);
+        // Bytes of which so many accesses stay beside this one: one or more, two or more, and so on.
+        let mut crowd = [0; WRITES];
         let mut merges = None;
+        // Bytes of which strong reads that this access comes after have found what was there; and those where nobody is left who
+        // would know of such a read.
+        let (mut observed, mut alone) = (0, 0);
         while at != END {
             let old = self.pool[at as usize];
             let common = old.bytes & new.bytes;
-            let mut gone = false;
             if common != 0 {
-                match me.unordered(new, &old, common) {
+                // Whoever has read it since, and strongly, comes after it or is no race with it.
+                let known = if old.published() { observed } else { 0 };
+                let (ordered, stays) = match me.unordered(new, &old, common) {
+                    None => (true, true),
+                    Some(_) if common & !known == 0 => (true, true),
                     Some(clash) => {
-                        if (old.write || new.write) && !old.strong_with(new) {
-                            // Writing what is there already is tolerated.
-                            let same = if old.write && new.write { same(common) } else { 0 };
-                            match same {
-                                0 => return Err(clash),
-                                _ if common == same => {}
-                                _ => me.unordered(new, &old, common & !same).map_or(Ok(()), Err)?,
-                            }
+                        let race = (old.writes() || new.writes()) && !old.strong_with(new);
+                        // Writing what is there already is tolerated.
+                        let fine =
+                            if race && old.writes() && new.writes() { known | same(common) } else { known };
+                        match common & !fine {
+                            _ if !race => {}
+                            all if all == common => return Err(clash),
+                            0 => {}
+                            rest => me.unordered(new, &old, rest).map_or(Ok(()), Err)?,
                         }
-                        if old.write == new.write && !old.alike(new) {
-                            latest = latest.or(Some((at, before)));
-                            kept += 1;
-                        }
+                        // An atomic speaks for those before it: who is not ordered after it races with it, too.
+                        let speaks = new.kind == Kind::Update && new.observes() && old.published();
+                        (false, !(speaks && new.strength <= old.strength))
                     }
-                    // Whoever is ordered after this access is ordered after that one too; but a strong one does not speak for a
-                    // weak one, nor a read for a write.
-                    None if (new.write || !old.write) && new.strength <= old.strength => {
-                        self.pool[at as usize].bytes &= !new.bytes;
-                        gone = self.pool[at as usize].bytes == 0;
+                };
+                if old.observes() {
+                    observed |= if ordered { common } else { me.found(new, &old, common) };
+                }
+                // Whoever is ordered after this access is ordered after that one too; but a strong one does not speak for a weak
+                // one, nor a read for a write, nor a weak read for what a strong one has found.
+                let speaks = (new.writes() || !old.writes() && (new.observes() || !old.observes()))
+                    && new.strength <= old.strength;
+                let gone = match !stays || ordered && speaks {
+                    true => common,
+                    false if old.published() => common & alone,
+                    false => 0,
+                };
+                if gone == common && old.observes() && !old.writes() {
+                    alone |= common;
+                }
+                self.pool[at as usize].bytes &= !gone;
+                if self.pool[at as usize].bytes == 0 {
+                    at = self.unlink(line, at, before);
+                    continue;
+                }
+                if gone != common && !ordered && old.writes() == new.writes() && !old.alike(new) {
+                    for more in (1..WRITES).rev() {
+                        crowd[more] |= crowd[more - 1] & common;
                     }
-                    None => {}
+                    crowd[0] |= common;
                 }
             }
-            if gone {
-                at = self.unlink(line, at, before);
-                continue;
-            }
             if merges.is_none() && old.alike(new) {
-                merges = Some((at, before));
+                merges = Some(at);
             }
             (before, at) = (at, old.next);
         }
-        if kept >= if new.write { WRITES } else { READS }
-            && let Some((at, _)) = latest
-        {
-            self.forget(line, at, new.bytes);
+        let too_many = crowd[if new.writes() { WRITES } else { READS } - 1];
+        if too_many != 0 {
+            self.thin_out(line, new, me, too_many);
         }
         // Where one of its own has room for it, that becomes the latest.
-        if let Some((at, _)) = merges
+        if let Some(at) = merges
             && self.pool[at as usize].bytes != 0
         {
             let mut both = self.pool[at as usize];
@@ -331,6 +394,24 @@ impl Page {
         }
         self.push(line, new, room);
         Ok(())
+    }
+
+    /// Forgets, of each of these bytes, the latest access that stays beside a new one.
+    fn thin_out(&mut self, line: usize, new: &Record, me: &Me, mut bytes: u64) {
+        let mut at = self.heads[line];
+        while at != END && bytes != 0 {
+            let old = self.pool[at as usize];
+            let common = old.bytes & bytes;
+            if common != 0
+                && old.writes() == new.writes()
+                && !old.alike(new)
+                && me.unordered(new, &old, old.bytes & new.bytes).is_some()
+            {
+                bytes &= !common;
+                self.forget(line, at, common);
+            }
+            at = old.next;
+        }
     }
 
     /// Takes a record out of its line, behind `before`; the one that followed it.
@@ -356,11 +437,22 @@ impl Page {
         }
     }
 
-    /// Takes bytes off a record.
+    /// Takes bytes off a record; and off the strong writes before it, where nobody is left who would know that it has observed
+    /// them.
     fn forget(&mut self, line: usize, at: u16, bytes: u64) {
-        self.pool[at as usize].bytes &= !bytes;
-        if self.pool[at as usize].bytes == 0 {
-            self.unlink_from(line, at);
+        let (mut here, mut before, mut behind) = (self.heads[line], END, false);
+        let observes = self.pool[at as usize].observes();
+        while here != END {
+            let record = &mut self.pool[here as usize];
+            if here == at || behind && observes && record.published() {
+                record.bytes &= !bytes;
+            }
+            behind |= here == at;
+            if record.bytes == 0 {
+                here = self.unlink(line, here, before);
+            } else {
+                (before, here) = (here, record.next);
+            }
         }
     }
 

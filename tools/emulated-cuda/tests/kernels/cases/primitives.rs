@@ -73,6 +73,31 @@ pub fn scan_lookback(s: &mut Session<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+pub fn bytes(s: &mut Session<'_>) -> Result<(), Failure> {
+    // Rows that end inside of a lane's bytes, at every place; and one that fills them.
+    for k in [256usize + 8 * 3 + 7, 5, 3, 8 * 4 + 6, 8 * 2 + 1, 8 * 2 + 2, 4, 64] {
+        let (rows, pitch) = (2, k.next_multiple_of(8) + 8);
+        let mut random = Random::new(k as u64);
+        let b: Vec<u8> = (0..rows * k).map(|_| random.below(256) as u8).collect();
+        let mut table = random.f32s(16, 1.0);
+        table[7] = 0.0;
+        let (db, dt, dy) = (s.upload_rows(&b, k, pitch), s.upload(&table), s.output::<f32>(rows));
+        let args = [db.into(), dt.into(), dy.into(), (k as i32).into(), (pitch as i32).into()];
+        s.launch("bytes", line(rows, 32), &args)?;
+
+        let products = |row: usize| {
+            let at = |nibble: u8| f64::from(table[usize::from(nibble)]);
+            b[row * k..(row + 1) * k].iter().map(move |b| at(b >> 4) * at(b & 15))
+        };
+        let want: Vec<f64> = (0..rows).map(|row| products(row).sum()).collect();
+        // At most 2 times 8 sums with a rounding each in the lane, and 5 in the warp.
+        let size = (0..rows).map(|row| products(row).map(f64::abs).sum::<f64>());
+        let bound: Vec<f64> = size.map(|size| 22.0 * EPS * size).collect();
+        close("y", &s.download::<f32>(dy), &want, &bound)?;
+    }
+    Ok(())
+}
+
 pub fn histogram(s: &mut Session<'_>) -> Result<(), Failure> {
     // In the second, a block and most threads have nothing to count.
     for n in [3_001, 150] {

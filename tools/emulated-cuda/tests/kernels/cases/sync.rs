@@ -1,8 +1,8 @@
 //! Warps that wait for warps, blocks that wait for blocks.
 
 use crate::kernels::{
-    data::{EPS, Random, close, wide},
-    gpu::{Failure, Session, Shape, line},
+    data::{EPS, Random, close, equal, wide},
+    gpu::{Failure, Session, Shape, line, plane},
 };
 
 pub fn pipeline(s: &mut Session<'_>) -> Result<(), Failure> {
@@ -55,4 +55,56 @@ fn grid_sync_of(s: &mut Session<'_>, n: usize, steps: i32) -> Result<(), Failure
     let result = if steps % 2 == 0 { da } else { db };
     close("result", &s.download::<f32>(result), &want, &vec![f64::from(3 * steps) * EPS; n])?;
     if steps == 0 { close("b", &s.download::<f32>(db), &want, &vec![0.0; n]) } else { Ok(()) }
+}
+
+pub fn last_block(s: &mut Session<'_>) -> Result<(), Failure> {
+    // More blocks than a block has threads; and with all of them at once, the last one not full.
+    for (n, cooperative) in [(64 * 70, false), (64 * 5 - 9, true)] {
+        let x = Random::new(17).f32s(n, 1.0);
+        let blocks = n.div_ceil(64);
+        let (dx, partial, sum) = (s.upload(&x), s.output::<f32>(blocks), s.output::<f32>(1));
+        let ticket = s.upload(&[0u32]);
+        let shape = Shape { cooperative, ..line(blocks, 64) };
+        // The second launch finds the ticket as the first did.
+        for _ in 0..2 {
+            let args = [dx.into(), partial.into(), sum.into(), ticket.into(), (n as i32).into()];
+            s.launch("last_block", shape, &args)?;
+            let want: f64 = x.iter().map(|&x| f64::from(x)).sum();
+            let size: f64 = x.iter().map(|&x| f64::from(x.abs())).sum();
+            // 6 roundings in a block, 2 in a thread of the last, 6 in that block.
+            close("sum", &s.download::<f32>(sum), &[want], &[14.0 * EPS * size])?;
+        }
+        equal("ticket", &s.download::<u32>(ticket), &[0])?;
+    }
+    Ok(())
+}
+
+pub fn in_turn(s: &mut Session<'_>) -> Result<(), Failure> {
+    for cooperative in [false, true] {
+        let (n, parts) = (64 + 37, 4);
+        let x = Random::new(18).f32s(n * parts, 1.0);
+        let blocks = n.div_ceil(64);
+        let (dx, dc, lock) = (s.upload(&x), s.output::<f32>(n), s.upload(&vec![0u32; blocks]));
+        let shape = Shape { cooperative, ..plane(blocks, parts, 64) };
+        s.launch("in_turn", shape, &[dx.into(), dc.into(), lock.into(), (n as i32).into()])?;
+
+        // In this order and no other.
+        let want: Vec<f32> = (0..n).map(|i| (1..parts).fold(x[i], |sum, k| sum + x[k * n + i])).collect();
+        equal("c", &s.download::<f32>(dc), &want)?;
+    }
+    Ok(())
+}
+
+pub fn hand_on(s: &mut Session<'_>) -> Result<(), Failure> {
+    for cooperative in [false, true] {
+        let x = Random::new(19).words(7);
+        let (dx, dy, flags) = (s.upload(&x), s.output::<u32>(x.len()), s.upload(&vec![0u32; x.len()]));
+        let shape = Shape { cooperative, ..line(x.len(), 32) };
+        s.launch("hand_on", shape, &[dx.into(), dy.into(), flags.into()])?;
+
+        let want: Vec<u32> =
+            (1..=x.len()).map(|n| x[..n].iter().fold(0, |a: u32, b| a.wrapping_add(*b))).collect();
+        equal("y", &s.download::<u32>(dy), &want)?;
+    }
+    Ok(())
 }

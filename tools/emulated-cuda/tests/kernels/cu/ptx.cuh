@@ -93,3 +93,17 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+__device__ __forceinline__ void store_release(u32* at, u32 x) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
+}
+
+__device__ __forceinline__ u32 load_volatile(const u32* at) {
+  u32 d;
+  asm volatile("ld.volatile.global.u32 %0, [%1];" : "=r"(d) : "l"(at) : "memory");
+  return d;
+}
+
+__device__ __forceinline__ void store_volatile(u32* at, u32 x) {
+  asm volatile("st.volatile.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
+}
