@@ -22,10 +22,14 @@
 // of up to 64, tiles of 32 columns in 4 stages; split over the columns where there are too few rows to fill a GPU. A thread draws the
 // 32 bits of its row, and they reach the fragments by shuffles. `parts` (dA, dB in one launch) is memory-bound on x and dy: 128 of
 // their columns a block, split over the rows.
+// Up to 16 rows without a mask: kernels/gemv.cu's product, whose last step adds the adapter's part in f32; u comes from a kernel of
+// its own, a block an element. A row's bits do not depend on the other rows.
 // Several adapters: a tile of rows of `down` and of `parts` is one adapter's (table of row ranges). The long product shares its
 // base among all rows: a tile goes through the rank of each segment that it meets, with other segments' rows of u as zeros.
 #include "common/gemm_f32.cuh"
+#include "common/gemv.cuh"
 #include "common/low_rank.cuh"
+#include "common/rows.cuh"
 
 namespace lora {
 
@@ -138,7 +142,7 @@ __device__ __forceinline__ void down_f32(const X* x, const float* factor, const 
   gemm_f32::Sums sum = {};
   gemm_f32::accumulate<true, FACTOR_K_MAJOR>(sum, shared, Part<X>{x, k, rows.begin, rows.end, keep, words},
                                              Part<float>{factor, FACTOR_K_MAJOR ? k : rank, 0, rank}, m0, n0, begin, end);
-  if (scales != nullptr && rows.adapter >= 0) scale = scales[rows.adapter];
+  if (scales != nullptr && rows.adapter >= 0) scale *= scales[rows.adapter];
 #pragma unroll
   for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
 #pragma unroll
@@ -209,6 +213,51 @@ __device__ __forceinline__ void factor_parts_f32(const X* x, const float* v, con
   }
 }
 
+// Up to 16 rows, in bf16 and without a mask (decoding): W is streamed once as in gemv.cuh, and the factors are used as they are.
+
+// u[row][j] = s sum over k of x[row][k] A[j][k] in f32, j below `padded`; a block each. `adapter_of` has the adapter of each row, -1 for none;
+// null: adapter 0.
+template <class F>
+__device__ __forceinline__ void few_down(const bf16* __restrict__ x, const F* __restrict__ a, const int* adapter_of, const float* scales,
+                                         float scale, float* __restrict__ u, int k, int rank, int padded) {
+  constexpr int N = 4;
+  const int j = blockIdx.x, row = blockIdx.y, adapter = adapter_of == nullptr ? 0 : adapter_of[row];
+  float sum[1] = {};
+  if (j < rank && adapter >= 0) {
+    x += u64(row) * k;
+    a += (u64(adapter) * rank + j) * k;
+    // k is a multiple of N: rows of x start on 16 bytes.
+    for (int at = threadIdx.x * N; at < k; at += blockDim.x * N) {
+      float v[N], f[N];
+      load<N>(x + at, v);
+      load<N>(a + at, f);
+#pragma unroll
+      for (int i = 0; i < N; i++) sum[0] = fmaf(v[i], f[i], sum[0]);
+    }
+    if (scales != nullptr) scale *= scales[adapter];
+  }
+  row_sums(sum, blockDim.x);
+  if (threadIdx.x == 0) u[u64(row) * padded + j] = scale * sum[0];
+}
+
+// What a row's adapter adds to column `col` of y.
+template <class F> struct FewUp {
+  const float* u;  // [m, padded]
+  const F* b;
+  const int* adapter_of;
+  int rank, padded, n;
+
+  __device__ __forceinline__ float operator()(float sum, int row, int col) const {
+    const int adapter = adapter_of == nullptr ? 0 : adapter_of[row];
+    if (adapter < 0) return sum;
+    const F* factor = b + (u64(adapter) * n + col) * rank;
+    float of_adapter = 0.0f;
+#pragma unroll 4
+    for (int j = 0; j < rank; j++) of_adapter = fmaf(u[row * padded + j], to_f32(factor[j]), of_adapter);
+    return sum + of_adapter;
+  }
+};
+
 }  // namespace lora
 
 #define PACK(NAME, FORWARD, T)                                                                                                    \
@@ -221,9 +270,8 @@ PACK(lora_matmul_fwd_pack_bf16, true, bf16)
 PACK(lora_matmul_bwd_pack_f32, false, float)
 PACK(lora_matmul_bwd_pack_bf16, false, bf16)
 
-extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, u64 count, int words, int k, u64 seed, u64 stream,
-                                                                   u32 threshold) {
-  low_rank::keep_bits(bits, count, words, k, {seed, stream, threshold});
+extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, int words, int k, u64 seed, u64 stream, u32 threshold) {
+  low_rank::keep_bits(bits, words, k, {seed, stream, threshold});
 }
 
 #define DOWN(NAME, RANK, ALIGNED, DROPOUT)                                                                                        \
@@ -244,7 +292,7 @@ DOWN(lora_matmul_down_bf16_r64_dropout, 64, true, true)
 DOWN(lora_matmul_down_bf16_r32_dropout_ragged, 32, false, true)
 
 #define RANK_SUMS(NAME, T)                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, u64 m, int padded, int pieces) {   \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, int m, int padded, int pieces) {   \
     low_rank::rank_sums(parts, to, count, m, padded, pieces);                                                                         \
   }
 RANK_SUMS(lora_matmul_rank_bf16, bf16)
@@ -315,3 +363,21 @@ UP_F32(lora_matmul_bwd_input_bf16_f32, false, bf16, float)
   }
 FACTOR_PARTS_F32(lora_matmul_bwd_parts_f32, float)
 FACTOR_PARTS_F32(lora_matmul_bwd_parts_bf16, bf16)
+
+#define FEW(NAME, F)                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(32 * MAX_WARPS)                                                                    \
+      lora_matmul_fwd_down_few_##NAME(const bf16* x, const F* a, const int* adapter_of, const float* scales, float scale,         \
+                                      float* u, int k, int rank, int padded) {                                                    \
+    lora::few_down(x, a, adapter_of, scales, scale, u, k, rank, padded);                                                          \
+  }                                                                                                                               \
+  FEW_UP(NAME##_rows8, 1, F)                                                                                                      \
+  FEW_UP(NAME##_rows16, 2, F)
+#define FEW_UP(NAME, TILES, F)                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                                  \
+      lora_matmul_fwd_few_##NAME(const bf16* x, const bf16* w, const float* u, const F* b, const int* adapter_of,                 \
+                                 const float* bias, bf16* y, int m, int n, int k, int rank, int padded) {                         \
+    __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                            \
+    gemv::tensor_cores<TILES, true>(x, w, bias, y, m, n, k, parts, lora::FewUp<F>{u, b, adapter_of, rank, padded, n});            \
+  }
+FEW(f32, float)
+FEW(bf16, bf16)

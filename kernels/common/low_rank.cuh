@@ -52,49 +52,73 @@ struct Mask {
 // Bits 0 and 1 of `bits` as a mask on two bf16 in a register.
 __device__ __forceinline__ unsigned on_pair(u32 bits) { return ((bits & 1) | (bits & 2) << 15) * 0xffffu; }
 
-// Both factors of each of gridDim.y adapters as bf16: A [rank, k] in z = 0, B [n, rank] in z = 1. With hi and lo as above (`lo` only
-// of f32), one below the other or side by side, forward: A to [hi; lo], of rows of lda; B to [hi hi lo], a row. Backward: A to [hi; hi; lo],
-// B to [hi; lo] of B^T, of rows of ldb. The rows of the rank from `rank` to `padded` are zeros.
+// Both factors of adapter blockIdx.z / 2 as bf16, with hi and lo as lora_matmul.cu says (lo only of f32): A [rank, k] where blockIdx.z is
+// even, B [n, rank] where it is odd. Forward: A to [hi; lo], rows of lda elements below each other, B to [hi hi lo] side by side.
+// Backward: A to [hi; hi; lo], B to [hi; lo] of B^T, rows of ldb. What of the rank is between `rank` and `padded` becomes zeros.
+// A block has 32 elements of the rank and 32 along the other dimension; they pass through shared memory so that loads and stores go
+// along rows.
 template <bool FORWARD, class T>
 __device__ __forceinline__ void pack(const T* __restrict__ a, const T* __restrict__ b, bf16* __restrict__ to_a,
                                      bf16* __restrict__ to_b, long long lda, long long ldb, int rank, int padded, int k, int n) {
   constexpr bool HAS_LOW = sizeof(T) == 4;
-  const bool is_b = blockIdx.z == 1, side_by_side = is_b && FORWARD;
-  const int len = is_b ? n : k;
-  const u64 id = u64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (id >= u64(len) * padded) return;
-  const int j = side_by_side ? id % padded : id / len, along = side_by_side ? id / padded : id % len;
-  const int highs = is_b == FORWARD ? 2 : 1, pieces = highs + HAS_LOW;
-  const T* from = is_b ? b + (u64(blockIdx.y) * n + along) * rank + j : a + (u64(blockIdx.y) * rank + j) * k + along;
-  const float value = j < rank ? to_f32(*from) : 0.0f;
-  const bf16 high = from_f32<bf16>(value), low = from_f32<bf16>(value - to_f32(high));
-  const long long ld = is_b ? ldb : lda;
-  bf16* to = (is_b ? to_b : to_a) + blockIdx.y * ld * (side_by_side ? n : pieces * padded);
-  to += side_by_side ? along * ld + j : j * ld + along;
-  const long long piece = side_by_side ? padded : padded * ld;
-  for (int i = 0; i < pieces; i++) to[i * piece] = i < highs ? high : low;
-}
-
-// Bit i of word w of row r: whether element (r, 32 w + i) of x is kept.
-__device__ __forceinline__ void keep_bits(u32* __restrict__ bits, u64 count, int words, int k, Mask mask) {
-  const u64 id = u64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (id < count) bits[id] = mask.keep(id / words * k + id % words * 32);
-}
-
-// Copies a tile of a factor [hi; lo], `padded` rows of k elements each: rows rank0 .. rank0 + RANK of hi, and of lo below them.
-template <int RANK>
-__device__ __forceinline__ void fetch_factor(bf16* tile, const bf16* factor, long long ld, int rank0, int padded, bool has_low, int k0,
-                                             int k) {
+  __shared__ float tile[32][33];
+  const bool is_b = blockIdx.z % 2 == 1, side_by_side = is_b && FORWARD;
+  const int lane = threadIdx.x % 32, line = threadIdx.x / 32, len = is_b ? n : k;
+  const int rank0 = blockIdx.y * 32, along0 = blockIdx.x * 32;
+  const T* from = (is_b ? b : a) + u64(blockIdx.z / 2) * rank * len;
 #pragma unroll
-  for (int i = 0; i < 2 * RANK * STEP / CHUNK / THREADS; i++) {
-    const int id = threadIdx.x + i * THREADS, row = id / (STEP / CHUNK), chunk = id % (STEP / CHUNK);
-    const bool is_low = row >= RANK;
-    const int j = rank0 + row % RANK, across = k0 + chunk * CHUNK;
-    const int count = j < padded && (!is_low || has_low) ? min(max(k - across, 0), CHUNK) : 0;
-    const bf16* from = count > 0 ? factor + (j + (is_low ? padded : 0)) * ld + across : factor;
-    copy_async_16(tile + gemm::place<true>(row, chunk), from, 2 * count);
+  for (int i = 0; i < 32; i += 8) {
+    const int down = is_b ? lane : line + i, across = is_b ? line + i : lane, j = rank0 + down, along = along0 + across;
+    const bool inside = j < rank && along < len;
+    tile[down][across] = inside ? to_f32(from[is_b ? u64(along) * rank + j : u64(j) * len + along]) : 0.0f;
+  }
+  __syncthreads();  // Hazard: elements are read by other threads than wrote them.
+  const int highs = is_b == FORWARD ? 2 : 1, pieces = highs + HAS_LOW;
+  const long long ld = is_b ? ldb : lda, piece = side_by_side ? padded : padded * ld;
+  bf16* to = (is_b ? to_b : to_a) + blockIdx.z / 2 * ld * (side_by_side ? n : pieces * padded);
+#pragma unroll
+  for (int i = 0; i < 32; i += 8) {
+    const int down = side_by_side ? lane : line + i, across = side_by_side ? line + i : lane, j = rank0 + down, along = along0 + across;
+    if (j >= padded || along >= len) continue;
+    const float value = tile[down][across];
+    const bf16 high = from_f32<bf16>(value), low = from_f32<bf16>(value - to_f32(high));
+    bf16* at = to + (side_by_side ? along * ld + j : j * ld + along);
+    for (int part = 0; part < pieces; part++) at[part * piece] = part < highs ? high : low;
   }
 }
+
+// Bit i of word w of row r: whether element (r, 32 w + i) of x is kept. A block has words of one row.
+__device__ __forceinline__ void keep_bits(u32* __restrict__ bits, int words, int k, Mask mask) {
+  const int word = blockIdx.y * blockDim.x + threadIdx.x;
+  if (word < words) bits[u64(blockIdx.x) * words + word] = mask.keep(u64(blockIdx.x) * k + word * 32);
+}
+
+// What a thread copies of a factor's tiles: chunks of rows rank0 .. rank0 + RANK of hi, and of the same rows of lo, `padded` rows below.
+template <int RANK> struct FactorTiles {
+  static constexpr int COUNT = 2 * RANK * STEP / CHUNK / THREADS;
+
+  const bf16* from[COUNT];  // the first chunk at column 0
+  bool inside[COUNT];
+  int to, across;  // where it goes in a tile; elements of the row from there on
+
+  __device__ __forceinline__ FactorTiles(const bf16* factor, long long ld, int rank0, int padded, bool has_low, int k) {
+    const int chunk = threadIdx.x % (STEP / CHUNK);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const int row = (threadIdx.x + i * THREADS) / (STEP / CHUNK), j = rank0 + row % RANK;
+      inside[i] = j < padded && (row < RANK || has_low);
+      from[i] = inside[i] ? factor + (row < RANK ? j : j + padded) * ld + chunk * CHUNK : factor;
+    }
+    to = gemm::place<true>(threadIdx.x / (STEP / CHUNK), chunk);
+    across = k - chunk * CHUNK;
+  }
+
+  __device__ __forceinline__ void fetch(bf16* tile, int k0) const {
+    const int count = min(max(across - k0, 0), CHUNK);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) copy_async_16(tile + to + i * THREADS * CHUNK, from[i] + k0, inside[i] ? 2 * count : 0);
+  }
+};
 
 // parts[part][row][j] = s sum over the part's columns of x[row] factor[j], x [m, k]. Blocks: tiles of rows, tiles of the rank, parts of
 // `part_steps` steps of columns.
@@ -110,11 +134,13 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
   // Rows without an adapter get zeros.
   const int steps = rows.adapter < 0 ? 0 : min((k + STEP - 1) / STEP - first, part_steps);
   factor += max(rows.adapter, 0) * factor_stride;
+  const gemm::Tiles<true, ALIGNED> tiles_x({x, k, rows.end, k}, rows.begin);
+  const FactorTiles<RANK> tiles_factor(factor, ld, rank0, padded, has_low, k);
   auto bring = [&](int step) {
     bf16* stage = ring + step % STAGES * STAGE<RANK>;
     const int k0 = (first + step) * STEP;
-    gemm::fetch<true, ALIGNED>(stage, {x, k, rows.end, k}, rows.begin, k0);
-    fetch_factor<RANK>(stage + gemm::TILE_ELEMENTS, factor, ld, rank0, padded, has_low, k0, k);
+    tiles_x.fetch(stage, k0);
+    tiles_factor.fetch(stage + gemm::TILE_ELEMENTS, k0);
   };
 #pragma unroll 1
   for (int step = 0; step < STAGES - 1; step++) {
@@ -171,7 +197,7 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
     }
   }
   copy_async_wait<0>();
-  const float factor_of_all = scales == nullptr || rows.adapter < 0 ? scale : scales[rows.adapter];
+  if (scales != nullptr && rows.adapter >= 0) scale *= scales[rows.adapter];
 #pragma unroll
   for (int i = 0; i < WARP_ROWS / 16; i++) {
 #pragma unroll
@@ -182,36 +208,43 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
 #pragma unroll
       for (int j = 0; j < RANK / 8; j++) {
         if (rank0 + j * 8 >= padded) continue;
-        *reinterpret_cast<float2*>(to + j * 8) = {factor_of_all * sum[i][j][2 * half], factor_of_all * sum[i][j][2 * half + 1]};
+        *reinterpret_cast<float2*>(to + j * 8) = {scale * sum[i][j][2 * half], scale * sum[i][j][2 * half + 1]};
       }
     }
   }
 }
 
-// u or v, from `count` parts of m rows: as [hi lo hi], without the second hi unless there are three pieces; or in f32.
+// u or v, from `count` parts of m rows: as [hi lo hi], without the second hi unless there are three pieces; or in f32. A thread has eight
+// elements, a block whole rows or, of a long row, as much as it has threads for.
 template <class Out>
-__device__ __forceinline__ void rank_sums(const float* __restrict__ parts, Out* __restrict__ to, int count, u64 m, int padded, int pieces) {
-  const u64 id = u64(blockIdx.x) * blockDim.x + threadIdx.x, row = id / (padded / 4);
-  if (row >= m) return;
-  float sum[4] = {}, high[4], low[4];
+__device__ __forceinline__ void rank_sums(const float* __restrict__ parts, Out* __restrict__ to, int count, int m, int padded, int pieces) {
+  const int lanes = min(padded / 8, static_cast<int>(blockDim.x)), of_block = blockDim.x / lanes, line = threadIdx.x / lanes;
+  const u64 row = u64(blockIdx.x) * of_block + line;
+  const int column = (blockIdx.y * lanes + threadIdx.x % lanes) * 8;
+  if (line >= of_block || row >= m || column >= padded) return;
+  float sum[8] = {};
   for (int part = 0; part < count; part++) {
-    float term[4];
-    load<4>(parts + (u64(part) * m * padded + id * 4), term);
+    float term[2][4];
+    const float* from = parts + (u64(part) * m + row) * padded + column;
+    load<4>(from, term[0]);
+    load<4>(from + 4, term[1]);
 #pragma unroll
-    for (int i = 0; i < 4; i++) sum[i] += term[i];
+    for (int i = 0; i < 8; i++) sum[i] += term[i / 4][i % 4];
   }
+  to += row * pieces * padded + column;
   if constexpr (sizeof(Out) == 4) {
-    store<4>(to + id * 4, sum);
+    gemm::store_chunk(to, {sum[0], sum[1], sum[2], sum[3]});
+    gemm::store_chunk(to + 4, {sum[4], sum[5], sum[6], sum[7]});
   } else {
+    float high[8], low[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 8; i++) {
       high[i] = to_f32(from_f32<bf16>(sum[i]));
       low[i] = sum[i] - high[i];
     }
-    to += row * pieces * padded + id % (padded / 4) * 4;
-    store<4>(to, high);
-    store<4>(to + padded, low);
-    if (pieces == 3) store<4>(to + 2 * padded, high);
+    gemm::store_chunk(to, high);
+    gemm::store_chunk(to + padded, low);
+    if (pieces == 3) gemm::store_chunk(to + 2 * padded, high);
   }
 }
 
@@ -229,6 +262,34 @@ struct Side {
   int cols;
 };
 
+// What a thread copies of the tiles of u or v: chunks of columns rank0 .. rank0 + RANK of hi and of lo, of STEP rows.
+template <int RANK> struct RankTiles {
+  static constexpr int COUNT = 2 * RANK * STEP / CHUNK / THREADS, CHUNKS = RANK / CHUNK;
+
+  const bf16* from[COUNT];  // the first chunk at row 0
+  int rows[COUNT];          // from there on; none of what is not in the rank
+  int inner, to;            // length of a row; where the first chunk goes in the two tiles
+
+  __device__ __forceinline__ RankTiles(const bf16* rank, int inner, int rank0, int padded, int end) : inner(inner) {
+    const int chunk = threadIdx.x % CHUNKS, across = rank0 + chunk * CHUNK;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const int id = threadIdx.x + i * THREADS, low = id / (STEP * CHUNKS), row = id / CHUNKS % STEP;
+      rows[i] = across < padded ? end - row : 0;
+      from[i] = across < padded ? rank + row * inner + low * padded + across : rank;
+    }
+    const int row = threadIdx.x / CHUNKS;
+    to = row / STEP * RANK * STEP + place_rank<RANK>(row % STEP, chunk);
+  }
+
+  __device__ __forceinline__ void fetch(bf16* tile, int row0) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      copy_async_16(tile + to + i * THREADS * CHUNK, from[i] + u64(row0) * inner, row0 < rows[i] ? 16 : 0);
+    }
+  }
+};
+
 // parts[chunk][column][j] = sum over the chunk's rows of data[row][column] rank[row][j], over the columns of x, then those of dy.
 // Blocks: tiles of columns of x, then of dy; tiles of the rank; chunks of rows. `keep`: a bit for each element of x.
 template <int RANK, bool ALIGNED>
@@ -243,20 +304,13 @@ __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restr
   const int col0 = (blockIdx.x - (is_x ? 0 : tiles_x)) * COLUMNS;
   const Rows rows = rows_of(chunks, blockIdx.z, chunk_rows, m);
   const int steps = (rows.end - rows.begin + STEP - 1) / STEP;
+  const gemm::Tiles<false, ALIGNED> tiles_data({side.data, side.cols, side.cols, rows.end}, col0);
+  const RankTiles<RANK> tiles_rank(side.rank, inner, rank0, padded, rows.end);
   auto bring = [&](int step) {
     bf16* stage = ring + step % STAGES * STAGE<RANK>;
     const int row0 = rows.begin + step * STEP;
-    gemm::fetch<false, ALIGNED>(stage, {side.data, side.cols, side.cols, rows.end}, col0, row0);
-#pragma unroll
-    for (int i = 0; i < 2 * RANK * STEP / CHUNK / THREADS; i++) {
-      constexpr int CHUNKS = RANK / CHUNK;
-      const int id = threadIdx.x + i * THREADS, low = id / (STEP * CHUNKS), row = id / CHUNKS % STEP, chunk = id % CHUNKS;
-      const int across = rank0 + chunk * CHUNK;
-      const bool inside = row0 + row < rows.end && across < padded;
-      const bf16* from = inside ? side.rank + u64(row0 + row) * inner + low * padded + across : side.rank;
-      bf16* to = stage + gemm::TILE_ELEMENTS + low * RANK * STEP + place_rank<RANK>(row, chunk);
-      copy_async_16(to, from, inside ? 16 : 0);
-    }
+    tiles_data.fetch(stage, row0);
+    tiles_rank.fetch(stage + gemm::TILE_ELEMENTS, row0);
   };
   // The 32 columns of the warp are one word of each row; a lane has that of one row of a step.
   auto kept_of = [&](int step) {
@@ -338,32 +392,37 @@ __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restr
   }
 }
 
-// dA [E, rank, k] and dB [E, n, rank]: the sums over the chunks of each adapter (blockIdx.y) in order; without `first` there is one
-// adapter of `count` chunks. A thread has a column of x or dy and eight of the rank.
+// dA [E, rank, k] and dB [E, n, rank]: the sums over the chunks of each adapter (blockIdx.z) in order; without `first` there is one
+// adapter of `count` chunks. A block has 32 columns of x or of dy and 32 of the rank; dA passes through shared memory, so that it too
+// is written along rows.
 __device__ __forceinline__ void factor_sums(const float* __restrict__ parts, const int* first, int count, float* __restrict__ da,
                                             float* __restrict__ db, int k, int n, int rank, int padded, float keep_scale) {
-  const u64 id = u64(blockIdx.x) * blockDim.x + threadIdx.x, cols = u64(k) + n, column = id % cols;
-  const int rank0 = id / cols * 8;
-  if (rank0 >= padded) return;
-  const int begin = first == nullptr ? 0 : first[blockIdx.y], end = first == nullptr ? count : first[blockIdx.y + 1];
-  float sum[8] = {};
-  for (int chunk = begin; chunk < end; chunk++) {
-    float term[2][4];
-    const float* from = parts + (chunk * cols + column) * padded + rank0;
-    load<4>(from, term[0]);
-    load<4>(from + 4, term[1]);
+  __shared__ float tile[32][33];
+  const int lane = threadIdx.x % 32, line = threadIdx.x / 32, tiles_x = (k + 31) / 32, rank0 = blockIdx.y * 32;
+  const bool is_x = static_cast<int>(blockIdx.x) < tiles_x;
+  const int cols = is_x ? k : n, col0 = (blockIdx.x - (is_x ? 0 : tiles_x)) * 32;
+  const int begin = first == nullptr ? 0 : first[blockIdx.z], end = first == nullptr ? count : first[blockIdx.z + 1];
+  const int j = rank0 + lane;
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum[i] += term[i / 4][i % 4];
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const int j = rank0 + i;
-    if (j >= rank) continue;
-    if (column < k) {
-      da[(u64(blockIdx.y) * rank + j) * k + column] = keep_scale * sum[i];
-    } else {
-      db[(u64(blockIdx.y) * n + column - k) * rank + j] = sum[i];
+  for (int i = 0; i < 32; i += 8) {
+    const int col = col0 + line + i;
+    float sum = 0.0f;
+    if (col < cols && j < padded) {
+      const u64 at = u64(is_x ? 0 : k) + col;
+      for (int chunk = begin; chunk < end; chunk++) sum += parts[(chunk * (u64(k) + n) + at) * padded + j];
     }
+    if (is_x) {
+      tile[lane][line + i] = keep_scale * sum;
+    } else if (col < cols && j < rank) {
+      db[(u64(blockIdx.z) * n + col) * rank + j] = sum;
+    }
+  }
+  if (!is_x) return;  // The whole block.
+  __syncthreads();    // Hazard: elements are read by other threads than wrote them.
+#pragma unroll
+  for (int i = 0; i < 32; i += 8) {
+    const int row = rank0 + line + i, col = col0 + lane;
+    if (row < rank && col < k) da[(u64(blockIdx.z) * rank + row) * k + col] = tile[line + i][lane];
   }
 }
 

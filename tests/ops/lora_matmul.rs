@@ -3,14 +3,17 @@
 use proptest::prelude::*;
 use warptune::Error;
 use warptune::autograd::{Tape, Var};
-use warptune::ops::lora_matmul::{Lora, lora_matmul};
+use warptune::device::Device;
+use warptune::ops::lora_matmul::{Lora, LoraStack, Segments, lora_matmul, lora_matmul_segmented};
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
 use super::{cases, float_type};
-use crate::reference::lora_matmul::{Shape, lora, lora_backward};
+use crate::reference::lora_matmul::{
+    Runs, Shape, lora, lora_backward, lora_segmented, lora_segmented_backward,
+};
 use crate::reference::matmul::{product_magnitude, transposed};
-use crate::reference::{cast, dropout, stored};
+use crate::reference::{Real, cast, dropout, stored};
 use crate::support::devices::{assert_no_reports, cuda, on_each};
 use crate::support::gradcheck::{
     Outcome, assert_deterministic, assert_repeatable, check_oracle, dot, run_at,
@@ -26,13 +29,32 @@ fn op(scale: f32, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Va
     move |tape, v| lora_matmul(tape, &v[0], &v[1], v.get(4), &Lora { a: &v[2], b: &v[3], scale, dropout })
 }
 
-fn inputs(s: &Shape, x_type: DType, w_type: DType, a_type: DType, bias: bool, seed: u64) -> Vec<Tensor> {
+fn segmented(runs: &Runs, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Var> {
+    let segments = Segments::new(runs.runs.iter().copied());
+    let scales: Vec<f32> = runs.scales.iter().map(|&scale| scale as f32).collect();
+    let scales = Tensor::from_f32(scales, &[runs.scales.len()]);
+    move |tape, v| {
+        let scales = scales.to_device(v[0].value().device())?;
+        let loras = LoraStack { a: &v[2], b: &v[3], scales: &scales, dropout };
+        lora_matmul_segmented(tape, &v[0], &v[1], v.get(4), &loras, &segments)
+    }
+}
+
+/// x, w, A and B, of one adapter or of a stack, and perhaps a bias.
+fn inputs(
+    s: &Shape,
+    stack: Option<usize>,
+    [x_type, w_type, a_type]: [DType; 3],
+    bias: bool,
+    seed: u64,
+) -> Vec<Tensor> {
     let mut random = Random::new(seed);
+    let stacked = |shape: [usize; 2]| stack.into_iter().chain(shape).collect::<Vec<usize>>();
     let mut inputs = vec![
         random.tensor(&[s.m, s.k], x_type, 1.0),
         random.tensor(&[s.n, s.k], w_type, 0.3),
-        random.tensor(&[s.r, s.k], a_type, 0.5),
-        random.tensor(&[s.n, s.r], a_type, 0.5),
+        random.tensor(&stacked([s.r, s.k]), a_type, 0.5),
+        random.tensor(&stacked([s.n, s.r]), a_type, 0.5),
     ];
     if bias {
         inputs.push(random.tensor(&[s.n], w_type, 1.0));
@@ -40,11 +62,36 @@ fn inputs(s: &Shape, x_type: DType, w_type: DType, a_type: DType, bias: bool, se
     inputs
 }
 
-/// Sums of absolute values, found by putting absolute values into the oracle itself: those of y, and those of the gradients.
-fn magnitudes(v: &[Vec<f64>], keep: &[f64], scale: f64, dy: &[f64], s: &Shape) -> (Vec<f64>, [Vec<f64>; 5]) {
-    let abs = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| x.abs()).collect() };
-    let v: Vec<Vec<f64>> = v.iter().map(|x| abs(x)).collect();
-    (lora(&v, keep, scale.abs(), s), lora_backward(&v, keep, scale.abs(), &abs(dy), s))
+/// One adapter with a scale, or several.
+enum Adapters<'a> {
+    One(f32),
+    Several(&'a Runs),
+}
+
+impl Adapters<'_> {
+    /// y and the gradients, by the oracle; with `absolute`, of the scales' absolute values.
+    fn run<R: Real>(&self, v: &[Vec<R>], keep: &[R], dy: &[R], s: &Shape, absolute: bool) -> Vec<Vec<R>> {
+        let size = |scale: f64| if absolute { scale.abs() } else { scale };
+        let (y, grads) = match self {
+            Adapters::One(scale) => {
+                let scale = size(f64::from(*scale));
+                (lora(v, keep, scale, s), lora_backward(v, keep, scale, dy, s))
+            }
+            Adapters::Several(runs) => {
+                let scales = runs.scales.iter().map(|&scale| size(scale)).collect();
+                let runs = Runs { runs: runs.runs.clone(), scales };
+                (lora_segmented(v, keep, &runs, s), lora_segmented_backward(v, keep, &runs, dy, s))
+            }
+        };
+        std::iter::once(y).chain(grads.into_iter().take(v.len())).collect()
+    }
+
+    /// Sums of absolute values, found by putting absolute values into the oracle itself.
+    fn magnitudes(&self, v: &[Vec<f64>], keep: &[f64], dy: &[f64], s: &Shape) -> Vec<Vec<f64>> {
+        let abs = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| x.abs()).collect() };
+        let v: Vec<Vec<f64>> = v.iter().map(|x| abs(x)).collect();
+        self.run(&v, keep, &abs(dy), s, true)
+    }
 }
 
 /// What a device may make of `inputs`, with everything required a gradient of.
@@ -60,40 +107,36 @@ struct Expected {
 const NAMES: [&str; 6] = ["y", "dx", "dW", "dA", "dB", "dbias"];
 
 impl Expected {
-    fn new(inputs: &[Tensor], dy: &Tensor, p: f32, scale: f32, s: &Shape) -> Expected {
+    fn new(inputs: &[Tensor], dy: &Tensor, p: f32, adapters: &Adapters<'_>, s: &Shape) -> Expected {
         let v: Vec<Vec<f64>> = inputs.iter().map(values).collect();
         let f: Vec<Vec<f32>> = v.iter().map(|x| cast(x)).collect();
         let x_type = dy.dtype();
         let dy = values(dy);
         let n = s.m * s.k;
         let keep = if p > 0.0 { dropout::mask(SEED, STEP << 32, p, n) } else { vec![1.0; n] };
-        let (keep32, dy32): (Vec<f32>, Vec<f32>) = (cast(&keep), cast(&dy));
-        let scale = f64::from(scale);
-        let all = |(y, grads): (Vec<f64>, [Vec<f64>; 5])| -> Vec<Vec<f64>> {
-            std::iter::once(y).chain(grads.into_iter().take(inputs.len())).collect()
-        };
-        let exact = all((lora(&v, &keep, scale, s), lora_backward(&v, &keep, scale, &dy, s)));
-        let sizes = all(magnitudes(&v, &keep, scale, &dy, s));
-        let mut adapter = v.clone();
-        adapter[1].fill(0.0);
-        adapter.truncate(4);
-        let adapter_sizes = all(magnitudes(&adapter, &keep, scale, &dy, s));
-        let naive =
-            [lora(&f, &keep32, scale, s)].into_iter().chain(lora_backward(&f, &keep32, scale, &dy32, s));
+        let exact = adapters.run(&v, &keep, &dy, s, false);
+        let sizes = adapters.magnitudes(&v, &keep, &dy, s);
+        let mut bare = v.clone();
+        bare[1].fill(0.0);
+        bare.get_mut(4).into_iter().for_each(|bias| bias.fill(0.0));
+        let adapter_sizes = adapters.magnitudes(&bare, &keep, &dy, s);
+        let naive: Vec<Vec<f32>> = adapters.run(&f, &cast(&keep), &cast(&dy), s, false);
         let types: Vec<DType> = (0..exact.len()).map(|i| if i < 2 { x_type } else { DType::F32 }).collect();
-        let tolerances = naive.zip(exact.iter().zip(&sizes)).zip(&types);
-        let tolerances = tolerances
-            .map(|((naive, (exact, size)), &dtype)| {
-                Tolerance::twice_naive(&stored(&naive, dtype), exact)
-                    .plus(Tolerance::rounding(DType::F32, 4.0, size))
-                    .plus(Tolerance::rounding(dtype, 1.0, exact))
-            })
-            .collect();
-        let of_pairs = adapter_sizes.iter().enumerate().map(|(i, size)| match i {
-            2 | 5 => Tolerance::rounding(DType::F32, 0.0, size),
-            _ => Tolerance::rounding(DType::BF16, 4.0 / 256.0, size),
+        let tolerance = |i: usize| {
+            Tolerance::twice_naive(&stored(&naive[i], types[i]), &exact[i])
+                .plus(Tolerance::rounding(DType::F32, 4.0, &sizes[i]))
+                .plus(Tolerance::rounding(types[i], 1.0, &exact[i]))
+        };
+        // dW and dbias have nothing of the adapter.
+        let of_pairs = adapter_sizes.iter().enumerate().map(|(i, size)| {
+            Tolerance::rounding(DType::BF16, if matches!(i, 2 | 5) { 0.0 } else { 4.0 / 256.0 }, size)
         });
-        Expected { of_pairs: of_pairs.collect(), values: exact, tolerances, types }
+        Expected {
+            tolerances: (0..exact.len()).map(tolerance).collect(),
+            of_pairs: of_pairs.collect(),
+            values: exact,
+            types,
+        }
     }
 
     #[track_caller]
@@ -110,6 +153,11 @@ impl Expected {
     }
 }
 
+/// Whether a device computes with pairs of bf16.
+fn pairs(device: Device, inputs: &[Tensor]) -> bool {
+    device == cuda() && inputs[..2].iter().all(|x| x.dtype() == DType::BF16)
+}
+
 proptest! {
     #![proptest_config(cases(40))]
 
@@ -123,13 +171,34 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let s = Shape { m, k, n, r };
-        let inputs = inputs(&s, x_type, w_type, a_type, bias, seed);
+        let inputs = inputs(&s, None, [x_type, w_type, a_type], bias, seed);
         let dy = Random::new(!seed).tensor(&[m, n], x_type, 1.0);
-        let expected = Expected::new(&inputs, &dy, p, scale, &s);
+        let expected = Expected::new(&inputs, &dy, p, &Adapters::One(scale), &s);
         on_each(|device| {
             let tape = Tape::training(SEED, STEP);
             let outcome = run_at(device, tape, &inputs, &dy, |_| true, op(scale, p)).unwrap();
-            expected.check(&outcome, device == cuda());
+            expected.check(&outcome, pairs(device, &inputs));
+        });
+    }
+
+    #[test]
+    fn segments_match_the_oracle(
+        (k, n, r) in (1usize..40, 1usize..40, 1usize..12),
+        runs in proptest::collection::vec((0usize..30, proptest::option::of(0usize..3)), 1..7),
+        (x_type, w_type, a_type) in (float_type(), float_type(), float_type()),
+        bias in any::<bool>(),
+        p in prop_oneof![Just(0.0f32), 0.05f32..0.6],
+        seed in any::<u64>(),
+    ) {
+        let s = Shape { m: runs.iter().map(|(len, _)| len).sum(), k, n, r };
+        let runs = Runs { runs, scales: vec![0.5, -2.0, 3.0] };
+        let inputs = inputs(&s, Some(3), [x_type, w_type, a_type], bias, seed);
+        let dy = Random::new(!seed).tensor(&[s.m, n], x_type, 1.0);
+        let expected = Expected::new(&inputs, &dy, p, &Adapters::Several(&runs), &s);
+        on_each(|device| {
+            let tape = Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape, &inputs, &dy, |_| true, segmented(&runs, p)).unwrap();
+            expected.check(&outcome, pairs(device, &inputs));
         });
     }
 }
@@ -150,9 +219,9 @@ fn tensor_core_tiles() {
         (Shape { m: 16, k: 600, n: 40, r: 1 }, 0.0, DType::BF16),
     ];
     for (i, (s, p, a_type)) in shapes.into_iter().enumerate() {
-        let inputs = inputs(&s, DType::BF16, DType::BF16, a_type, i % 2 == 0, i as u64);
+        let inputs = inputs(&s, None, [DType::BF16, DType::BF16, a_type], i % 2 == 0, i as u64);
         let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], DType::BF16, 1.0);
-        let expected = Expected::new(&inputs, &dy, p, 1.5, &s);
+        let expected = Expected::new(&inputs, &dy, p, &Adapters::One(1.5), &s);
         let tape = Tape::training(SEED, STEP);
         let outcome = run_at(cuda(), tape, &inputs, &dy, |_| true, op(1.5, p)).unwrap();
         expected.check(&outcome, true);
@@ -169,35 +238,156 @@ fn ordinary_core_tiles() {
         (Shape { m: 64, k: 515, n: 64, r: 64 }, 0.0, DType::BF16, DType::F32),
     ];
     for (i, (s, p, x_type, w_type)) in shapes.into_iter().enumerate() {
-        let inputs = inputs(&s, x_type, w_type, DType::F32, true, i as u64);
+        let inputs = inputs(&s, None, [x_type, w_type, DType::F32], true, i as u64);
         let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], x_type, 1.0);
-        let expected = Expected::new(&inputs, &dy, p, 0.7, &s);
+        let expected = Expected::new(&inputs, &dy, p, &Adapters::One(0.7), &s);
         let tape = Tape::training(SEED, STEP);
         expected.check(&run_at(cuda(), tape, &inputs, &dy, |_| true, op(0.7, p)).unwrap(), false);
         assert_no_reports();
     }
 }
 
+/// Runs of one row, of rows across tiles and of more than a chunk of 1024, adapters that come twice or never, rows without one.
+#[test]
+fn segments_across_tiles() {
+    let short = (0..40).map(|i| (1, Some(i % 3))).collect();
+    let cases = [
+        (
+            vec![(5, Some(2)), (190, Some(0)), (60, None), (1, Some(2)), (30, Some(3))],
+            56,
+            72,
+            16,
+            DType::BF16,
+        ),
+        (vec![(1100, Some(3)), (3, None), (40, Some(0))], 40, 48, 8, DType::BF16),
+        (short, 520, 24, 40, DType::BF16),
+        (vec![(100, None), (29, Some(1)), (70, Some(0)), (9, Some(1))], 65, 70, 9, DType::F32),
+    ];
+    for (i, (runs, k, n, r, dtype)) in cases.into_iter().enumerate() {
+        let s = Shape { m: runs.iter().map(|(len, _)| len).sum(), k, n, r };
+        let runs = Runs { runs, scales: vec![0.5, 2.0, -1.0, 1.5] };
+        let p = if i % 2 == 0 { 0.2 } else { 0.0 };
+        let inputs = inputs(&s, Some(4), [dtype, dtype, DType::F32], i == 0, i as u64);
+        let dy = Random::new(!(i as u64)).tensor(&[s.m, n], dtype, 1.0);
+        let expected = Expected::new(&inputs, &dy, p, &Adapters::Several(&runs), &s);
+        on_each(|device| {
+            let tape = Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape, &inputs, &dy, |_| true, segmented(&runs, p)).unwrap();
+            expected.check(&outcome, pairs(device, &inputs));
+        });
+    }
+}
+
+/// Up to 16 rows without a mask go through kernels of their own, whose rows do not depend on each other: one adapter and several,
+/// factors of both types, gradients too; and the rows that are not aligned, which go through the others.
+#[test]
+fn few_rows() {
+    for (m, k, n, r, a_type) in [
+        (1, 1024, 72, 16, DType::F32),
+        (3, 520, 40, 5, DType::BF16),
+        (8, 72, 33, 64, DType::F32),
+        (9, 264, 64, 12, DType::BF16),
+        (16, 128, 100, 8, DType::F32),
+        (7, 99, 20, 4, DType::F32),
+    ] {
+        let s = Shape { m, k, n, r };
+        let types = [DType::BF16, DType::BF16, a_type];
+        let runs = vec![(m / 3, Some(2)), (m / 3, None), (m - m / 3 * 2, Some(0))];
+        let runs = Runs { runs, scales: vec![0.5, 1.0, -2.0] };
+        let dy = Random::new(5).tensor(&[m, n], DType::BF16, 1.0);
+        let one = inputs(&s, None, types, true, m as u64);
+        let stack = inputs(&s, Some(3), types, m == 9, m as u64);
+        let of_one = Expected::new(&one, &dy, 0.0, &Adapters::One(1.5), &s);
+        let of_stack = Expected::new(&stack, &dy, 0.0, &Adapters::Several(&runs), &s);
+        on_each(|device| {
+            let tape = || Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape(), &one, &dy, |_| true, op(1.5, 0.0)).unwrap();
+            of_one.check(&outcome, pairs(device, &one));
+            let last = run_at(
+                device,
+                tape(),
+                &[&[one[0].rows(m - 1, 1).unwrap()], &one[1..]].concat(),
+                &dy.rows(m - 1, 1).unwrap(),
+                |_| true,
+                op(1.5, 0.0),
+            );
+            if device == cuda() && k % 8 == 0 {
+                assert_eq!(bits(&outcome.output)[(m - 1) * n..], bits(&last.unwrap().output));
+            }
+            let outcome = run_at(device, tape(), &stack, &dy, |_| true, segmented(&runs, 0.0)).unwrap();
+            of_stack.check(&outcome, pairs(device, &stack));
+        });
+    }
+}
+
+/// A stack of one adapter for all rows is that adapter, and an adapter without rows gets a gradient of zeros.
+#[test]
+fn one_segment_is_the_plain_op() {
+    let s = Shape { m: 30, k: 40, n: 24, r: 6 };
+    for dtype in [DType::F32, DType::BF16] {
+        let plain = inputs(&s, None, [dtype, dtype, DType::F32], true, 9);
+        let dy = Random::new(10).tensor(&[s.m, s.n], dtype, 1.0);
+        let mut stacked = plain.clone();
+        for i in [2, 3] {
+            let one = values(&plain[i]);
+            let two = one.iter().chain(&one).map(|&x| x as f32).collect();
+            stacked[i] = Tensor::from_f32(two, &[2, plain[i].shape()[0], plain[i].shape()[1]]);
+        }
+        let runs = Runs { runs: vec![(s.m, Some(1))], scales: vec![1.0, 2.0] };
+        on_each(|device| {
+            let tape = || Tape::training(SEED, STEP);
+            let one = run_at(device, tape(), &plain, &dy, |_| true, op(2.0, 0.1)).unwrap();
+            let two = run_at(device, tape(), &stacked, &dy, |_| true, segmented(&runs, 0.1)).unwrap();
+            assert_eq!(bits(&one.output), bits(&two.output));
+            for i in [0, 1, 4] {
+                assert_eq!(bits(one.grad(i)), bits(two.grad(i)), "gradient {i}");
+            }
+            for i in [2, 3] {
+                let (one, two) = (bits(one.grad(i)), bits(two.grad(i)));
+                assert!(two[..one.len()].iter().all(|&zero| zero == 0));
+                assert_eq!(two[one.len()..], one, "gradient {i}");
+            }
+        });
+    }
+}
+
 #[test]
 fn the_oracle_has_the_right_gradients() {
     let s = Shape { m: 3, k: 5, n: 4, r: 2 };
-    let inputs: Vec<Vec<f64>> =
-        inputs(&s, DType::F32, DType::F32, DType::F32, true, 1).iter().map(values).collect();
+    let of_one: Vec<Vec<f64>> = inputs(&s, None, [DType::F32; 3], true, 1).iter().map(values).collect();
     let dy = values(&Random::new(2).tensor(&[s.m, s.n], DType::F32, 1.0));
     let keep = dropout::mask(1, 2, 0.3, s.m * s.k);
     assert!(keep.contains(&0.0));
-    let grads = lora_backward(&inputs, &keep, 1.7, &dy, &s);
-    check_oracle(&inputs, &grads, |v| dot(&lora(v, &keep, 1.7, &s), &dy));
+    let grads = lora_backward(&of_one, &keep, 1.7, &dy, &s);
+    check_oracle(&of_one, &grads, |v| dot(&lora(v, &keep, 1.7, &s), &dy));
+
+    let s = Shape { m: 6, k: 5, n: 4, r: 2 };
+    let runs =
+        Runs { runs: vec![(1, Some(1)), (2, None), (2, Some(0)), (1, Some(1))], scales: vec![1.7, -0.4] };
+    let inputs: Vec<Vec<f64>> = inputs(&s, Some(2), [DType::F32; 3], true, 4).iter().map(values).collect();
+    let dy = values(&Random::new(3).tensor(&[s.m, s.n], DType::F32, 1.0));
+    let keep = dropout::mask(1, 2, 0.3, s.m * s.k);
+    let grads = lora_segmented_backward(&inputs, &keep, &runs, &dy, &s);
+    check_oracle(&inputs, &grads, |v| dot(&lora_segmented(v, &keep, &runs, &s), &dy));
 }
 
 #[test]
 fn same_bits_on_every_run() {
     let s = Shape { m: 67, k: 130, n: 95, r: 8 };
     for dtype in [DType::F32, DType::BF16] {
-        let inputs = inputs(&s, dtype, dtype, DType::F32, true, 3);
+        let inputs = inputs(&s, None, [dtype, dtype, DType::F32], true, 3);
         let dy = Random::new(4).tensor(&[s.m, s.n], dtype, 1.0);
         assert_deterministic(&inputs, &dy, || Tape::training(SEED, STEP), op(2.0, 0.1));
         assert_repeatable(cuda(), &inputs, &dy, || Tape::training(SEED, STEP), op(2.0, 0.1));
+    }
+    let runs =
+        Runs { runs: vec![(20, Some(0)), (7, None), (30, Some(1)), (10, Some(0))], scales: vec![2.0, 0.5] };
+    for dtype in [DType::F32, DType::BF16] {
+        let inputs = inputs(&s, Some(2), [dtype, dtype, DType::F32], true, 5);
+        let dy = Random::new(6).tensor(&[s.m, s.n], dtype, 1.0);
+        let op = segmented(&runs, 0.1);
+        assert_repeatable(Device::Cpu, &inputs, &dy, || Tape::training(SEED, STEP), &op);
+        assert_repeatable(cuda(), &inputs, &dy, || Tape::training(SEED, STEP), &op);
     }
 }
 
@@ -205,7 +395,7 @@ fn same_bits_on_every_run() {
 fn frozen_parts_get_no_gradient_and_change_none_of_the_others() {
     let s = Shape { m: 9, k: 20, n: 11, r: 4 };
     for dtype in [DType::F32, DType::BF16] {
-        let inputs = inputs(&s, dtype, DType::BF16, DType::F32, true, 5);
+        let inputs = inputs(&s, None, [dtype, DType::BF16, DType::F32], true, 5);
         let dy = Random::new(6).tensor(&[s.m, s.n], dtype, 1.0);
         on_each(|device| {
             let run = |wanted: fn(usize) -> bool| {
@@ -230,7 +420,7 @@ fn frozen_parts_get_no_gradient_and_change_none_of_the_others() {
 fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
     let s = Shape { m: 6, k: 33, n: 17, r: 4 };
     for dtype in [DType::F32, DType::BF16] {
-        let mut inputs = inputs(&s, dtype, dtype, DType::F32, false, 7);
+        let mut inputs = inputs(&s, None, [dtype, dtype, DType::F32], false, 7);
         inputs[3] = Tensor::zeros(&[s.n, s.r], DType::F32);
         on_each(|device| {
             let v: Vec<Var> = inputs.iter().map(|x| Var::constant(x.to_device(device).unwrap())).collect();
@@ -258,7 +448,7 @@ fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
 fn no_rows() {
     let s = Shape { m: 0, k: 5, n: 4, r: 2 };
     for dtype in [DType::F32, DType::BF16] {
-        let inputs = inputs(&s, dtype, dtype, DType::F32, true, 8);
+        let inputs = inputs(&s, None, [dtype, dtype, DType::F32], true, 8);
         let dy = Tensor::zeros(&[0, 4], dtype);
         on_each(|device| {
             let tape = Tape::training(SEED, STEP);
@@ -288,4 +478,33 @@ fn operands_that_do_not_fit_are_named() {
     assert!(matches!(run(&[2, 3], &[4, 3], 0.0), Error::Shape { .. }));
     assert!(run(&[2, 3], &[4, 2], 1.0).to_string().contains("0 <= p < 1"));
     assert!(run(&[2, 3], &[4, 2], f32::NAN).to_string().contains("0 <= p < 1"));
+}
+
+#[test]
+fn segments_that_do_not_fit_are_named() {
+    let var = |shape: &[usize]| Var::constant(Tensor::zeros(shape, DType::F32));
+    let (x, w) = (var(&[5, 3]), var(&[4, 3]));
+    let run = |a: &[usize], b: &[usize], scales: usize, runs: &[(usize, Option<usize>)]| {
+        let (a, b, scales) = (var(a), var(b), Tensor::zeros(&[scales], DType::F32));
+        let loras = LoraStack { a: &a, b: &b, scales: &scales, dropout: 0.0 };
+        let segments = Segments::new(runs.iter().copied());
+        lora_matmul_segmented(&Tape::inference(), &x, &w, None, &loras, &segments).map(|_| ())
+    };
+    let fitting = [(2, Some(1)), (3, None)];
+    assert!(run(&[2, 6, 3], &[2, 4, 6], 2, &fitting).is_ok());
+    let error = run(&[2, 6, 3], &[2, 4, 6], 3, &fitting).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "lora_matmul: A [2, 6, 3], B [2, 4, 6] and f32 scales [3] for a weight [4, 3]: expected A [E, r, 3], B [E, 4, r] and f32 \
+         scales [E]"
+    );
+    for (a, b) in
+        [([2, 6, 4], [2, 4, 6]), ([2, 6, 3], [3, 4, 6]), ([2, 6, 3], [2, 5, 6]), ([2, 6, 3], [2, 4, 7])]
+    {
+        assert!(matches!(run(&a, &b, 2, &fitting), Err(Error::Shape { .. })));
+    }
+    let error = run(&[2, 6, 3], &[2, 4, 6], 2, &[(4, Some(0))]).unwrap_err().to_string();
+    assert_eq!(error, "lora_matmul: segments of 4 rows in all for x [5, 3]");
+    let error = run(&[2, 6, 3], &[2, 4, 6], 2, &[(5, Some(2))]).unwrap_err().to_string();
+    assert_eq!(error, "lora_matmul: adapter 2 of a stack of 2, numbered from 0");
 }

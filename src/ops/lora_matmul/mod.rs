@@ -2,13 +2,16 @@
 
 mod cpu;
 mod cuda;
+mod segments;
 
 use super::place::place;
 use crate::autograd::{BackwardContext, Tape, Var};
 use crate::ops::dropout::Mask;
 use crate::ops::matmul::{check_float, check_linear};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+
+pub use segments::{Segment, Segments};
 
 const OP: &str = "lora_matmul";
 
@@ -24,13 +27,49 @@ pub struct Lora<'a> {
     pub dropout: f32,
 }
 
-/// What forward and backward both use.
+/// The adapters of a [`lora_matmul_segmented`], one behind the other. Smaller ranks are padded with zeros, in A and in B: their
+/// gradients there are zero too.
+pub struct LoraStack<'a> {
+    /// `[E, r, in]`.
+    pub a: &'a Var,
+    /// `[E, out, r]`.
+    pub b: &'a Var,
+    /// The scale of each adapter, f32 `[E]`.
+    pub scales: &'a Tensor,
+    /// Probability with which an element of an adapter's input is dropped in training.
+    pub dropout: f32,
+}
+
+/// The adapters' scales.
+enum Scale {
+    One(f32),
+    /// f32 `[E]`.
+    Each(Tensor),
+}
+
+/// What forward and backward both use. A and B are stacked where there are segments.
 struct Layer {
     w: Tensor,
     a: Tensor,
     b: Tensor,
-    scale: f32,
+    scale: Scale,
     mask: Option<Mask>,
+    segments: Option<Segments>,
+}
+
+impl Layer {
+    fn out_and_rank(&self) -> [usize; 2] {
+        let [.., out, rank] = *self.b.shape() else { return [0; 2] };
+        [out, rank]
+    }
+
+    /// The scale of the only adapter; of several, what their own ones are multiplied by.
+    fn one_scale(&self) -> f32 {
+        match self.scale {
+            Scale::One(scale) => scale,
+            Scale::Each(_) => 1.0,
+        }
+    }
 }
 
 /// `y = x W^T + bias + scale (dropout(x) A^T) B^T`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
@@ -57,17 +96,67 @@ pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lor
         );
         return Err(Error::Shape { op: OP, detail });
     }
-    check_float(OP, [lora.a, lora.b])?;
-    let inputs: Vec<&Var> = [x, w, lora.a, lora.b].into_iter().chain(bias).collect();
-    let device = place(OP, inputs.iter().map(|v| v.value()))?;
-
     let layer = Layer {
         w: w.value().clone(),
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
-        scale: lora.scale,
+        scale: Scale::One(lora.scale),
         mask: Mask::next(tape, OP, lora.dropout)?,
+        segments: None,
     };
+    run(tape, [x, w, lora.a, lora.b], bias, layer)
+}
+
+/// As [`lora_matmul`] with an adapter for each segment of the rows, or none: `y = x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T` in the
+/// rows of adapter e. The gradients of A and B are sums over an adapter's own rows. All rows share one product with the weight.
+///
+/// Errors: those of [`lora_matmul`]; segments that are not the rows of x, or name an adapter that is not in the stack.
+pub fn lora_matmul_segmented(
+    tape: &Tape,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    loras: &LoraStack<'_>,
+    segments: &Segments,
+) -> Result<Var> {
+    let (rows, inner, out) = check_linear(OP, x, w, bias)?;
+    let shapes = (loras.a.shape(), loras.b.shape(), loras.scales.shape());
+    let fits =
+        matches!(shapes, (&[e, r, i], &[f, o, q], &[g]) if (e, r, i, o) == (f, q, inner, out) && e == g);
+    if !fits || loras.scales.dtype() != DType::F32 {
+        let detail = format!(
+            "A {:?}, B {:?} and {} scales {:?} for a weight {:?}: expected A [E, r, {inner}], B [E, {out}, r] and f32 scales [E]",
+            loras.a.shape(),
+            loras.b.shape(),
+            loras.scales.dtype(),
+            loras.scales.shape(),
+            w.shape()
+        );
+        return Err(Error::Shape { op: OP, detail });
+    }
+    if segments.rows() != rows {
+        let detail = format!("segments of {} rows in all for x {:?}", segments.rows(), x.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    segments.check(loras.a.shape()[0])?;
+    place(OP, [x.value(), loras.scales])?;
+    let layer = Layer {
+        w: w.value().clone(),
+        a: loras.a.value().clone(),
+        b: loras.b.value().clone(),
+        scale: Scale::Each(loras.scales.clone()),
+        mask: Mask::next(tape, OP, loras.dropout)?,
+        segments: Some(segments.clone()),
+    };
+    run(tape, [x, w, loras.a, loras.b], bias, layer)
+}
+
+/// Runs a layer on operands whose shapes fit, and records it.
+fn run(tape: &Tape, operands: [&Var; 4], bias: Option<&Var>, layer: Layer) -> Result<Var> {
+    let [x, _, a, b] = operands;
+    check_float(OP, [a, b])?;
+    let inputs: Vec<&Var> = operands.into_iter().chain(bias).collect();
+    let device = place(OP, inputs.iter().map(|v| v.value()))?;
     let (x, bias) = (x.value().clone(), bias.map(Var::value));
     if let Some(device) = device {
         let (y, u) = cuda::forward(device, &x, bias, &layer)?;

@@ -1,0 +1,86 @@
+//! A few rows: decoding.
+
+use super::Run;
+use crate::Result;
+use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::ops::lora_matmul::OP;
+use crate::tensor::{DType, Tensor};
+
+kernel! {
+    /// u.
+    FewDown in "lora_matmul" {
+        x: Pointer, a: Pointer, adapter_of: Pointer, scales: Pointer, scale: f32, u: Pointer, k: u32, rank: u32, padded: u32,
+    }
+}
+
+kernel! {
+    /// y.
+    FewUp in "lora_matmul" {
+        x: Pointer, w: Pointer, u: Pointer, b: Pointer, adapter_of: Pointer, bias: Pointer, y: Pointer,
+        m: u32, n: u32, k: u32, rank: u32, padded: u32,
+    }
+}
+
+/// As many rows as a plain matmul streams its weight for (src/ops/matmul/plan.rs); and as a kernel for fewer has.
+const ROWS: usize = 16;
+const FEWER_ROWS: usize = 8;
+/// Threads of a block for an element of u, columns of y of a block, and its threads (kernels/common/gemv.cuh).
+const DOWN_THREADS: u32 = 128;
+const TILE: usize = 32;
+const THREADS: u32 = 256;
+
+impl Run<'_> {
+    /// Whether the kernels for few rows can do it: bf16, no mask, rows that start on 16 bytes. The shapes decide, and how the
+    /// tensors lie.
+    pub(super) fn is_few(&self, x: &Tensor) -> Result<bool> {
+        let suits = self.tensor_cores && self.m <= ROWS && self.layer.mask.is_none();
+        Ok(suits && self.aligned(&[x, &self.layer.w])? && self.pointer(&self.layer.a)?.is_aligned())
+    }
+
+    /// y, and u as f32 `[M, padded]`.
+    pub(super) fn few(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let super::Layer { w, a, b, .. } = self.layer;
+        let [m, n, k, rank, padded] =
+            [self.m, self.n, self.k, self.rank, self.padded].map(|size| size as u32);
+        let adapter_of = self.table(|tables| &tables.adapter_of)?;
+        let u = self.new_tensor(&[self.m, self.padded], DType::F32)?;
+        let arguments = FewDown {
+            x: self.pointer(x)?,
+            a: self.pointer(a)?,
+            adapter_of,
+            scales: self.scales()?,
+            scale: self.layer.one_scale(),
+            u: self.pointer(&u)?,
+            k,
+            rank,
+            padded,
+        };
+        let entries = ["lora_matmul_fwd_down_few_f32", "lora_matmul_fwd_down_few_bf16"];
+        let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
+        self.device.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
+
+        let y = self.new_tensor(&[self.m, self.n], DType::BF16)?;
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        let arguments = FewUp {
+            x: self.pointer(x)?,
+            w: self.pointer(w)?,
+            u: self.pointer(&u)?,
+            b: self.pointer(b)?,
+            adapter_of,
+            bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| self.pointer(bias))?,
+            y: self.pointer(&y)?,
+            m,
+            n,
+            k,
+            rank,
+            padded,
+        };
+        let entries = match self.m <= FEWER_ROWS {
+            true => ["lora_matmul_fwd_few_f32_rows8", "lora_matmul_fwd_few_bf16_rows8"],
+            false => ["lora_matmul_fwd_few_f32_rows16", "lora_matmul_fwd_few_bf16_rows16"],
+        };
+        let blocks = if self.m == 0 { 0 } else { self.n.div_ceil(TILE) };
+        self.device.launch(b.dtype().select(OP, entries)?, arguments, Grid::new(blocks, THREADS))?;
+        Ok((y, u))
+    }
+}
