@@ -21,7 +21,7 @@ impl Random {
 
     /// Few bits, many, none or all: whole bytes more often than not.
     fn mask(&mut self, width: u32) -> u64 {
-        let bytes = (0..8).fold(0, |all, byte| all | (self.next() & 1) * (0xff << (8 * byte)));
+        let bytes = (0..8).fold(0, |all, byte| all | ((self.next() & 1) * (0xff << (8 * byte))));
         let mask = match self.next() % 8 {
             0 => 0,
             1 => u64::MAX,
