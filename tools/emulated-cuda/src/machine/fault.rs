@@ -12,7 +12,7 @@ pub enum FaultKind {
     Misaligned,
     /// A read of memory or of a register that nothing wrote.
     Uninitialised,
-    /// Two threads touched shared memory, at least one writing, with nothing that orders them.
+    /// Two threads touched the same byte, at least one writing, with nothing that orders them.
     Race,
     /// Data of an asynchronous copy touched before its wait.
     AsyncCopy,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub struct Checks {
     /// Reads of bytes and registers that nothing wrote.
     pub uninitialised: bool,
-    /// Races in shared memory between barriers.
+    /// Races in shared and global memory.
     pub races: bool,
     /// Barriers in divergent code and after threads have left.
     pub barriers: bool,

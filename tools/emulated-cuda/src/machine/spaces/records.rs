@@ -218,6 +218,21 @@ impl Me<'_> {
         self.unordered_lanes(new, old, common)
     }
 
+    /// Whether nothing of the above is there.
+    #[inline(always)]
+    fn comes_after(&self, new: &Record, old: &Record, common: u64) -> bool {
+        if old.block != self.block && self.group.clock.others.is_empty() {
+            return false;
+        }
+        self.unordered(new, old, common).is_none()
+    }
+
+    /// Whether an earlier access stays beside one of the same kind.
+    fn beside(&self, new: &Record, old: &Record) -> bool {
+        let alike = old.writes() == new.writes() && !old.alike(new);
+        alike && !self.comes_after(new, old, old.bytes & new.bytes)
+    }
+
     #[inline(never)]
     fn unordered_lanes(&self, new: &Record, old: &Record, common: u64) -> Option<Clash> {
         let warp = u32::from(old.warp);
@@ -326,7 +341,9 @@ impl Page {
             if common != 0 {
                 // Whoever has read it since, and strongly, comes after it or is no race with it.
                 let known = if old.published() { observed } else { 0 };
-                let (ordered, stays) = match me.unordered(new, &old, common) {
+                let reads = !old.writes() && !new.writes();
+                let (ordered, stays) = match if reads { None } else { me.unordered(new, &old, common) } {
+                    None if reads => (me.comes_after(new, &old, common), true),
                     None => (true, true),
                     Some(_) if common & !known == 0 => (true, true),
                     Some(clash) => {
@@ -379,6 +396,12 @@ impl Page {
         }
         let too_many = crowd[if new.writes() { WRITES } else { READS } - 1];
         if too_many != 0 {
+            let head = &mut self.pool[self.heads[line] as usize];
+            if head.bytes == new.bytes && head.bytes == too_many && me.beside(new, head) && !head.observes() {
+                // Many read the same: the last one takes the place of the one before it.
+                *head = Record { next: head.next, ..*new };
+                return Ok(());
+            }
             self.thin_out(line, new, me, too_many);
         }
         // Where one of its own has room for it, that becomes the latest.
@@ -402,11 +425,7 @@ impl Page {
         while at != END && bytes != 0 {
             let old = self.pool[at as usize];
             let common = old.bytes & bytes;
-            if common != 0
-                && old.writes() == new.writes()
-                && !old.alike(new)
-                && me.unordered(new, &old, old.bytes & new.bytes).is_some()
-            {
+            if common != 0 && me.beside(new, &old) {
                 bytes &= !common;
                 self.forget(line, at, common);
             }
