@@ -75,6 +75,8 @@ pub enum Fill {
     Zeros,
     /// 0, `step`, 2 `step`, ...: offsets and indices.
     Steps,
+    /// `step`, 2 `step`, 3 `step`, ...: ends of pieces of equal length.
+    Ends,
     /// Nothing: an output.
     None,
 }
@@ -160,7 +162,7 @@ pub enum Parameter {
         fill: Fill,
         /// The bound of random whole numbers, 0 for none.
         below: u64,
-        /// The difference of [`Fill::Steps`].
+        /// The difference of [`Fill::Steps`] and [`Fill::Ends`].
         step: u64,
     },
     /// A value or a struct of values, little-endian.
@@ -304,8 +306,8 @@ impl RawParameter {
                 if self.below.is_some() && (below == 0 || ty.is_float() || self.fill != Fill::Random) {
                     return Err("below is a bound above 0 for random whole numbers".to_string());
                 }
-                if self.step.is_some() && self.fill != Fill::Steps {
-                    return Err("step goes with fill = \"steps\"".to_string());
+                if self.step.is_some() && !matches!(self.fill, Fill::Steps | Fill::Ends) {
+                    return Err("step goes with fill = \"steps\" or \"ends\"".to_string());
                 }
                 Ok(Parameter::Buffer { ty, length, fill: self.fill, below, step })
             }
