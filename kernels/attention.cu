@@ -20,9 +20,9 @@
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                            \
       NAME(const uint2* tiles, const u32* q_starts, const u32* q_ends, const u32* k_starts, const u32* k_ends, const T* q,         \
            const T* k, const T* v, T* out, float* lse, long long q_stride, long long k_stride, long long v_stride,                 \
-           long long out_stride, long long lse_stride, int group, int dim, float scale, int causal, int window) {                  \
+           long long out_stride, long long lse_stride, int group, int dim, float scale, float scale2, int causal, int window) {    \
     CALL({tiles, {q_starts, q_ends}, {k_starts, k_ends}, {q, q_stride}, {k, k_stride}, {v, v_stride}, {out, out_stride}, lse,      \
-          lse_stride, group, dim, scale, causal != 0, window});                                                                    \
+          lse_stride, group, dim, scale, scale2, causal != 0, window});                                                            \
   }
 
 #define TENSOR_CORES(D, SUFFIX, ALIGNED)                                                                                           \

@@ -19,20 +19,20 @@
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                            \
       NAME(const uint2* tiles, const u32* q_starts, const u32* q_ends, const u32* k_starts, const u32* k_ends, const T* q,         \
            const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dq, T* dk, T* dv, long long q_stride,   \
-           long long k_stride, long long lse_stride, int group, int dim, float scale, int causal, int window) {                    \
+           long long k_stride, long long lse_stride, int group, int dim, float scale, float scale2, int causal, int window) {      \
     CALL({tiles, {q_starts, q_ends}, {k_starts, k_ends}, {q, q_stride}, {k, k_stride}, {v, k_stride}, {dout, q_stride}, lse,       \
-          delta, lse_stride, {dq, q_stride}, {dk, k_stride}, {dv, k_stride}, group, dim, scale, causal != 0, window});             \
+          delta, lse_stride, {dq, q_stride}, {dk, k_stride}, {dv, k_stride}, group, dim, scale, scale2, causal != 0, window});     \
   }
 
 #define TENSOR_CORES(D, GRADIENTS, WANT, SUFFIX, ALIGNED)                                                                          \
   BACKWARD(attention_bwd_##GRADIENTS##_bf16_d##D##SUFFIX, bf16, (attention::BackwardOf<D, attention::Want::WANT>::Plan::THREADS),  \
            (attention::backward<attention::BackwardOf<D, attention::Want::WANT>::Plan, attention::Want::WANT, ALIGNED>))
-#define SHORT_HEADS(D, SUFFIX, ALIGNED)        \
-  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)      \
+#define SHORT_HEADS(D, SUFFIX, ALIGNED)                                                                                            \
+  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
   TENSOR_CORES(D, dkdv, KV, SUFFIX, ALIGNED)
-#define LONG_HEADS(D, SUFFIX, ALIGNED)         \
-  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)      \
-  TENSOR_CORES(D, dk, K, SUFFIX, ALIGNED)      \
+#define LONG_HEADS(D, SUFFIX, ALIGNED)                                                                                             \
+  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
+  TENSOR_CORES(D, dk, K, SUFFIX, ALIGNED)                                                                                          \
   TENSOR_CORES(D, dv, V, SUFFIX, ALIGNED)
 SHORT_HEADS(32, , true)
 SHORT_HEADS(64, , true)

@@ -13,7 +13,13 @@ namespace attention {
 using i64 = long long;
 
 constexpr float LOG2_E = 1.4426950408889634f;
-constexpr int CHUNK = 8;  // bf16 elements of 16 bytes
+constexpr int CHUNK = 8;          // bf16 elements of 16 bytes
+constexpr int KEPT_BYTES = 128;  // of what the threads of a block know in common
+
+// A condition that is known when the kernel is compiled, as an argument.
+template <bool VALUE> struct Known { static constexpr bool value = VALUE; };
+using Yes = Known<true>;
+using No = Known<false>;
 
 // Where sequences lie: sequence s is rows starts[s] .. ends[s].
 struct Spans {
@@ -79,7 +85,7 @@ template <class T> struct ForwardArguments {
   float* lse;
   i64 lse_stride;
   int group, dim;
-  float scale;
+  float scale, scale2;  // the factor on scores, for powers of e and of 2
   bool causal;
   int window;
 };
@@ -93,7 +99,7 @@ template <class T> struct BackwardArguments {
   i64 lse_stride;
   Rows<T> dq, dk, dv;  // of dk and dv one may be null: nobody wants it
   int group, dim;
-  float scale;
+  float scale, scale2;  // the factor on scores, for powers of e and of 2
   bool causal;
   int window;
 };
@@ -113,10 +119,14 @@ template <int D> struct Layout {
 
   // What this lane points to for ldmatrix, for rows from 0 and columns from 0: the fragments of a left operand (16 rows, 16 columns)
   // and, transposed, of a right one whose rows are the sum's index.
-  static __device__ __forceinline__ int lane_down() { return place(threadIdx.x % 16, threadIdx.x % 32 / 16); }
+  static __device__ __forceinline__ int lane_down() {
+    const int thread = threadIdx.x;
+    return place(thread % 16, thread % 32 / 16);
+  }
   // The fragments of a right operand whose columns are the sum's index: 16 rows, 16 columns.
   static __device__ __forceinline__ int lane_across() {
-    return place(threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x / 8 % 2);
+    const int thread = threadIdx.x;
+    return place(thread % 32 / 16 * 8 + thread % 8, thread / 8 % 2);
   }
   // From there to row `row` (a multiple of 8) and column `column` (of 16). `lane` is the sum of a tile's start and one of the above.
   static __device__ __forceinline__ u32 fragment(u32 lane, int row, int column) {
@@ -130,17 +140,29 @@ template <int D> struct Layout {
 template <int D, int ROWS, int THREADS, bool ALIGNED>
 __device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int rows, int dim) {
   using L = Layout<D>;
-  constexpr int STEP = THREADS / L::GROUP;
+  constexpr int STEP = THREADS / L::GROUP, PASSES = (ROWS + STEP - 1) / STEP, GROUPS = D / CHUNK / L::GROUP;
   static_assert(STEP % 8 == 0, "a thread's rows are permuted alike");
-  const int row0 = threadIdx.x / L::GROUP, chunk0 = threadIdx.x % L::GROUP;
+  const int thread = thread_again(), row0 = thread / L::GROUP, chunk0 = thread % L::GROUP;
   const u32 place = to + L::place(row0, chunk0);
+  const bf16* at = from.data + row0 * from.stride + chunk0 * CHUNK;
+  if (ALIGNED && rows >= ROWS && dim == D) {  // nothing to leave out: most tiles
 #pragma unroll
-  for (int pass = 0; pass < (ROWS + STEP - 1) / STEP; pass++) {
+    for (int pass = 0; pass < PASSES; pass++) {
+      if (ROWS % STEP != 0 && row0 + pass * STEP >= ROWS) break;
+#pragma unroll
+      for (int group = 0; group < GROUPS; group++) {
+        copy_async_16(place + pass * STEP * L::ROW_BYTES + group * L::GROUP * 16, at + group * L::GROUP * CHUNK);
+      }
+      at += STEP * from.stride;
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int pass = 0; pass < PASSES; pass++) {
     const int row = row0 + pass * STEP;
     if (ROWS % STEP != 0 && row >= ROWS) break;
-    const bf16* at = from.data + row * from.stride + chunk0 * CHUNK;
 #pragma unroll
-    for (int group = 0; group < D / CHUNK / L::GROUP; group++) {
+    for (int group = 0; group < GROUPS; group++) {
       const int left = row < rows ? dim - (chunk0 + group * L::GROUP) * CHUNK : 0;
       const bf16* source = left > 0 ? at + group * L::GROUP * CHUNK : from.data;
       const u32 target = place + pass * STEP * L::ROW_BYTES + group * L::GROUP * 16;
@@ -157,6 +179,7 @@ __device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int r
         store_shared_16(target, packed);
       }
     }
+    at += STEP * from.stride;
   }
 }
 
@@ -186,6 +209,17 @@ template <int D, int M, bool KEEP> struct Left {
     }
   }
 };
+
+template <int M, int N> __device__ __forceinline__ void clear(float (&x)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) x[m][n][e] = 0.0f;
+    }
+  }
+}
 
 // s += left right^T, for N rows of `right`; `at` is the start of these plus lane_across().
 template <int D, int M, int N, bool KEEP>
@@ -244,7 +278,7 @@ __device__ __forceinline__ void add_rows(float (&sum)[M][D / 8][4], const float 
 // `first`: the first column.
 template <int M, int N, class RangeOf, class Hide>
 __device__ __forceinline__ void for_hidden(int first, RangeOf range, Hide hide) {
-  const int lane = threadIdx.x % 32;
+  const int lane = thread_again() % 32;
 #pragma unroll
   for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -290,7 +324,7 @@ __device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], cons
     const uint4 packed = load_shared_16(slab + L::place(row, chunk));
     bf16* target = to.data + row * to.stride + chunk * CHUNK;
     if constexpr (ALIGNED) {
-      *reinterpret_cast<uint4*>(target) = packed;
+      store_global_16(target, packed);
     } else {
       const u32 words[] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll

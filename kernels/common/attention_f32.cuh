@@ -122,7 +122,7 @@ template <int PIECES> __device__ __forceinline__ void forward(const ForwardArgum
   const Rows<const float> q = a.q.at(seq.q_begin + seq.first, head * a.dim);
   const Rows<const float> keys = a.k.at(seq.k_begin, kv_head * a.dim), values = a.v.at(seq.k_begin, kv_head * a.dim);
 
-  const float scale2 = a.scale * LOG2_E;
+  const float scale2 = a.scale2;
   float most[EACH], total[EACH], sum[PIECES][EACH][EACH] = {};
 #pragma unroll
   for (int r = 0; r < EACH; r++) {
@@ -195,7 +195,7 @@ template <int PIECES, bool OWN_KEYS> __device__ __forceinline__ void backward(co
   const int begin = range(0).begin / TILE * TILE, end = range(rows - 1).end;
   const Rows<const float> k = a.k.at(seq.k_begin, kv_head * a.dim), v = a.v.at(seq.k_begin, kv_head * a.dim);
 
-  const float scale2 = a.scale * LOG2_E;
+  const float scale2 = a.scale2;
   float sum_ds[PIECES][EACH][EACH] = {}, sum_p[OWN_KEYS ? PIECES : 1][EACH][EACH] = {};
 #pragma unroll 1
   for (int head = first_head; head < first_head + heads; head++) {

@@ -13,7 +13,8 @@ template <int D_, int M_, int KEYS_, int RING_, bool Q_IN_REGISTERS_> struct For
   static constexpr int D = D_, M = M_, KEYS = KEYS_, RING = RING_;
   static constexpr bool Q_IN_REGISTERS = Q_IN_REGISTERS_;
   static constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS;
-  static constexpr int Q_BYTES = ROWS * 2 * D, SLOT_BYTES = KEYS * 2 * D, SMEM_BYTES = Q_BYTES + RING * SLOT_BYTES;
+  static constexpr int Q_BYTES = ROWS * 2 * D, SLOT_BYTES = KEYS * 2 * D, KEPT_AT = Q_BYTES + RING * SLOT_BYTES;
+  static constexpr int SMEM_BYTES = KEPT_AT + KEPT_BYTES;
   // Two blocks a multiprocessor of 164 KiB, each with 1 KiB of the system's.
   static_assert(2 * (SMEM_BYTES + 1024) <= 164 * 1024, "two blocks fit");
 };
@@ -34,7 +35,7 @@ template <class P> struct Softmax {
   float scale2;  // the factor on scores, for powers of 2
   float most[P::M][2], total[P::M][2];  // the largest score; this lane's part of the sum
 
-  __device__ __forceinline__ explicit Softmax(float scale) : scale2(scale * LOG2_E) {
+  __device__ __forceinline__ explicit Softmax(float scale2) : scale2(scale2) {
 #pragma unroll
     for (int m = 0; m < P::M; m++) {
       most[m][0] = most[m][1] = -INFINITY;
@@ -82,55 +83,77 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
   constexpr int D = P::D, M = P::M, KEYS = P::KEYS;
   using L = Layout<D>;
   extern __shared__ __align__(128) unsigned char smem[];
+  // What a block works on, for where it is seldom needed: registers are short in the loop.
+  struct Kept {
+    Sequence seq;
+    int begin, left;                    // the first key of the first tile, the keys from there on
+    int tiles, first_whole, first_cut;  // tiles that some row sees; those between the latter are seen by all rows
+    const bf16* streamed[2];            // keys and values from `begin` on
+  };
+  static_assert(sizeof(Kept) <= KEPT_BYTES, "there is room for it");
+  Kept& kept = *reinterpret_cast<Kept*>(smem + P::KEPT_AT);
   const u32 q_tile = shared_address(smem), ring = q_tile + P::Q_BYTES;
-  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * M, head = blockIdx.y, kv_head = head / a.group;
+  const int head = blockIdx.y, kv_head = head / a.group;
+  const auto warp_row = [] { return thread_again() / 32 * 16 * M; };
 
   const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
   const int rows = min(seq.queries - seq.first, P::ROWS);
-  const int begin = seq.keys_of(seq.first).begin / KEYS * KEYS, end = seq.keys_of(seq.first + rows - 1).end;
-  const int tiles = max((end - begin + KEYS - 1) / KEYS, 0);
-  const Rows<const bf16> keys = a.k.at(seq.k_begin, kv_head * a.dim), values = a.v.at(seq.k_begin, kv_head * a.dim);
+  // What the block's first and last row see.
+  const Range low = seq.keys_of(seq.first), high = seq.keys_of(seq.first + rows - 1);
+  const int begin = low.begin / KEYS * KEYS;
+  if (threadIdx.x == 0) {
+    kept.seq = seq;
+    kept.begin = begin;
+    kept.left = seq.keys - begin;
+    kept.tiles = max((high.end - begin + KEYS - 1) / KEYS, 0);
+    kept.first_whole = min((high.begin - begin + KEYS - 1) / KEYS, kept.tiles);
+    kept.first_cut = (low.end - begin) / KEYS;
+    kept.streamed[0] = a.k.at(seq.k_begin + begin, kv_head * a.dim).data;
+    kept.streamed[1] = a.v.at(seq.k_begin + begin, kv_head * a.dim).data;
+  }
+  fetch<D, P::ROWS, P::THREADS, ALIGNED>(q_tile, a.q.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+  copy_async_commit();
+  __syncthreads();  // Hazard: `kept` was written by one thread.
 
   // The tile with a number: 2 j of keys, 2 j + 1 of values.
   auto bring = [&](int number) {
-    if (number < 2 * tiles) {
-      const int first = begin + number / 2 * KEYS;
-      const Rows<const bf16>& from = number % 2 == 0 ? keys : values;
-      fetch<D, KEYS, P::THREADS, ALIGNED>(ring + number % P::RING * P::SLOT_BYTES, from.at(first, 0), seq.keys - first, a.dim);
+    if (number < 2 * kept.tiles) {
+      const int first = number / 2 * KEYS;
+      const Rows<const bf16> from = {kept.streamed[number % 2], number % 2 == 0 ? a.k.stride : a.v.stride};
+      fetch<D, KEYS, P::THREADS, ALIGNED>(ring + number % P::RING * P::SLOT_BYTES, from.at(first, 0), kept.left - first, a.dim);
     }
     copy_async_commit();
   };
-  fetch<D, P::ROWS, P::THREADS, ALIGNED>(q_tile, a.q.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
-  copy_async_commit();
-#pragma unroll
+#pragma unroll 1
   for (int number = 0; number < P::RING - 1; number++) bring(number);
 
   copy_async_wait<P::RING - 1>();
   __syncthreads();  // Hazard: a warp's queries were copied by other threads too.
   Left<D, M, P::Q_IN_REGISTERS> q;
-  q.take(q_tile, warp_row);
+  q.take(q_tile, warp_row());
 
-  // What the warp's first and last row see. Rows from `rows` on are computed as well, and dropped.
-  const Range low = seq.keys_of(seq.first + warp_row), high = seq.keys_of(seq.first + warp_row + 16 * M - 1);
-  Softmax<P> softmax(a.scale);
+  Softmax<P> softmax(a.scale2);
   float sum[M][D / 8][4] = {};
-#pragma unroll 1
-  for (int j = 0; j < tiles; j++) {
-    const int first = begin + j * KEYS;
-    const bool seen = first < high.end && first + KEYS > low.begin && warp_row < rows;
-    float s[M][KEYS / 8][4] = {};
+  // CUT: some row of the block does not see some key of the tile. The others, most of them, do not pay for that.
+  const auto use = [&](int j, auto cut) {
+    constexpr bool CUT = decltype(cut)::value;
+    bool seen = true;         // whether the warp's rows see any of the keys
+    float s[M][KEYS / 8][4];  // where `seen`
 
     copy_async_wait<P::RING - 2>();
     // Hazards: the keys were copied by other threads too; and the slot that is filled next is the one that every warp read last.
     __syncthreads();
     bring(2 * j + P::RING - 1);
+    const int own = CUT ? kept.seq.first + warp_row() : 0, first = CUT ? kept.begin + j * KEYS : 0;
+    const auto range = [&](int row) { return kept.seq.keys_of(own + row); };
+    // Rows from `rows` on are computed as well, and dropped.
+    if constexpr (CUT) {
+      seen = own < kept.seq.queries && first < range(16 * M - 1).end && first + KEYS > range(0).begin;
+    }
     if (seen) {
+      clear(s);
       add_scores<D, M, KEYS>(s, q, ring + 2 * j % P::RING * P::SLOT_BYTES + L::lane_across());
-      // Some row does not see some key.
-      if (first + KEYS > low.end || first < high.begin) {
-        const auto range = [&](int row) { return seq.keys_of(seq.first + warp_row + row); };
-        for_hidden<M, KEYS>(first, range, [&](int m, int n, int e) { s[m][n][e] = -INFINITY; });
-      }
+      if constexpr (CUT) for_hidden<M, KEYS>(first, range, [&](int m, int n, int e) { s[m][n][e] = -INFINITY; });
       softmax.take_in(s, sum);
     }
 
@@ -139,8 +162,20 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     __syncthreads();
     bring(2 * j + 1 + P::RING - 1);
     if (seen) add_rows<D, M, KEYS>(sum, s, ring + (2 * j + 1) % P::RING * P::SLOT_BYTES + L::lane_down());
+  };
+  int j = 0;
+#pragma unroll 1
+  while (j < kept.tiles) {
+#pragma unroll 1
+    for (; j >= kept.first_whole && j < kept.first_cut; j++) use(j, No());
+#pragma unroll 1
+    for (; j < kept.tiles && (j < kept.first_whole || j >= kept.first_cut); j++) use(j, Yes());
   }
 
+  const int first_row = warp_row(), own_rows = min(kept.seq.queries - kept.seq.first, P::ROWS) - first_row;  // of the warp
+  const int out_head = block_row_again();
+  const i64 out_row = kept.seq.q_begin + kept.seq.first + first_row;
+  const int lane = thread_again() % 32;
   float inverse[M][2];
 #pragma unroll
   for (int m = 0; m < M; m++) {
@@ -151,16 +186,15 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
       total += __shfl_xor_sync(0xffffffff, total, 2);
       // Who sees nothing gets nothing.
       inverse[m][half] = total == 0.0f ? 0.0f : 1.0f / total;
-      const int row = warp_row + m * 16 + half * 8 + lane / 4;
-      if (lane % 4 == 0 && row < rows) {
-        a.lse[head * a.lse_stride + seq.q_begin + seq.first + row] = softmax.most[m][half] * a.scale + logf(total);
+      const int row = m * 16 + half * 8 + lane / 4;
+      if (lane % 4 == 0 && row < own_rows) {
+        a.lse[out_head * a.lse_stride + out_row + row] = softmax.most[m][half] * a.scale + logf(total);
       }
     }
   }
   // The warp's rows of the tile of queries, which no other warp reads, become its way out.
   __syncwarp();  // Hazard: other lanes' reads of them.
-  write_rows<D, M, ALIGNED>(sum, inverse, q_tile + warp_row * L::ROW_BYTES,
-                            a.out.at(seq.q_begin + seq.first + warp_row, head * a.dim), rows - warp_row, a.dim);
+  write_rows<D, M, ALIGNED>(sum, inverse, q_tile + first_row * L::ROW_BYTES, a.out.at(out_row, out_head * a.dim), own_rows, a.dim);
 }
 
 }  // namespace attention

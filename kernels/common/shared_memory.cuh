@@ -26,7 +26,12 @@ __device__ __forceinline__ void copy_async_16(u32 to, const void* from, int byte
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
-// The same of 4 bytes.
+// Copies all 16.
+__device__ __forceinline__ void copy_async_16(u32 to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+// Copies the first `bytes` (0 to 4) of 4 bytes.
 __device__ __forceinline__ void copy_async_4(u32 to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
@@ -49,6 +54,25 @@ __device__ __forceinline__ void store_shared_16(u32 to, uint4 x) {
 
 __device__ __forceinline__ void store_shared_4(u32 to, u32 x) {
   asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(to), "r"(x) : "memory");
+}
+
+// To global memory, past any doubt whether the compiler sees that 16 bytes go at once.
+__device__ __forceinline__ void store_global_16(void* to, uint4 x) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
+// threadIdx.x, asked for anew: what is computed of it is not kept in registers across a loop.
+__device__ __forceinline__ int thread_again() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(thread));
+  return thread;
+}
+
+// blockIdx.y, likewise.
+__device__ __forceinline__ int block_row_again() {
+  int block;
+  asm volatile("mov.u32 %0, %%ctaid.y;\n" : "=r"(block));
+  return block;
 }
 
 // 2^x to about 2 ulp; denormal results are zero (PTX ISA, ex2.approx.ftz).

@@ -4,7 +4,7 @@ use super::OP;
 use super::cu_seqlens::{CuSeqlens, Order};
 use super::tiles::Geometry;
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{Arguments, CudaDevice, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ kernel! {
         tiles: Pointer, q_starts: Pointer, q_ends: Pointer, k_starts: Pointer, k_ends: Pointer,
         q: Pointer, k: Pointer, v: Pointer, out: Pointer, lse: Pointer,
         q_stride: i64, k_stride: i64, v_stride: i64, out_stride: i64, lse_stride: i64,
-        group: i32, dim: i32, scale: f32, causal: i32, window: i32,
+        group: i32, dim: i32, scale: f32, scale2: f32, causal: i32, window: i32,
     }
 }
 
@@ -32,7 +32,7 @@ kernel! {
         tiles: Pointer, q_starts: Pointer, q_ends: Pointer, k_starts: Pointer, k_ends: Pointer,
         q: Pointer, k: Pointer, v: Pointer, dout: Pointer, lse: Pointer, delta: Pointer,
         dq: Pointer, dk: Pointer, dv: Pointer, q_stride: i64, k_stride: i64, lse_stride: i64,
-        group: i32, dim: i32, scale: f32, causal: i32, window: i32,
+        group: i32, dim: i32, scale: f32, scale2: f32, causal: i32, window: i32,
     }
 }
 
@@ -72,76 +72,90 @@ impl Spans {
     }
 }
 
-/// Kernels for one size of heads, and how they cut their work: the same for each of the `entries`.
+/// A kernel, and its dynamic shared memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan<E> {
-    /// The longest heads that they take.
-    size: usize,
-    entries: E,
-    /// Rows of a block.
-    rows: usize,
-    threads: u32,
-    /// Dynamic shared memory in bytes.
+struct Kernel {
+    entry: &'static str,
     shared: usize,
 }
 
-/// The kernels of the gradients of queries, keys and values. One kernel may compute those of keys and values.
+/// The kernels of the gradients of q, k and v. One kernel may compute the latter two.
+type Gradients = [Kernel; 3];
+
+/// Kernels for one size of heads, and how they cut their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BackwardEntries {
-    dq: &'static str,
-    dk: &'static str,
-    dv: &'static str,
+struct Plan<K> {
+    /// The longest heads that they take.
+    size: usize,
+    kernels: K,
+    /// Rows of a block.
+    rows: usize,
+    threads: u32,
 }
 
-impl<E> Plan<E> {
-    fn grid(&self, blocks: [usize; 3]) -> Grid {
-        Grid { blocks, threads: self.threads, shared: self.shared as u32 }
-    }
+/// Shared memory of what the threads of a block know in common (`KEPT_BYTES` of kernels/common/attention.cuh).
+const KEPT: usize = 128;
+
+/// On the ordinary cores.
+const fn f32_plan<K: Copy>(size: usize, kernels: K) -> Plan<K> {
+    Plan { size, kernels, rows: 64, threads: 256 }
 }
 
-const fn f32_plan<E: Copy>(size: usize, entries: E) -> Plan<E> {
-    Plan { size, entries, rows: 64, threads: 256, shared: 0 }
+const fn f32_kernel(entry: &'static str) -> Kernel {
+    Kernel { entry, shared: 0 }
 }
 
 /// Queries, and a ring of `slots` tiles of `keys` rows.
 const fn forward_plan(
     size: usize,
-    entries: &'static str,
+    entry: &'static str,
     rows: usize,
     keys: usize,
     slots: usize,
-) -> Plan<&'static str> {
-    Plan { size, entries, rows, threads: 128, shared: (rows + keys * slots) * size * 2 }
+) -> Plan<Kernel> {
+    let shared = (rows + keys * slots) * size * 2 + KEPT;
+    Plan { size, kernels: Kernel { entry, shared }, rows, threads: 128 }
 }
 
-/// A ring of `stages` stages of `tile` rows of two matrices, with two f32 for each row.
-const fn backward_plan(
+/// Own rows of heads of `size` elements; a ring of `stages` stages of `tile` rows of two matrices, with two f32 for each row; and
+/// `own` matrices of own rows beside it.
+#[derive(Clone, Copy)]
+struct Shape {
     size: usize,
-    entries: BackwardEntries,
     rows: usize,
-    threads: u32,
     tile: usize,
     stages: usize,
-) -> Plan<BackwardEntries> {
-    Plan { size, entries, rows, threads, shared: stages * tile * (2 * size * 2 + 2 * 4) }
+    own: usize,
 }
 
-/// As [`backward_plan`], with the block's own rows of two matrices in shared memory too.
-const fn with_own_rows(plan: Plan<BackwardEntries>) -> Plan<BackwardEntries> {
-    Plan { shared: plan.shared + 2 * plan.rows * plan.size * 2, ..plan }
-}
+impl Shape {
+    const fn kernel(self, entry: &'static str) -> Kernel {
+        let ring = self.stages * self.tile * (2 * self.size * 2 + 2 * 4);
+        Kernel { entry, shared: ring + self.own * self.rows * self.size * 2 + KEPT }
+    }
 
-const fn entries(dq: &'static str, dk: &'static str, dv: &'static str) -> BackwardEntries {
-    BackwardEntries { dq, dk, dv }
+    /// One kernel for the gradients of keys and values.
+    const fn two(self, dq: &'static str, dkdv: &'static str) -> Plan<Gradients> {
+        self.plan([self.kernel(dq), self.kernel(dkdv), self.kernel(dkdv)])
+    }
+
+    /// A kernel for each gradient.
+    const fn three(self, dq: &'static str, dk: &'static str, dv: &'static str) -> Plan<Gradients> {
+        self.plan([self.kernel(dq), self.kernel(dk), self.kernel(dv)])
+    }
+
+    const fn plan(self, kernels: Gradients) -> Plan<Gradients> {
+        Plan { size: self.size, kernels, rows: self.rows, threads: 128 }
+    }
 }
 
 /// What limits the tiles stands in kernels/common/attention_forward.cuh.
-const FORWARD_F32: &[Plan<&str>] = &[
-    f32_plan(64, "attention_fwd_f32_d64"),
-    f32_plan(128, "attention_fwd_f32_d128"),
-    f32_plan(256, "attention_fwd_f32_d256"),
+const FORWARD_F32: &[Plan<Kernel>] = &[
+    f32_plan(64, f32_kernel("attention_fwd_f32_d64")),
+    f32_plan(128, f32_kernel("attention_fwd_f32_d128")),
+    f32_plan(256, f32_kernel("attention_fwd_f32_d256")),
 ];
-const FORWARD_BF16: &[Plan<&str>] = &[
+const FORWARD_BF16: &[Plan<Kernel>] = &[
     forward_plan(32, "attention_fwd_bf16_d32", 128, 64, 4),
     forward_plan(64, "attention_fwd_bf16_d64", 128, 64, 4),
     forward_plan(96, "attention_fwd_bf16_d96", 128, 64, 4),
@@ -149,16 +163,16 @@ const FORWARD_BF16: &[Plan<&str>] = &[
     forward_plan(192, "attention_fwd_bf16_d192", 64, 32, 4),
     forward_plan(256, "attention_fwd_bf16_d256", 64, 32, 3),
 ];
-const FORWARD_BF16_RAGGED: &[Plan<&str>] = &[
+const FORWARD_BF16_RAGGED: &[Plan<Kernel>] = &[
     forward_plan(64, "attention_fwd_bf16_d64_ragged", 128, 64, 4),
     forward_plan(128, "attention_fwd_bf16_d128_ragged", 128, 64, 3),
     forward_plan(256, "attention_fwd_bf16_d256_ragged", 64, 32, 3),
 ];
 
 /// What limits the tiles stands in kernels/common/attention_backward.cuh.
-const BACKWARD_F32: &[Plan<BackwardEntries>] = &{
-    const fn plan(size: usize, dq: &'static str, dkdv: &'static str) -> Plan<BackwardEntries> {
-        f32_plan(size, entries(dq, dkdv, dkdv))
+const BACKWARD_F32: &[Plan<Gradients>] = &{
+    const fn plan(size: usize, dq: &'static str, dkdv: &'static str) -> Plan<Gradients> {
+        f32_plan(size, [f32_kernel(dq), f32_kernel(dkdv), f32_kernel(dkdv)])
     }
     [
         plan(64, "attention_bwd_dq_f32_d64", "attention_bwd_dkdv_f32_d64"),
@@ -166,47 +180,47 @@ const BACKWARD_F32: &[Plan<BackwardEntries>] = &{
         plan(256, "attention_bwd_dq_f32_d256", "attention_bwd_dkdv_f32_d256"),
     ]
 };
-const BACKWARD_BF16: &[Plan<BackwardEntries>] = &{
-    const D32: &str = "attention_bwd_dkdv_bf16_d32";
-    const D64: &str = "attention_bwd_dkdv_bf16_d64";
-    const D96: &str = "attention_bwd_dkdv_bf16_d96";
-    const D128: &str = "attention_bwd_dkdv_bf16_d128";
-    const D192: BackwardEntries =
-        entries("attention_bwd_dq_bf16_d192", "attention_bwd_dk_bf16_d192", "attention_bwd_dv_bf16_d192");
-    const D256: BackwardEntries =
-        entries("attention_bwd_dq_bf16_d256", "attention_bwd_dk_bf16_d256", "attention_bwd_dv_bf16_d256");
-    [
-        backward_plan(32, entries("attention_bwd_dq_bf16_d32", D32, D32), 128, 128, 64, 3),
-        backward_plan(64, entries("attention_bwd_dq_bf16_d64", D64, D64), 128, 128, 64, 3),
-        backward_plan(96, entries("attention_bwd_dq_bf16_d96", D96, D96), 128, 256, 32, 4),
-        backward_plan(128, entries("attention_bwd_dq_bf16_d128", D128, D128), 128, 256, 32, 4),
-        backward_plan(192, D192, 64, 128, 32, 2),
-        with_own_rows(backward_plan(256, D256, 64, 128, 16, 2)),
-    ]
-};
-const BACKWARD_BF16_RAGGED: &[Plan<BackwardEntries>] = &{
-    const D64: &str = "attention_bwd_dkdv_bf16_d64_ragged";
-    const D128: &str = "attention_bwd_dkdv_bf16_d128_ragged";
-    const D256: BackwardEntries = entries(
+const D32: Shape = Shape { size: 32, rows: 128, tile: 64, stages: 3, own: 0 };
+const D64: Shape = Shape { size: 64, rows: 128, tile: 32, stages: 4, own: 0 };
+const D64_KEYS: Shape = Shape { stages: 3, own: 1, ..D64 };
+const D96: Shape = Shape { size: 96, rows: 64, tile: 32, stages: 3, own: 0 };
+const D128: Shape = Shape { size: 128, ..D96 };
+const D192: Shape = Shape { size: 192, stages: 2, ..D96 };
+const D256: Shape = Shape { size: 256, rows: 64, tile: 16, stages: 2, own: 2 };
+const BACKWARD_BF16: &[Plan<Gradients>] = &[
+    D32.two("attention_bwd_dq_bf16_d32", "attention_bwd_dkdv_bf16_d32"),
+    D64.plan([
+        D64.kernel("attention_bwd_dq_bf16_d64"),
+        D64_KEYS.kernel("attention_bwd_dkdv_bf16_d64"),
+        D64_KEYS.kernel("attention_bwd_dkdv_bf16_d64"),
+    ]),
+    D96.two("attention_bwd_dq_bf16_d96", "attention_bwd_dkdv_bf16_d96"),
+    D128.two("attention_bwd_dq_bf16_d128", "attention_bwd_dkdv_bf16_d128"),
+    D192.three("attention_bwd_dq_bf16_d192", "attention_bwd_dk_bf16_d192", "attention_bwd_dv_bf16_d192"),
+    D256.three("attention_bwd_dq_bf16_d256", "attention_bwd_dk_bf16_d256", "attention_bwd_dv_bf16_d256"),
+];
+const BACKWARD_BF16_RAGGED: &[Plan<Gradients>] = &[
+    D64.plan([
+        D64.kernel("attention_bwd_dq_bf16_d64_ragged"),
+        D64_KEYS.kernel("attention_bwd_dkdv_bf16_d64_ragged"),
+        D64_KEYS.kernel("attention_bwd_dkdv_bf16_d64_ragged"),
+    ]),
+    D128.two("attention_bwd_dq_bf16_d128_ragged", "attention_bwd_dkdv_bf16_d128_ragged"),
+    D256.three(
         "attention_bwd_dq_bf16_d256_ragged",
         "attention_bwd_dk_bf16_d256_ragged",
         "attention_bwd_dv_bf16_d256_ragged",
-    );
-    [
-        backward_plan(64, entries("attention_bwd_dq_bf16_d64_ragged", D64, D64), 128, 128, 64, 3),
-        backward_plan(128, entries("attention_bwd_dq_bf16_d128_ragged", D128, D128), 128, 256, 32, 4),
-        with_own_rows(backward_plan(256, D256, 64, 128, 16, 2)),
-    ]
-};
+    ),
+];
 
 /// The plan for heads of `dim` elements: of those for f32, for bf16, and for bf16 whose rows do not all start on 16 bytes, the one of the
 /// smallest size that holds them.
-fn choose<E: Copy>(
-    [of_f32, of_bf16, ragged]: [&[Plan<E>]; 3],
+fn choose<K: Copy>(
+    [of_f32, of_bf16, ragged]: [&[Plan<K>]; 3],
     dtype: DType,
     dim: usize,
     aligned: bool,
-) -> Result<Plan<E>> {
+) -> Result<Plan<K>> {
     let plans = dtype.select(OP, [of_f32, if aligned { of_bf16 } else { ragged }])?;
     let fit = plans.iter().find(|plan| dim <= plan.size);
     fit.copied().ok_or_else(|| {
@@ -267,12 +281,23 @@ pub(crate) fn forward(
         group: extent(OP, geometry.group())? as i32,
         dim: dim as i32,
         scale: geometry.scale,
+        scale2: geometry.scale * std::f32::consts::LOG2_E,
         causal: i32::from(geometry.causal),
         window: window(geometry),
     };
     let blocks = [tiles.shape()[0], geometry.heads, 1];
-    device.launch(plan.entries, arguments, plan.grid(blocks))?;
+    launch(device, plan.kernels, plan.threads, blocks, arguments)?;
     Ok((out, lse))
+}
+
+fn launch(
+    device: &'static CudaDevice,
+    kernel: Kernel,
+    threads: u32,
+    blocks: [usize; 3],
+    arguments: impl Arguments,
+) -> Result<()> {
+    device.launch(kernel.entry, arguments, Grid { blocks, threads, shared: kernel.shared as u32 })
 }
 
 /// What the backward needs.
@@ -332,28 +357,29 @@ pub(super) fn backward(
             group: extent(OP, geometry.group())? as i32,
             dim: dim as i32,
             scale: geometry.scale,
+            scale2: geometry.scale * std::f32::consts::LOG2_E,
             causal: i32::from(geometry.causal),
             window: window(geometry),
         })
     };
     let here = Device::Cuda(device.ordinal());
     let order = |causal| if geometry.causal { causal } else { Order::Whole };
+    let [dq, dk, dv] = plan.kernels;
     if wanted[1] || wanted[2] {
         let tiles = ends.tiles(here, plan.rows, order(Order::After))?;
-        let grid = plan.grid([tiles.shape()[0], geometry.kv_heads, 1]);
-        let BackwardEntries { dk, dv, .. } = plan.entries;
+        let blocks = [tiles.shape()[0], geometry.kv_heads, 1];
         if wanted[1] {
-            device.launch(dk, arguments(&tiles)?, grid)?;
+            launch(device, dk, plan.threads, blocks, arguments(&tiles)?)?;
         }
         // Where one kernel computes both, it just has.
         if wanted[2] && !(wanted[1] && dk == dv) {
-            device.launch(dv, arguments(&tiles)?, grid)?;
+            launch(device, dv, plan.threads, blocks, arguments(&tiles)?)?;
         }
     }
     if wanted[0] {
         let tiles = ends.tiles(here, plan.rows, order(Order::Before))?;
-        let grid = plan.grid([tiles.shape()[0], geometry.heads, 1]);
-        device.launch(plan.entries.dq, arguments(&tiles)?, grid)?;
+        let blocks = [tiles.shape()[0], geometry.heads, 1];
+        launch(device, dq, plan.threads, blocks, arguments(&tiles)?)?;
     }
     Ok(grads)
 }
@@ -391,14 +417,19 @@ mod tests {
     const SHARED: usize = 99 << 10;
     const THREADS: u32 = 256;
 
-    fn check<E: Copy + PartialEq + std::fmt::Debug>(plans: [&[Plan<E>]; 3]) {
+    fn check<K: Copy>(plans: [&[Plan<K>]; 3], kernels: impl Fn(K) -> Vec<Kernel>) {
         for (dtype, aligned) in [(DType::F32, true), (DType::BF16, true), (DType::BF16, false)] {
             let mut last = 0;
             for dim in 1..=256 {
                 let plan = choose(plans, dtype, dim, aligned).unwrap();
-                assert!(plan.size >= dim && plan.size >= last, "{dim} in {plan:?}");
-                assert!(plan.shared <= SHARED && plan.threads <= THREADS, "{plan:?}");
-                assert!(plan.rows.is_multiple_of(plan.threads as usize / 32), "{plan:?}");
+                assert!(plan.size >= dim && plan.size >= last, "{dim}");
+                assert!(plan.threads <= THREADS && plan.rows.is_multiple_of(plan.threads as usize / 32));
+                for kernel in kernels(plan.kernels) {
+                    assert!(kernel.shared <= SHARED, "{kernel:?}");
+                    assert!(kernel.entry.contains(&format!("_d{}", plan.size)), "{kernel:?}");
+                    assert!(kernel.entry.contains(dtype.name()), "{kernel:?}");
+                    assert_eq!(kernel.entry.ends_with("_ragged"), !aligned, "{kernel:?}");
+                }
                 last = plan.size;
             }
             assert!(choose(plans, dtype, 257, aligned).is_err());
@@ -408,8 +439,8 @@ mod tests {
 
     #[test]
     fn there_are_kernels_for_every_head_up_to_256_elements() {
-        check([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED]);
-        check([BACKWARD_F32, BACKWARD_BF16, BACKWARD_BF16_RAGGED]);
+        check([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED], |kernel| vec![kernel]);
+        check([BACKWARD_F32, BACKWARD_BF16, BACKWARD_BF16_RAGGED], |kernels| kernels.to_vec());
         let error = choose([FORWARD_F32, FORWARD_BF16, FORWARD_BF16_RAGGED], DType::BF16, 257, true);
         assert_eq!(
             error.unwrap_err().to_string(),

@@ -193,9 +193,9 @@ mod tests {
             for range in ranges.chunks(4) {
                 let [begin, end] = [range[0] as usize, range[1] as usize];
                 assert!(begin < end && end - begin <= longest);
-                for row in begin..end {
+                for (row, seen) in seen.iter_mut().enumerate().take(end).skip(begin) {
                     assert_eq!(adapter_of(row), range[2]);
-                    seen[row] += 1;
+                    *seen += 1;
                 }
             }
             for (row, seen) in seen.into_iter().enumerate() {

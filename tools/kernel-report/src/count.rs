@@ -182,7 +182,11 @@ pub fn content(
         (Fill::Steps, false) => elements.for_each(|i| integer(i.wrapping_mul(step))),
         (Fill::Random, false) if below > 0 => elements.for_each(|_| integer(random.below(below))),
         (Fill::Random, false) => elements.for_each(|_| integer(random.bits())),
+        (Fill::Ends, false) => elements.for_each(|i| integer((i + 1).wrapping_mul(step))),
         (Fill::Steps, true) => elements.for_each(|i| bytes.extend(float_bytes(ty, i as f64 * step as f64))),
+        (Fill::Ends, true) => {
+            elements.for_each(|i| bytes.extend(float_bytes(ty, (i + 1) as f64 * step as f64)));
+        }
         (Fill::Random, true) => elements.for_each(|_| bytes.extend(float_bytes(ty, random.symmetric()))),
     }
     bytes

@@ -78,6 +78,8 @@ pub enum Fill {
     Zeros,
     /// 0, `step`, 2 `step`, ...: offsets and indices.
     Steps,
+    /// `step`, 2 `step`, 3 `step`, ...: ends of pieces of equal length.
+    Ends,
     /// Nothing: an output.
     None,
 }
@@ -167,7 +169,7 @@ pub enum Parameter {
         fill: Fill,
         /// The bound of random whole numbers, 0 for none.
         below: u64,
-        /// The difference of [`Fill::Steps`].
+        /// The difference of [`Fill::Steps`] and [`Fill::Ends`].
         step: u64,
     },
     /// The address of an array of the addresses of so many buffers, which are alike.
@@ -358,8 +360,8 @@ impl RawParameter {
                 if self.below.is_some() && (below == 0 || ty.is_float() || self.fill != Fill::Random) {
                     return Err("below is a bound above 0 for random whole numbers".to_string());
                 }
-                if self.step.is_some() && self.fill != Fill::Steps {
-                    return Err("step goes with fill = \"steps\"".to_string());
+                if self.step.is_some() && !matches!(self.fill, Fill::Steps | Fill::Ends) {
+                    return Err("step goes with fill = \"steps\" or \"ends\"".to_string());
                 }
                 let buffer = Parameter::Buffer { ty, length, fill: self.fill, below, step };
                 match &self.addresses {

@@ -158,6 +158,8 @@ fn buffers_hold_what_is_asked_for() {
     assert!(steps.iter().enumerate().all(|(i, x)| *x == 3 * i as u32));
     let late = words(content(Type::U32, 10..12, Fill::Steps, 0, 3, &mut Random::new(1)));
     assert_eq!(late, [30, 33]);
+    assert_eq!(words(content(Type::U32, 10..12, Fill::Ends, 0, 3, &mut Random::new(1))), [33, 36]);
+    assert_eq!(content(Type::F32, 0..1, Fill::Ends, 0, 3, &mut Random::new(1)), 3f32.to_le_bytes());
     assert!(fill(Type::F64, Fill::None, 0, 1).is_empty());
     assert_eq!(fill(Type::U16, Fill::Zeros, 0, 1), vec![0; 2000]);
     let floats: Vec<f32> =
