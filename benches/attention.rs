@@ -40,7 +40,7 @@ fn bench(c: &mut Criterion, sequences: usize, len: usize, dtype: DType) {
         scale: 0.125,
         causal: true,
         window: None,
-        cu_seqlens: (0..=sequences).map(|i| i * len).collect(),
+        cu_seqlens: (0..=sequences).map(|i| i * len).collect::<Vec<_>>().into(),
     };
     let op = |tape: &Tape, v: &[Var]| attention(tape, &v[0], &v[1], &v[2], &spec).unwrap();
     let [q, k, v, dout32] = [&inputs[0], &inputs[1], &inputs[2], &dout].map(|t| t.to_vec_f32().unwrap());

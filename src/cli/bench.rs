@@ -13,11 +13,10 @@ use crate::data::{Batch, Sample};
 use crate::device::philox::Philox;
 use crate::formats::peft::{LoraConfig, Targets};
 use crate::generate::{GenerateOptions, generate};
-use crate::optim::schedule::ScheduleKind;
 use crate::peft::lora;
 use crate::train::batch::batch_loss;
 use crate::train::metrics::peak_rss_mib;
-use crate::train::options::{TrainOptions, Warmup};
+use crate::train::options::TrainOptions;
 use crate::train::say;
 use crate::train::step::{Stepper, Window, decay_matrices};
 
@@ -55,23 +54,9 @@ impl BenchStepArgs {
         model.set_checkpointing(self.gradient_checkpointing);
         lora::attach(&mut model, &LoraConfig::new(self.lora_r, self.lora_alpha, Targets::AllLinear), 0)?;
         let options = TrainOptions {
-            learning_rate: 1e-4,
-            schedule: ScheduleKind::Constant,
-            warmup: Warmup::Steps(0),
-            weight_decay: 0.0,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
             clip_norm: Some(1.0),
-            batch_size: self.batch,
-            accumulation: 1,
-            epochs: 1,
-            max_steps: None,
-            eval_every: 0,
-            save_every: 0,
-            keep_last: 0,
             gradient_checkpointing: self.gradient_checkpointing,
-            seed: 0,
+            ..TrainOptions::constant(1e-4, self.batch)
         };
         let mut stepper = Stepper::new(decay_matrices(lora::adapter_parameters(&model)), &options)?;
         let mut times = Vec::new();

@@ -140,7 +140,7 @@ fn describe(ordinal: usize) -> String {
 fn works(device: &'static CudaDevice) -> Result<()> {
     device.load_all()?;
     let x = Tensor::from_f32(vec![1.5, -2.0, 0.25], &[3]).to_device(Device::Cuda(device.ordinal()))?;
-    let back = x.to_dtype(DType::BF16)?.to_vec_f32()?;
+    let back = x.to_dtype(DType::BF16)?.fetch_f32()?;
     match back == [1.5, -2.0, 0.25] {
         true => Ok(()),
         false => Err(Error::Cuda { what: device.name().into(), detail: format!("a cast gave {back:?}") }),

@@ -69,7 +69,7 @@ fn logits(model: &Decoder, tokens: &TokenBatch) -> Result<Tensor> {
 }
 
 fn report(before: &Tensor, after: &Tensor, vocab: usize) -> Result<()> {
-    let (before, after) = (before.to_vec_f32()?, after.to_vec_f32()?);
+    let (before, after) = (before.fetch_f32()?, after.fetch_f32()?);
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f32, |m, x| m.max(x.abs()));
     let gap = largest(&mut before.iter().zip(&after).map(|(b, a)| b - a));
     let size = largest(&mut before.iter().copied());

@@ -1,8 +1,11 @@
 //! Devices: where tensors live and kernels run.
 
+mod copies;
 pub mod cpu;
 pub mod cuda;
 pub mod philox;
+
+pub(crate) use copies::Copies;
 
 use crate::{Error, Result};
 

@@ -26,7 +26,7 @@ impl Embedding {
     /// Row `ids[t]` for each t: `[T, D]` of type `dtype`.
     ///
     /// # Errors
-    /// An id outside the table.
+    /// Those of [`embedding`]; on a CUDA device whoever uploads ids checks them.
     pub fn forward(&self, tape: &Tape, ids: &Tensor, dtype: DType) -> Result<Var> {
         let _scope = tape.scope(self.path.as_str());
         embedding(tape, ids, &tape.param(&self.weight), dtype)

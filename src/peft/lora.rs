@@ -110,7 +110,7 @@ pub fn save(model: &Decoder, config: &LoraConfig, folder: &Path) -> Result<()> {
         return Err(Error::model("adapter", "there is none to save"));
     }
     let data: Vec<(Vec<f32>, Vec<f32>)> =
-        values.iter().map(|(_, a, b)| Ok((a.to_vec_f32()?, b.to_vec_f32()?))).collect::<Result<_>>()?;
+        values.iter().map(|(_, a, b)| Ok((a.fetch_f32()?, b.fetch_f32()?))).collect::<Result<_>>()?;
     let mut pairs = Vec::with_capacity(values.len());
     for ((path, a, b), (a_data, b_data)) in values.iter().zip(&data) {
         let pair = LoraPair {
@@ -143,11 +143,11 @@ pub fn merge(model: &mut Decoder) -> Result<()> {
 
 fn merge_one(linear: &Linear, adapter: &Adapter) -> Result<()> {
     let Weight::Dense(weight) = linear.weight();
-    let (a, b) = (adapter.a.value().to_vec_f32()?, adapter.b.value().to_vec_f32()?);
+    let (a, b) = (adapter.a.value().fetch_f32()?, adapter.b.value().fetch_f32()?);
     let (_, input) = linear.dims();
     let r = a.len() / input.max(1);
     weight.update(|value| {
-        let mut sum = value.to_vec_f32()?;
+        let mut sum = value.fetch_f32()?;
         rows_mut(&mut sum, input, |first, rows| {
             let mut delta = vec![0.0f32; input];
             for (i, row) in rows.chunks_exact_mut(input).enumerate() {

@@ -182,12 +182,16 @@ impl Tensor {
         self.slice(DType::U32)
     }
 
-    /// A copy of the elements as f32 (floats only), fetched from whatever device they are on.
+    /// A copy of the elements of a host tensor as f32 (floats only).
     pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
-        let host = self.to_device(Device::Cpu)?;
         crate::dispatch_float!("to_vec_f32", self.dtype, T => {
-            Ok(T::slice(&host)?.iter().map(|x| x.to_f32()).collect())
+            Ok(T::slice(self)?.iter().map(|x| x.to_f32()).collect())
         })
+    }
+
+    /// As [`Tensor::to_vec_f32`], fetched from whatever device the elements are on: it waits for the device.
+    pub fn fetch_f32(&self) -> Result<Vec<f32>> {
+        self.to_device(Device::Cpu)?.to_vec_f32()
     }
 
     /// The elements as f32: without a copy if this is an f32 tensor that shares its memory with no other.
@@ -235,7 +239,7 @@ impl Tensor {
 
     /// The value of a tensor with one element, fetched from whatever device it is on.
     pub fn item(&self) -> Result<f32> {
-        match self.to_vec_f32()?[..] {
+        match self.fetch_f32()?[..] {
             [x] => Ok(x),
             _ => Err(Error::Shape {
                 op: "item",

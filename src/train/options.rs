@@ -51,6 +51,30 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// Steps at a constant learning rate and nothing else: no warm-up, weight decay, clipping, evaluation or checkpoints; AdamW's usual
+    /// settings, one epoch, seed 0.
+    pub fn constant(learning_rate: f64, batch_size: usize) -> TrainOptions {
+        TrainOptions {
+            learning_rate,
+            schedule: ScheduleKind::Constant,
+            warmup: Warmup::Steps(0),
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            clip_norm: None,
+            batch_size,
+            accumulation: 1,
+            epochs: 1,
+            max_steps: None,
+            eval_every: 0,
+            save_every: 0,
+            keep_last: 0,
+            gradient_checkpointing: false,
+            seed: 0,
+        }
+    }
+
     /// Optimizer steps of a run whose epochs have `batches` micro-batches each.
     pub fn total_steps(&self, batches: u64) -> u64 {
         self.max_steps.unwrap_or_else(|| self.steps_per_epoch(batches).saturating_mul(self.epochs))

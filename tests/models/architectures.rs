@@ -31,7 +31,7 @@ fn logits_of_each_sequence_alone() {
             for (i, sequence) in golden.sequences().iter().enumerate() {
                 let logits = logits(&model, &TokenBatch::packed(&[sequence]).unwrap());
                 assert_eq!(logits.shape(), golden.tensor(&format!("logits.{i}")).shape, "{name}");
-                golden.assert_close(&format!("logits.{i}"), &logits.to_vec_f32().unwrap());
+                golden.assert_close(&format!("logits.{i}"), &logits.fetch_f32().unwrap());
             }
         }
     });
@@ -46,7 +46,7 @@ fn packed_sequences_do_not_see_each_other() {
             let logits = logits(&golden.model_at(device), &batch);
             for (i, ends) in batch.cu_seqlens().windows(2).enumerate() {
                 let rows = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
-                golden.assert_close(&format!("logits.{i}"), &rows.to_vec_f32().unwrap());
+                golden.assert_close(&format!("logits.{i}"), &rows.fetch_f32().unwrap());
             }
         }
     });
@@ -81,7 +81,7 @@ fn cached_decoding_is_the_full_forward() {
                 let logits = model.logits(&hidden).unwrap();
                 for (ends, i) in batch.cu_seqlens().windows(2).zip(active) {
                     let part = logits.rows(ends[0], ends[1] - ends[0]).unwrap();
-                    rows[i].extend_from_slice(&part.to_vec_f32().unwrap());
+                    rows[i].extend_from_slice(&part.fetch_f32().unwrap());
                 }
                 step += 1;
             }
@@ -113,7 +113,7 @@ fn loss_and_every_gradient() {
                     .get(&param)
                     .unwrap_or_else(|| panic!("{name}: no gradient of {}", param.name()));
                 let expected = &golden.tensor(&key).shape;
-                let mut values = grad.to_vec_f32().unwrap();
+                let mut values = grad.fetch_f32().unwrap();
                 squares += values.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
                 if conv1d.contains(&param.name().to_string()) {
                     let [out, input] = *grad.shape() else { panic!("{name}: {key}: {:?}", grad.shape()) };
@@ -155,10 +155,10 @@ fn bf16_stays_near_f32() {
         for name in MODELS {
             let golden = Golden::open(name);
             let batch = golden.batch();
-            let exact = logits(&golden.model(), &batch).to_vec_f32().unwrap();
+            let exact = logits(&golden.model(), &batch).fetch_f32().unwrap();
             let rounded = golden.model_as(DType::BF16);
             rounded.to_device(device).unwrap();
-            let rounded = logits(&rounded, &batch).to_vec_f32().unwrap();
+            let rounded = logits(&rounded, &batch).fetch_f32().unwrap();
             let norm =
                 |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let error = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b));

@@ -27,7 +27,7 @@ fn model(device: Device, dtype: DType) -> Decoder {
 
 /// The most likely token of each row.
 fn greedy(logits: &Tensor) -> Vec<u32> {
-    let logits = logits.to_vec_f32().unwrap();
+    let logits = logits.fetch_f32().unwrap();
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
     logits.chunks_exact(VOCAB).map(best).collect()
 }

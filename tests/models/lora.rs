@@ -112,8 +112,8 @@ fn a_fresh_adapter_changes_nothing_and_off_is_the_base() {
     let mut model = golden.model();
     lora::attach(&mut model, &small(Targets::AllLinear), 7).unwrap();
     // B is zero: adding nothing leaves every value as it was (and -0 as 0).
-    let fresh = logits(&model, sequence).to_vec_f32().unwrap();
-    assert!(fresh == logits(&base, sequence).to_vec_f32().unwrap());
+    let fresh = logits(&model, sequence).fetch_f32().unwrap();
+    assert!(fresh == logits(&base, sequence).fetch_f32().unwrap());
     lora::load(&mut model, &golden.adapter()).unwrap();
     assert!(bits(&logits(&model, sequence)) != expected);
     model.set_adapters_enabled(false);
@@ -133,7 +133,7 @@ fn fresh_values_are_uniform_and_depend_on_the_seed_alone() {
     };
     let (one, same, other) = (fresh(1), fresh(1), fresh(2));
     for ((a, b), c) in one.iter().zip(&same).zip(&other) {
-        let values = a.value().to_vec_f32().unwrap();
+        let values = a.value().fetch_f32().unwrap();
         assert!(bits(&a.value()) == bits(&b.value()));
         if a.name().ends_with("lora_B.weight") {
             assert!(values.iter().all(|&x| x == 0.0));
@@ -193,16 +193,16 @@ fn merging_rounds_once() {
     let mut model = golden.model_as(DType::BF16);
     lora::load(&mut model, &golden.adapter()).unwrap();
     let weight = |model: &Decoder, i: usize| model.linears().nth(i).unwrap().1.parameters()[0].value();
-    let before = weight(&model, 0).to_vec_f32().unwrap();
+    let before = weight(&model, 0).fetch_f32().unwrap();
     let (_, linear) = model.linears().next().unwrap();
     let adapter = linear.adapter().unwrap().clone();
     let (a, b) = (adapter.a.value(), adapter.b.value());
     let (r, input) = (a.shape()[0], a.shape()[1]);
-    let (a, b) = (a.to_vec_f32().unwrap(), b.to_vec_f32().unwrap());
+    let (a, b) = (a.fetch_f32().unwrap(), b.fetch_f32().unwrap());
     lora::merge(&mut model).unwrap();
     let after = weight(&model, 0);
     assert_eq!(after.dtype(), DType::BF16);
-    for (i, (&old, new)) in before.iter().zip(after.to_vec_f32().unwrap()).enumerate() {
+    for (i, (&old, new)) in before.iter().zip(after.fetch_f32().unwrap()).enumerate() {
         let (row, column) = (i / input, i % input);
         let delta: f64 = (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[k * input + column])).sum();
         let exact = f64::from(old) + f64::from(adapter.scale) * delta;

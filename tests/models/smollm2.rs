@@ -45,7 +45,7 @@ fn the_capital_of_france() {
     // 'The capital of France is'
     let batch = TokenBatch::packed(&[[504, 3575, 282, 4649, 314]]).unwrap();
     let hidden = model.hidden(&Tape::inference(), &batch).unwrap();
-    let logits = model.logits(&hidden.value().rows(4, 1).unwrap()).unwrap().to_vec_f32().unwrap();
+    let logits = model.logits(&hidden.value().rows(4, 1).unwrap()).unwrap().fetch_f32().unwrap();
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     for (&ours, (id, logit)) in order.iter().zip([(7042, 17.379), (260, 14.900), (4528, 13.250)]) {

@@ -13,7 +13,7 @@ fn tables(model: &Decoder) -> Vec<(String, Vec<Vec<f32>>)> {
     let tables = model.parameters().into_iter().filter(|p| wanted(p.name())).map(|p| {
         let value = p.value();
         let width = value.shape()[1];
-        let rows = value.to_vec_f32().unwrap().chunks_exact(width).map(<[f32]>::to_vec).collect();
+        let rows = value.fetch_f32().unwrap().chunks_exact(width).map(<[f32]>::to_vec).collect();
         (p.name().to_owned(), rows)
     });
     tables.collect()
@@ -36,7 +36,7 @@ fn rows_of_unseen_tokens_become_the_mean_of_the_seen_ones() {
         let others = |model: &Decoder| -> Vec<Vec<f32>> {
             let names: Vec<&str> = before.iter().map(|(name, _)| name.as_str()).collect();
             let rest = model.parameters().into_iter().filter(|p| !names.contains(&p.name()));
-            rest.map(|p| p.value().to_vec_f32().unwrap()).collect()
+            rest.map(|p| p.value().fetch_f32().unwrap()).collect()
         };
         assert!(
             others(&model) == others(&Golden::open(name).model_as(dtype)),

@@ -416,12 +416,12 @@ fn operands_that_do_not_fit_are_named() {
         fit(&spec).unwrap_err()
     };
     assert_eq!(
-        refused(&|s| s.cu_seqlens = [0, 2, 5].into()),
+        refused(&|s| s.cu_seqlens = vec![0, 2, 5].into()),
         "attention: cu_seqlens [0, 2, 5] does not rise from 0 to the 6 tokens of the batch"
     );
-    refused(&|s| s.cu_seqlens = [0, 4, 2, 6].into());
-    refused(&|s| s.cu_seqlens = [1, 6].into());
-    refused(&|s| s.cu_seqlens = [].into());
+    refused(&|s| s.cu_seqlens = vec![0, 4, 2, 6].into());
+    refused(&|s| s.cu_seqlens = vec![1, 6].into());
+    refused(&|s| s.cu_seqlens = vec![].into());
     refused(&|s| s.kv_heads = 3);
     refused(&|s| s.kv_heads = 0);
     refused(&|s| (s.heads, s.kv_heads, s.head_dim) = (usize::MAX / 2, 1, 8));
@@ -445,6 +445,6 @@ fn sequence_ends_are_copied_to_a_device_once() {
     }
     let again = ends.clone().on(Device::Cpu).unwrap();
     assert_eq!(again.as_u32().unwrap().as_ptr(), ends.on(Device::Cpu).unwrap().as_u32().unwrap().as_ptr());
-    let error = CuSeqlens::from([0, 1 << 31]).on(Device::Cpu).unwrap_err();
+    let error = CuSeqlens::from(vec![0, 1 << 31]).on(Device::Cpu).unwrap_err();
     assert_eq!(error.to_string(), "attention: a batch of 2147483648 tokens, less than 2^31 expected");
 }

@@ -40,7 +40,7 @@ impl Inputs {
         let new: Vec<usize> = lens.iter().map(|l| l.0).collect();
         let q = random.tensor(&[new.iter().sum(), shape.heads * shape.dim], dtype, 1.0);
         let cols = shape.kv_heads * shape.dim;
-        let mut rows = |n: usize| random.tensor(&[n, cols], dtype, 1.0).to_vec_f32().unwrap();
+        let mut rows = |n: usize| random.tensor(&[n, cols], dtype, 1.0).fetch_f32().unwrap();
         let caches = lens.iter().map(|(a, b)| (rows(a + b), rows(a + b)));
         Inputs { q, new, caches: caches.collect() }
     }

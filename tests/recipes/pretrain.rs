@@ -60,7 +60,7 @@ fn a_new_model_learns_a_text_and_resumes() {
         let BaseModel { model, tokenizer } =
             base_model::load(&whole.output.join(folder), DType::F32).unwrap();
         let embedding = model.parameters().into_iter().find(|p| p.name().ends_with("embed_tokens.weight"));
-        (embedding.unwrap().value().to_vec_f32().unwrap(), tokenizer)
+        (embedding.unwrap().value().fetch_f32().unwrap(), tokenizer)
     };
     let ((raw, _), (rows, tokenizer)) = (table("checkpoints/checkpoint-30"), table("model"));
     let mut used = tokenizer.encode(&verse.repeat(60), false).unwrap();

@@ -79,7 +79,7 @@ fn a_value_that_is_not_finite_is_named() {
         Ok(())
     })
     .unwrap();
-    let before: Vec<Vec<f32>> = params.iter().map(|p| p.value().to_vec_f32().unwrap()).collect();
+    let before: Vec<Vec<f32>> = params.iter().map(|p| p.value().fetch_f32().unwrap()).collect();
     let mut stepper = Stepper::new(decay_matrices(params.clone()), &options()).unwrap();
     let batch = [Batch::new(&samples(model.config().vocab_size))];
     let window = Window { batches: &batch, labelled: batch[0].loss_tokens, step: 17, micro_step: 0 };
@@ -91,7 +91,7 @@ fn a_value_that_is_not_finite_is_named() {
         text.contains("step 17") && text.contains("op 'matmul'") && text.contains("model.layers.1"),
         "{text}"
     );
-    let after: Vec<Vec<f32>> = params.iter().map(|p| p.value().to_vec_f32().unwrap()).collect();
+    let after: Vec<Vec<f32>> = params.iter().map(|p| p.value().fetch_f32().unwrap()).collect();
     assert!(before == after, "a failed step must not change the parameters");
 
     up.update(|value| {

@@ -13,7 +13,7 @@ use warptune::tensor::{DType, Tensor};
 
 /// The elements of a float tensor, exactly, from whatever device.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_device(Device::Cpu).unwrap().to_vec_f32().unwrap().into_iter().map(f64::from).collect()
+    tensor.to_device(Device::Cpu).unwrap().fetch_f32().unwrap().into_iter().map(f64::from).collect()
 }
 
 /// The bits of a tensor's elements, for comparisons that allow no difference at all.

@@ -135,7 +135,7 @@ fn sums_in_place_round_once_and_leave_other_tensors_alone() {
 fn the_host_reads_a_device_only_when_asked() {
     let x = Tensor::from_f32(vec![2.5, f32::NAN], &[2]);
     let there = x.to_device(cuda()).unwrap();
-    let error = there.as_f32().unwrap_err().to_string();
+    let error = there.to_vec_f32().unwrap_err().to_string();
     assert_eq!(error, "tensor: f32 on cuda:0 read as f32 on the host");
     assert!(there.as_bf16().is_err());
     let mut sum = x.clone();
@@ -146,7 +146,7 @@ fn the_host_reads_a_device_only_when_asked() {
     assert_eq!(error, "cuda: add_assign: f32 tensor [2]: lives on cpu, the op runs on cuda:0");
 
     // These are requests.
-    assert_eq!(there.to_vec_f32().unwrap()[0], 2.5);
+    assert_eq!(there.fetch_f32().unwrap()[0], 2.5);
     assert_eq!(there.rows(0, 1).unwrap().item().unwrap(), 2.5);
     assert_eq!(there.first_non_finite().unwrap(), Some(1));
     assert_eq!(there.to_device(Device::Cpu).unwrap().device(), Device::Cpu);

@@ -286,14 +286,10 @@ impl Buffer {
 
     /// Fills bytes with zeros.
     pub(crate) fn zero(&self, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        assert!(bytes <= self.block, "a fill past the end of its buffer");
-        self.device.bind()?;
-        // SAFETY: the range lies in this buffer.
-        let filled = unsafe { result::memset_d8_async(self.address, 0, bytes, self.device.stream()) };
-        check(filled, || format!("clearing {bytes} bytes on {}", self.device.name()))
+        self.fill(bytes, 1, |address, stream| {
+            // SAFETY: `fill` has checked that the range lies in this buffer.
+            unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream) }
+        })
     }
 
     /// Fills `count` words of 16 bits with a value.

@@ -12,7 +12,7 @@ impl Decoder {
     /// An empty cache for one sequence, where the parameters are; on a device it has the activations' type.
     pub fn new_cache(&self) -> KvCache {
         let (layers, head) = (self.config.num_layers, [self.config.num_kv_heads, self.config.head_dim]);
-        match self.embedding.weight().value().cuda_device() {
+        match self.head.value().cuda_device() {
             Some(device) => KvCache::paged(PageShape::new(device, self.dtype, layers, head)),
             None => KvCache::new(layers, head[0] * head[1]),
         }

@@ -21,7 +21,7 @@ impl Decoder {
         for param in params {
             param.update(|table| {
                 let (_, width) = table.dims2("average_rows")?;
-                let mut values = table.to_vec_f32()?;
+                let mut values = table.fetch_f32()?;
                 let rows = || values.chunks_exact(width).zip(seen).filter(|(_, seen)| **seen);
                 let count = rows().count().max(1) as f64;
                 let mean: Vec<f32> = (0..width)

@@ -1,9 +1,9 @@
 //! Where the sequences of a packed batch end.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::device::Device;
+use crate::device::{Copies, Device};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -15,7 +15,7 @@ pub struct CuSeqlens(Arc<Shared>);
 
 struct Shared {
     ends: Box<[usize]>,
-    copies: Mutex<Vec<(What, Tensor)>>,
+    copies: Copies<Tensor, What>,
 }
 
 /// What a copy on a device is.
@@ -42,7 +42,7 @@ impl CuSeqlens {
     /// # Errors
     /// [`Error::Shape`] if an end is 2^31 or more; [`Error::Cuda`] when the copy fails.
     pub fn on(&self, device: Device) -> Result<Tensor> {
-        self.copy(What::Ends, device, || {
+        self.0.copies.get(device, What::Ends, || {
             let ends = self.0.ends.iter().map(|&end| match i32::try_from(end) {
                 Ok(_) => Ok(end as u32),
                 Err(_) => {
@@ -51,29 +51,18 @@ impl CuSeqlens {
                 }
             });
             let ends = ends.collect::<Result<Vec<u32>>>()?;
-            Ok(Tensor::from_u32(ends, &[self.0.ends.len()]))
+            Tensor::from_u32(ends, &[self.0.ends.len()]).to_device(device)
         })
     }
 
     /// The tiles of `rows` rows that the sequences fall into, u32 `[tiles, 2]`: the sequence, and the tile's first row in it. The
     /// longest work comes first, so that the blocks that run last, when others have ended, are short.
     pub(super) fn tiles(&self, device: Device, rows: usize, order: Order) -> Result<Tensor> {
-        self.copy(What::Tiles { rows, order }, device, || {
+        self.0.copies.get(device, What::Tiles { rows, order }, || {
             let table = tile_table(&self.0.ends, rows, order);
             let len = table.len();
-            Ok(Tensor::from_u32(table.into_flattened(), &[len, 2]))
+            Tensor::from_u32(table.into_flattened(), &[len, 2]).to_device(device)
         })
-    }
-
-    /// The copy of something on a device, made if it is not there yet.
-    fn copy(&self, what: What, device: Device, make: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, copy)) = copies.iter().find(|(w, copy)| *w == what && copy.device() == device) {
-            return Ok(copy.clone());
-        }
-        let copy = make()?.to_device(device)?;
-        copies.push((what, copy.clone()));
-        Ok(copy)
     }
 }
 
@@ -105,7 +94,7 @@ impl Deref for CuSeqlens {
 
 impl From<Box<[usize]>> for CuSeqlens {
     fn from(ends: Box<[usize]>) -> CuSeqlens {
-        CuSeqlens(Arc::new(Shared { ends, copies: Mutex::default() }))
+        CuSeqlens(Arc::new(Shared { ends, copies: Copies::default() }))
     }
 }
 
@@ -115,27 +104,9 @@ impl From<Vec<usize>> for CuSeqlens {
     }
 }
 
-impl From<&[usize]> for CuSeqlens {
-    fn from(ends: &[usize]) -> CuSeqlens {
-        Box::<[usize]>::from(ends).into()
-    }
-}
-
 impl From<Arc<[usize]>> for CuSeqlens {
     fn from(ends: Arc<[usize]>) -> CuSeqlens {
-        ends[..].into()
-    }
-}
-
-impl<const N: usize> From<[usize; N]> for CuSeqlens {
-    fn from(ends: [usize; N]) -> CuSeqlens {
-        ends[..].into()
-    }
-}
-
-impl FromIterator<usize> for CuSeqlens {
-    fn from_iter<I: IntoIterator<Item = usize>>(ends: I) -> CuSeqlens {
-        ends.into_iter().collect::<Box<[usize]>>().into()
+        Box::<[usize]>::from(&ends[..]).into()
     }
 }
 

@@ -55,8 +55,5 @@ fn launch(
         start: extent(OP, start)?,
         len: extent(OP, len)?,
     };
-    let grid = Grid::columns(target_cols, pack, rows);
-    // There may be more rows than a grid has blocks in y.
-    let [columns, rows, one] = grid.blocks;
-    device.launch(entry, arguments, Grid { blocks: [rows, columns, one], ..grid })
+    device.launch(entry, arguments, Grid::rows(target_cols, pack, rows))
 }

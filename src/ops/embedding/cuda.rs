@@ -100,10 +100,7 @@ pub(super) fn grad_table(
         dim: extent(OP, dim)?,
         packed: u32::from(pack > 1),
     };
-    let grid = Grid::columns(dim, pack, count);
-    // There may be more ids than a grid has blocks in y.
-    let [columns, rows, one] = grid.blocks;
-    device.launch(entry, arguments, Grid { blocks: [rows, columns, one], ..grid })?;
+    device.launch(entry, arguments, Grid::rows(dim, pack, count))?;
     Ok(dtable)
 }
 

@@ -2,7 +2,7 @@
 
 use super::OP;
 use crate::Result;
-use crate::device::cuda::plan::{RowPlan, part_rows};
+use crate::device::cuda::plan::{RowPlan, common_pack, part_rows};
 use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
@@ -38,12 +38,6 @@ kernel! {
 const KEEP_FORWARD: usize = 4;
 const KEEP_BACKWARD: usize = 2;
 
-/// The elements of a pack: 16 bytes of the largest type, if all operands and the rows are aligned to that.
-fn pack(dim: usize, types: &[DType], pointers: &[Pointer]) -> usize {
-    let pack = types.iter().map(|t| t.pack()).min().unwrap_or(1);
-    if dim.is_multiple_of(pack) && pointers.iter().all(|p| p.is_aligned()) { pack } else { 1 }
-}
-
 /// y, and each row's mean and factor 1 / sqrt(var + eps), f32 `[M, 2]`.
 pub(super) fn forward(
     device: &'static CudaDevice,
@@ -63,7 +57,7 @@ pub(super) fn forward(
     let moments = Tensor::uninitialised(device, &[rows, 2], DType::F32)?;
     let (x_at, y_at) = (x.pointer(OP, device)?, y.pointer(OP, device)?);
     let (weight_at, bias_at) = (weight.pointer(OP, device)?, bias.pointer(OP, device)?);
-    let pack = pack(dim, &[x.dtype(), dtype], &[x_at, weight_at, bias_at, y_at]);
+    let pack = common_pack(dim, &[x.dtype(), dtype], &[x_at, weight_at, bias_at, y_at]);
     let plan = RowPlan::new(rows, dim, pack, KEEP_FORWARD);
     let arguments = Forward {
         x: x_at,
@@ -96,7 +90,7 @@ pub(super) fn grad_input(
     let dx = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let [x_at, weight_at] = [x.pointer(OP, device)?, weight.pointer(OP, device)?];
     let [dy_at, dx_at] = [dy.pointer(OP, device)?, dx.pointer(OP, device)?];
-    let pack = pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, dy_at, dx_at]);
+    let pack = common_pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, dy_at, dx_at]);
     let plan = RowPlan::new(rows, dim, pack, KEEP_BACKWARD);
     let arguments = Backward {
         x: x_at,
@@ -127,7 +121,7 @@ pub(super) fn grad_affine(
     let parts = Tensor::uninitialised(device, &[count, 2 * dim], DType::F32)?;
     let [x_at, dy_at] = [x.pointer(OP, device)?, dy.pointer(OP, device)?];
     let parts_at = parts.pointer(OP, device)?;
-    let pack = pack(dim, &[DType::F32], &[x_at, dy_at]);
+    let pack = common_pack(dim, &[DType::F32], &[x_at, dy_at]);
     let arguments = AffineParts {
         x: x_at,
         moments: moments.pointer(OP, device)?,

@@ -1,10 +1,11 @@
 //! Which rows of a batch go through which adapter.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::OP;
-use crate::device::Device;
+use crate::device::{Copies, Device};
+use crate::ops::place::extent;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -16,7 +17,8 @@ pub struct Segments(Arc<Shared>);
 struct Shared {
     runs: Box<[Segment]>,
     rows: usize,
-    copies: Mutex<Vec<(usize, Device, Tables)>>,
+    /// By the number of adapters in the stack.
+    copies: Copies<Tables, usize>,
 }
 
 /// Rows that go through one adapter, or through none.
@@ -41,7 +43,7 @@ impl Segments {
             }
             rows = end;
         }
-        Segments(Arc::new(Shared { runs: all.into(), rows, copies: Mutex::default() }))
+        Segments(Arc::new(Shared { runs: all.into(), rows, copies: Copies::default() }))
     }
 
     /// All rows.
@@ -70,14 +72,10 @@ impl Segments {
     /// # Errors
     /// [`Error::Shape`] for 2^31 rows or more; [`Error::Cuda`] when the copy fails.
     pub(super) fn tables(&self, device: Device, adapters: usize) -> Result<Tables> {
-        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, tables)) = copies.iter().find(|(a, d, _)| (*a, *d) == (adapters, device)) {
-            return Ok(tables.clone());
-        }
-        crate::ops::place::extent(OP, self.rows())?;
-        let tables = Tables::new(self.runs(), self.rows(), adapters, device)?;
-        copies.push((adapters, device, tables.clone()));
-        Ok(tables)
+        self.0.copies.get(device, adapters, || {
+            extent(OP, self.rows())?;
+            Tables::new(self.runs(), self.rows(), adapters, device)
+        })
     }
 }
 

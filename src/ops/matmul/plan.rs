@@ -1,6 +1,7 @@
 //! Which kernel makes a product on a CUDA device, and how it is split: pure functions of shapes and types. What they choose
 //! decides the order of sums, and so the bits of results, which are then the same on every GPU.
 
+use crate::device::cuda::plan::Split;
 use crate::tensor::DType;
 
 /// Which operand lies transposed, and the shape of the product.
@@ -32,10 +33,6 @@ const GEMV_GROUP: usize = 8;
 /// Rows and columns of a tile of C, and its steps along k (kernels/common/gemm.cuh).
 pub(super) const TILE: usize = 128;
 const TILE_K: usize = 32;
-/// Blocks that k is split for: two on each multiprocessor of an A100. A constant, so that other GPUs get the same bits.
-const BLOCKS: usize = 216;
-/// Steps that a part has at least: below, bringing the first tiles and adding the parts cost more than what is won.
-const PART_STEPS: usize = 8;
 
 impl Plan {
     /// For C `[m, n]` with an inner dimension of k, and operands of types `a` and `b`.
@@ -46,24 +43,18 @@ impl Plan {
                 Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } }
             }
             Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
-            _ if both_bf16 => Plan::TensorCores { parts: parts(m, n, k) },
+            _ if both_bf16 => {
+                let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+                Plan::TensorCores { parts: Split::new(tiles, k.div_ceil(TILE_K)).parts }
+            }
             _ => Plan::OrdinaryCores,
         }
     }
 }
 
-/// Into how many parts k is split where C has few tiles.
-fn parts(m: usize, n: usize, k: usize) -> usize {
-    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    let parts = (BLOCKS / tiles.max(1)).min(k.div_ceil(TILE_K) / PART_STEPS).max(1);
-    // As few as have the steps of the longest.
-    let steps = k.div_ceil(TILE_K).max(1);
-    steps.div_ceil(steps.div_ceil(parts))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{BLOCKS, Case, PART_STEPS, Plan, TILE, TILE_K, parts};
+    use super::{Case, Plan};
     use crate::tensor::DType::{BF16, F32};
 
     #[test]
@@ -82,26 +73,5 @@ mod tests {
         // The gradients' products are tiled whatever their sizes.
         assert_eq!(plan(Case::Nn, 1, F32, F32), Plan::OrdinaryCores);
         assert_eq!(plan(Case::Nn, 1, BF16, BF16), Plan::TensorCores { parts: 6 });
-    }
-
-    #[test]
-    fn parts_fill_a_gpu_once_and_are_not_too_short() {
-        // A projection of SmolLM2's width, the gradient of an adapter, a square that needs none, nothing at all.
-        assert_eq!(parts(128, 576, 4096), 16);
-        assert_eq!(parts(16, 4096, 4096), 6);
-        assert_eq!(parts(4096, 4096, 4096), 1);
-        assert_eq!(parts(0, 0, 0), 1);
-        for m in [1, 17, 128, 129, 1000] {
-            for n in [1, 128, 576, 4096, 128_256] {
-                for k in [0, 1, 32, 500, 512, 4096, 14_336, 1 << 20] {
-                    let (parts, tiles) = (parts(m, n, k), m.div_ceil(TILE) * n.div_ceil(TILE));
-                    let steps = k.div_ceil(TILE_K);
-                    let each = steps.div_ceil(parts);
-                    assert!(parts == 1 || (parts * tiles <= BLOCKS && each >= PART_STEPS), "{m} {n} {k}");
-                    // None is empty.
-                    assert!(parts == 1 || (parts - 1) * each < steps);
-                }
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::OP;
 use crate::Result;
-use crate::device::cuda::plan::{RowPlan, part_rows};
+use crate::device::cuda::plan::{RowPlan, common_pack, part_rows};
 use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
@@ -53,12 +53,6 @@ kernel! {
 const KEEP_FORWARD: usize = 4;
 const KEEP_BACKWARD: usize = 2;
 
-/// The elements of a pack: 16 bytes of the largest type, if all operands and the rows are aligned to that.
-fn pack(dim: usize, types: &[DType], pointers: &[Pointer]) -> usize {
-    let pack = types.iter().map(|t| t.pack()).min().unwrap_or(1);
-    if dim.is_multiple_of(pack) && pointers.iter().all(|p| p.is_aligned()) { pack } else { 1 }
-}
-
 /// y, and the factor 1 / sqrt(mean(x^2) + eps) of each group.
 pub(super) fn forward(
     device: &'static CudaDevice,
@@ -75,7 +69,7 @@ pub(super) fn forward(
     let scales = Tensor::uninitialised(device, &[rows], DType::F32)?;
     let [x_at, weight_at] = [x.pointer(OP, device)?, weight.pointer(OP, device)?];
     let y_at = y.pointer(OP, device)?;
-    let pack = pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, y_at]);
+    let pack = common_pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, y_at]);
     let plan = RowPlan::new(rows, dim, pack, KEEP_FORWARD);
     let arguments = Forward {
         x: x_at,
@@ -111,7 +105,7 @@ pub(super) fn forward_sum(
     let [a_at, b_at] = [a.pointer(OP, device)?, b.pointer(OP, device)?];
     let [x_at, y_at] = [x.pointer(OP, device)?, y.pointer(OP, device)?];
     let weight_at = weight.pointer(OP, device)?;
-    let pack = pack(dim, &[a.dtype(), weight.dtype()], &[a_at, b_at, x_at, weight_at, y_at]);
+    let pack = common_pack(dim, &[a.dtype(), weight.dtype()], &[a_at, b_at, x_at, weight_at, y_at]);
     let plan = RowPlan::new(rows, dim, pack, KEEP_FORWARD);
     let arguments = ForwardSum {
         a: a_at,
@@ -150,7 +144,7 @@ pub(super) fn grad_input(
     let [x_at, weight_at] = [x.pointer(OP, device)?, weight.pointer(OP, device)?];
     let [dy_at, dx_at] = [dy.pointer(OP, device)?, dx.pointer(OP, device)?];
     let other_at = other.map_or(Ok(Pointer::NULL), |other| other.pointer(OP, device))?;
-    let pack = pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, dy_at, dx_at, other_at]);
+    let pack = common_pack(dim, &[x.dtype(), weight.dtype()], &[x_at, weight_at, dy_at, dx_at, other_at]);
     let plan = RowPlan::new(rows, dim, pack, KEEP_BACKWARD);
     let (rows, dim, packed) = (rows as u64, extent(OP, dim)?, u32::from(pack > 1));
     let scales_at = scales.pointer(OP, device)?;
@@ -181,7 +175,7 @@ pub(super) fn grad_weight(
     let parts = Tensor::uninitialised(device, &[count, dim], DType::F32)?;
     let [x_at, dy_at] = [x.pointer(OP, device)?, dy.pointer(OP, device)?];
     let parts_at = parts.pointer(OP, device)?;
-    let pack = pack(dim, &[DType::F32], &[x_at, dy_at]);
+    let pack = common_pack(dim, &[DType::F32], &[x_at, dy_at]);
     let dim32 = extent(OP, dim)?;
     let arguments = WeightParts {
         x: x_at,

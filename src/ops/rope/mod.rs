@@ -3,11 +3,11 @@
 mod cpu;
 mod cuda;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::place::place;
 use crate::autograd::{Tape, Var};
-use crate::device::Device;
+use crate::device::{Copies, Device};
 use crate::tensor::{DType, Element, Tensor};
 use crate::{Error, Result};
 
@@ -102,7 +102,7 @@ pub struct RopeTable {
     /// Which elements turn together.
     pub pairing: RopePairing,
     /// The frequencies on each device that has turned something by them; clones share it.
-    on_devices: Arc<Mutex<Vec<Tensor>>>,
+    on_devices: Arc<Copies<Tensor>>,
 }
 
 impl RopeTable {
@@ -126,14 +126,10 @@ impl RopeTable {
 
     /// The inverse frequencies, f32 `[D / 2]`, on a device: copied there at the first call.
     fn frequencies_on(&self, device: Device) -> Result<Tensor> {
-        let mut copies = self.on_devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(copy) = copies.iter().find(|copy| copy.device() == device) {
-            return Ok(copy.clone());
-        }
-        let host = Tensor::from_f32(self.inverse_frequencies.to_vec(), &[self.inverse_frequencies.len()]);
-        let copy = host.to_device(device)?;
-        copies.push(copy.clone());
-        Ok(copy)
+        self.on_devices.get(device, (), || {
+            let frequencies = self.inverse_frequencies.to_vec();
+            Tensor::from_f32(frequencies, &[self.inverse_frequencies.len()]).to_device(device)
+        })
     }
 }
 

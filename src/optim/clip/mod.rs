@@ -31,15 +31,22 @@ pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64
     let mut on_devices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut sums = vec![0.0; params.len()];
     for (i, param) in params.iter().enumerate() {
-        let Some(grad) = gradients.get(param) else { continue };
+        let Some(grad) = gradients.get_mut(param) else { continue };
         match grad.device() {
             Device::Cpu => sums[i] = sum_of_squares(grad.as_f32()?),
-            Device::Cuda(ordinal) => on_devices.entry(ordinal).or_default().push(i),
+            Device::Cuda(ordinal) => {
+                // The kernels scale in place.
+                grad.make_unshared()?;
+                on_devices.entry(ordinal).or_default().push(i);
+            }
         }
     }
+    let mut groups = Vec::with_capacity(on_devices.len());
     for (&ordinal, numbers) in &on_devices {
-        let found = group(ordinal, numbers, gradients, params)?.sums_of_squares()?;
-        numbers.iter().zip(found).for_each(|(&i, sum)| sums[i] = sum);
+        let grads: Vec<&Tensor> = numbers.iter().filter_map(|&i| gradients.get(&params[i])).collect();
+        let mut group = cuda::Group::new(Device::Cuda(ordinal).cuda()?, grads.iter().copied())?;
+        numbers.iter().zip(group.sums_of_squares()?).for_each(|(&i, sum)| sums[i] = sum);
+        groups.push(group);
     }
     let mut total = 0.0;
     for (param, sum) in params.iter().zip(sums) {
@@ -53,26 +60,16 @@ pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64
     let factor = max_norm / (norm + 1e-6);
     if factor < 1.0 {
         for param in params {
-            let Some(grad) = gradients.get_mut(param) else { continue };
-            match grad.cuda_device() {
-                Some(_) => grad.make_unshared()?,
-                None => {
-                    let pieces = grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN);
-                    pieces.for_each(|piece| slices::scale(piece, factor as f32));
-                }
+            if let Some(grad) = gradients.get_mut(param)
+                && grad.device() == Device::Cpu
+            {
+                let pieces = grad.make_mut_f32()?.par_chunks_mut(parallel::GRAIN);
+                pieces.for_each(|piece| slices::scale(piece, factor as f32));
             }
         }
-        for (&ordinal, numbers) in &on_devices {
-            group(ordinal, numbers, gradients, params)?.scale(factor as f32)?;
-        }
+        groups.iter_mut().try_for_each(|group| group.scale(factor as f32))?;
     }
     Ok(norm)
-}
-
-/// The gradients of some parameters, by their numbers, on a device.
-fn group(ordinal: usize, numbers: &[usize], gradients: &Gradients, params: &[Param]) -> Result<cuda::Group> {
-    let tensors: Vec<&Tensor> = numbers.iter().filter_map(|&i| gradients.get(&params[i])).collect();
-    cuda::Group::new(Device::Cuda(ordinal).cuda()?, tensors.iter().copied())
 }
 
 /// Partial sums of fixed pieces, added in order.

@@ -10,16 +10,18 @@ use warptune::device::philox::Philox;
 use warptune::formats::DecoderConfig;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::models::Decoder;
-use warptune::optim::schedule::ScheduleKind;
 use warptune::peft::lora;
 use warptune::tensor::DType;
 use warptune::train::batch::batch_loss;
-use warptune::train::options::{TrainOptions, Warmup};
+use warptune::train::options::TrainOptions;
 use warptune::train::step::{Stepper, Window, decay_matrices};
 
 use crate::Sizes;
 use crate::clock::seconds;
 use crate::report::Step;
+
+/// Learning rate of the steps.
+const RATE: f64 = 1e-4;
 
 /// A model, a method and a batch.
 pub struct ModelCase {
@@ -69,7 +71,10 @@ impl ModelCase {
             false => model.parameters(),
         };
         model.to_device(device)?;
-        let mut stepper = Stepper::new(decay_matrices(trained), &options())?;
+        let mut stepper = Stepper::new(
+            decay_matrices(trained),
+            &TrainOptions { clip_norm: Some(1.0), ..TrainOptions::constant(RATE, self.sequences) },
+        )?;
         let batch = self.batch(config.vocab_size);
         let mut step = 0;
         let mut loss = 0.0;
@@ -80,7 +85,7 @@ impl ModelCase {
                 step: step + 1,
                 micro_step: step,
             };
-            let found = stepper.step(&window, 1e-4, &|tape, batch, n| batch_loss(&model, tape, batch, n))?;
+            let found = stepper.step(&window, RATE, &|tape, batch, n| batch_loss(&model, tape, batch, n))?;
             loss = found.loss;
             step += 1;
             Ok(())
@@ -108,27 +113,5 @@ impl ModelCase {
             Sample { ids: (0..self.length).map(id).collect(), trained: vec![true; self.length], line: s + 1 }
         };
         Batch::new(&(0..self.sequences).map(sample).collect::<Vec<_>>())
-    }
-}
-
-fn options() -> TrainOptions {
-    TrainOptions {
-        learning_rate: 1e-4,
-        schedule: ScheduleKind::Constant,
-        warmup: Warmup::Steps(0),
-        weight_decay: 0.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        clip_norm: Some(1.0),
-        batch_size: 1,
-        accumulation: 1,
-        epochs: 1,
-        max_steps: None,
-        eval_every: 0,
-        save_every: 0,
-        keep_last: 0,
-        gradient_checkpointing: false,
-        seed: 0,
     }
 }

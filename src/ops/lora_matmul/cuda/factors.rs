@@ -1,8 +1,9 @@
 //! The factors' gradients.
 
-use super::thin::{RankTile, Split};
+use super::thin::RankTile;
 use super::{Kept, Run, SMALL_THREADS, SMALL_TILE, STEP, THREADS, TILE};
 use crate::Result;
+use crate::device::cuda::plan::Split;
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::lora_matmul::OP;
 use crate::tensor::{DType, Tensor};

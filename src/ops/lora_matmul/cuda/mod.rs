@@ -203,10 +203,7 @@ impl<'a> Run<'a> {
             stream: mask.random.stream,
             threshold: mask.threshold,
         };
-        let grid = Grid::columns(words, 1, self.m);
-        // There may be more rows than a grid has blocks in y.
-        let [columns, rows, one] = grid.blocks;
-        self.device.launch("lora_matmul_keep", arguments, Grid { blocks: [rows, columns, one], ..grid })?;
+        self.device.launch("lora_matmul_keep", arguments, Grid::rows(words, 1, self.m))?;
         Ok(Some(Kept { bits, words: words as u32, scale: mask.scale }))
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, STEP, THREADS, TILE};
 use crate::Result;
+use crate::device::cuda::plan::Split;
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::lora_matmul::OP;
 use crate::tensor::{DType, Tensor};
@@ -25,27 +26,6 @@ kernel! {
 kernel! {
     /// Their sum.
     RankSums in "lora_matmul" { parts: Pointer, to: Pointer, count: u32, m: u32, padded: u32, pieces: u32 }
-}
-
-/// How a thin product is shared out: a pure function of the shapes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Split {
-    /// Parts of a sum.
-    pub parts: usize,
-    /// Steps of a part.
-    pub steps: usize,
-}
-
-impl Split {
-    /// For `tiles` tiles of results, each a sum of `steps` steps: as many parts as give at most two blocks to each multiprocessor of an
-    /// A100, and no part of fewer steps than fill the stages of a block twice.
-    pub fn new(tiles: usize, steps: usize) -> Split {
-        const BLOCKS: usize = 216;
-        const LEAST_STEPS: usize = 8;
-        let parts = (BLOCKS / tiles.max(1)).min(steps / LEAST_STEPS).max(1);
-        let steps_each = steps.div_ceil(parts).max(1);
-        Split { parts: steps.div_ceil(steps_each).max(1), steps: steps_each }
-    }
 }
 
 /// The rank that a block of the thin kernels has.
@@ -237,24 +217,7 @@ fn rank_sums_grid(m: usize, padded: usize) -> Grid {
 
 #[cfg(test)]
 mod tests {
-    use super::{RankTile, Split, rank_sums_grid};
-
-    #[test]
-    fn every_step_is_in_one_part() {
-        for tiles in [0, 1, 2, 31, 64, 108, 109, 4096] {
-            for steps in 0..700 {
-                let split = Split::new(tiles, steps);
-                assert!(split.parts >= 1 && split.steps >= 1);
-                assert!(split.parts * split.steps >= steps, "{tiles} tiles, {steps} steps: {split:?}");
-                assert!((split.parts - 1) * split.steps <= steps, "{tiles} tiles, {steps} steps: {split:?}");
-                assert!(split.parts == 1 || tiles * split.parts <= 216);
-            }
-        }
-        // 4096 rows of 4096 columns; a long batch; a single token.
-        assert_eq!(Split::new(32, 128), Split { parts: 6, steps: 22 });
-        assert_eq!(Split::new(256, 128), Split { parts: 1, steps: 128 });
-        assert_eq!(Split::new(1, 128), Split { parts: 16, steps: 8 });
-    }
+    use super::{RankTile, rank_sums_grid};
 
     #[test]
     fn tiles_hold_the_rank() {
