@@ -60,8 +60,8 @@ fn check(golden: &Golden, results: &str, load: impl Fn(Device) -> (Decoder, Vec<
             stepper.step(&window, options.learning_rate, &loss).unwrap()
         };
         let report = on(&model, &mut stepper);
-        let mut stepper = Stepper::new(copies.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
-        let on_device = on(&there, &mut stepper);
+        let mut fresh = Stepper::new(copies.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
+        let on_device = on(&there, &mut fresh);
         // A loss is the difference of two numbers of the size of an untrained model's, the logarithm of the vocabulary.
         let roundings = 8.0 * DType::F32.unit_roundoff() * f64_run[0];
         let (a, b) = (report.loss, on_device.loss);
