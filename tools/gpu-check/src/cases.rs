@@ -1,11 +1,13 @@
 //! The kernels that are timed, through the ops that launch them.
 
 use warptune::Result;
-use warptune::autograd::{Gradients, Tape, Var};
+use warptune::autograd::{Gradients, Param, Tape, Var};
 use warptune::device::Device;
 use warptune::device::philox::Philox;
+use warptune::generate::Sampling;
 use warptune::ops::add::add;
 use warptune::ops::attention::{AttentionSpec, attention};
+use warptune::ops::columns::columns;
 use warptune::ops::dropout::dropout;
 use warptune::ops::embedding::embedding;
 use warptune::ops::gelu::{GeluKind, gelu};
@@ -15,77 +17,61 @@ use warptune::ops::lora_matmul::{Lora, lora_matmul};
 use warptune::ops::matmul::matmul;
 use warptune::ops::rms_norm::rms_norm;
 use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
+use warptune::ops::sample::sample;
 use warptune::ops::swiglu::swiglu;
+use warptune::optim::{AdamW, AdamWSettings, clip_grad_norm};
 use warptune::tensor::{DType, Tensor};
 
 use crate::Sizes;
 use crate::clock::seconds;
 use crate::report::Measured;
 
-type Op = Box<dyn Fn(&Tape, &[Var]) -> Result<Var>>;
-
-/// An op on some operands.
+/// Some work on the device.
 pub struct Case {
     /// Op, pass, type and shape.
     pub name: String,
-    inputs: Vec<Tensor>,
-    /// Which inputs' gradients are computed; none: the forward alone.
-    wanted: Vec<bool>,
-    op: Op,
+    work: Box<dyn FnMut() -> Result<()>>,
     operations: f64,
     bytes: f64,
 }
 
 impl Case {
     /// Times it.
-    pub fn measure(&self, device: Device) -> Result<Measured> {
-        let backward = self.wanted.contains(&true);
-        let seed = match backward {
-            true => Some(self.run(&Tape::training(1, 1), |_| {})?.like()?),
-            false => None,
-        };
-        let time = seconds(device, || {
-            let tape = Tape::training(1, 1);
-            let mut leaves = Vec::new();
-            let output = self.run(&tape, |vars| leaves = vars.to_vec())?;
-            if let Some(seed) = &seed {
-                let wanted: Vec<&Var> = leaves.iter().filter(|v| v.requires_grad()).collect();
-                tape.backward_inputs(&output.0, seed.clone(), &wanted, &mut Gradients::new())?;
-            }
-            Ok(())
-        })?;
-        Ok(Measured {
-            name: self.name.clone(),
-            seconds: time,
-            operations: self.operations,
-            bytes: self.bytes,
-            cublas: None,
-            cublaslt: None,
-        })
-    }
-
-    fn run(&self, tape: &Tape, see: impl FnOnce(&[Var])) -> Result<Output> {
-        let vars: Vec<Var> = self
-            .inputs
-            .iter()
-            .zip(&self.wanted)
-            .map(|(x, wanted)| if *wanted { tape.input(x.clone()) } else { Var::constant(x.clone()) })
-            .collect();
-        see(&vars);
-        Ok(Output((self.op)(tape, &vars)?))
+    pub fn measure(mut self, device: Device) -> Result<Measured> {
+        let seconds = seconds(device, &mut self.work)?;
+        let Case { name, operations, bytes, .. } = self;
+        Ok(Measured { name, seconds, operations, bytes, cublas: None, cublaslt: None })
     }
 }
 
-struct Output(Var);
-
-impl Output {
-    /// A gradient of the output's shape: the output itself, or a one where it is a loss.
-    fn like(self) -> Result<Tensor> {
-        match self.0.value().numel() {
-            1 => Tensor::from_f32(vec![1.0], self.0.shape()).to_device(self.0.value().device()),
-            _ => Ok(self.0.into_value()),
+/// An op on `inputs`: its forward, and with gradients of some inputs its backward too, from a gradient that the first call makes.
+fn op_work(
+    inputs: Vec<Tensor>,
+    wanted: Vec<bool>,
+    op: impl Fn(&Tape, &[Var]) -> Result<Var> + 'static,
+) -> Box<dyn FnMut() -> Result<()>> {
+    let mut seed = None;
+    Box::new(move || {
+        let tape = Tape::training(1, 1);
+        let var = |(x, wanted): (&Tensor, &bool)| match wanted {
+            true => tape.input(x.clone()),
+            false => Var::constant(x.clone()),
+        };
+        let vars: Vec<Var> = inputs.iter().zip(&wanted).map(var).collect();
+        let output = op(&tape, &vars)?;
+        let wanted: Vec<&Var> = vars.iter().filter(|v| v.requires_grad()).collect();
+        if wanted.is_empty() {
+            return Ok(());
         }
-    }
+        let seed = match &seed {
+            Some(seed) => seed,
+            None => {
+                let value = output.value();
+                seed.insert(Tensor::full_on(value.device(), output.shape(), output.dtype(), 0.5)?)
+            }
+        };
+        tape.backward_inputs(&output, seed.clone(), &wanted, &mut Gradients::new()).map(drop)
+    })
 }
 
 /// Rows, columns and inner dimension of the product behind a case's name, if it is a plain forward product in bf16.
@@ -125,9 +111,9 @@ impl Maker {
         let some = (0..inputs.len()).map(|i| wanted.contains(&i)).collect();
         for (pass, wanted, (operations, bytes)) in [("fwd", none, work[0]), ("fwd+bwd", some, work[1])] {
             if pass == "fwd" || wanted.contains(&true) {
-                let (inputs, op) = (inputs.clone(), Box::new(op.clone()));
                 let name = format!("{first} {pass} {rest}");
-                self.cases.push(Case { name, inputs, wanted, op, operations, bytes });
+                let work = op_work(inputs.clone(), wanted, op.clone());
+                self.cases.push(Case { name, work, operations, bytes });
             }
         }
     }
@@ -139,7 +125,82 @@ pub fn all(device: Device, sizes: Sizes) -> Result<Vec<Case>> {
     products(&mut make, sizes)?;
     attentions(&mut make, sizes)?;
     rows(&mut make, sizes)?;
+    optimizer(&mut make, sizes)?;
+    choices(&mut make, sizes)?;
     Ok(make.cases)
+}
+
+/// What reads and writes all parameters once a step: of one matrix, whose updates and clips say what those of many cost.
+fn optimizer(make: &mut Maker, s: Sizes) -> Result<()> {
+    let shape = [s.tokens, s.dim];
+    let n = (s.tokens * s.dim) as f64;
+    for (dtype, bytes) in [(DType::F32, 28.0), (DType::BF16, 30.0)] {
+        let (param, grad) = (Param::new("w", make.random(&shape, dtype)?), make.random(&shape, DType::F32)?);
+        let mut adam = AdamW::new(AdamWSettings::default(), vec![(param.clone(), true)])?;
+        let mut gradients = Gradients::new();
+        gradients.add(param.id(), grad)?;
+        let work = Box::new(move || adam.step(1e-4, &gradients));
+        make.cases.push(Case {
+            name: format!("adamw {dtype} {n} weights"),
+            work,
+            operations: 0.0,
+            bytes: bytes * n,
+        });
+    }
+    let (param, grad) = (Param::new("w", make.random(&shape, DType::F32)?), make.random(&shape, DType::F32)?);
+    let mut gradients = Gradients::new();
+    gradients.add(param.id(), grad)?;
+    let params = [param];
+    // Nothing is scaled; the norm is read, which waits for the device.
+    let work = Box::new(move || clip_grad_norm(&mut gradients, &params, f64::INFINITY).map(drop));
+    make.cases.push(Case {
+        name: format!("gradient norm {n} weights, with its read"),
+        work,
+        operations: 0.0,
+        bytes: 4.0 * n,
+    });
+    let x = make.random(&shape, DType::F32)?;
+    let work = Box::new(move || x.to_dtype(DType::BF16).map(drop));
+    make.cases.push(Case {
+        name: format!("cast f32 to bf16 {}x{}", s.tokens, s.dim),
+        work,
+        operations: 0.0,
+        bytes: 6.0 * n,
+    });
+    let x = make.random(&[s.tokens, 3 * s.dim], DType::BF16)?;
+    let dim = s.dim;
+    make.add(
+        &format!("columns bf16 {}x{dim} of {}", s.tokens, 3 * dim),
+        vec![x],
+        &[],
+        [(0.0, 4.0 * n), (0.0, 0.0)],
+        move |tape, v| columns(tape, &v[0], dim, dim),
+    );
+    Ok(())
+}
+
+/// The choice of tokens.
+fn choices(make: &mut Maker, s: Sizes) -> Result<()> {
+    let rows = 16;
+    let logits = make.random(&[rows, s.vocab], DType::F32)?;
+    let uniforms = make.random(&[rows], DType::F32)?;
+    let uniforms = Tensor::from_f32(uniforms.fetch_f32()?.iter().map(|x| x.abs().fract()).collect(), &[rows]);
+    let uniforms = uniforms.to_device(make.device)?;
+    let settings = [
+        ("greedy", Sampling::default()),
+        ("temperature", Sampling { temperature: 0.8, ..Sampling::default() }),
+        (
+            "top-k 40, top-p 0.95",
+            Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, ..Sampling::default() },
+        ),
+    ];
+    for (name, sampling) in settings {
+        let (logits, uniforms) = (logits.clone(), uniforms.clone());
+        let work = Box::new(move || sample(&logits, None, &uniforms, &sampling).map(drop));
+        let name = format!("sample {name} {rows}x{}", s.vocab);
+        make.cases.push(Case { name, work, operations: 0.0, bytes: 4.0 * (rows * s.vocab) as f64 });
+    }
+    Ok(())
 }
 
 fn products(make: &mut Maker, s: Sizes) -> Result<()> {

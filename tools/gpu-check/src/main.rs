@@ -85,14 +85,17 @@ fn run(args: &Args) -> Result<()> {
     let wanted = |name: &str| name.contains(&args.filter);
     for case in cases::all(device, sizes)?.into_iter().filter(|case| wanted(&case.name)) {
         let measured = case.measure(device)?;
-        eprintln!("{:<44} {:>10.1} us", case.name, 1e6 * measured.seconds);
+        eprintln!("{:<44} {:>10.1} us", measured.name, 1e6 * measured.seconds);
         report.kernels.push(measured);
     }
     match baseline::Blas::new(device) {
         Ok(blas) => blas.compare(&mut report.kernels)?,
         Err(why) => report.notes.push(format!("no comparison with cuBLAS: {why}")),
     }
-    for case in models::all(sizes).into_iter().filter(|case| wanted(case.name)) {
+    for case in models::all(sizes).into_iter().filter(|case| wanted(case.shape)) {
+        if case.is_lora() {
+            report.kernels.push(case.decode(device)?);
+        }
         let measured = case.measure(device)?;
         eprintln!("{:<44} {:>10.1} ms", measured.name, 1e3 * measured.seconds);
         report.models.push(measured);
