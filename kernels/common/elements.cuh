@@ -19,12 +19,14 @@ using half_t = f16;
 #define OF_TYPES(KERNEL) KERNEL(f16, half_t)
 #define OF_PAIRS(KERNEL) KERNEL(f32_f16, float, half_t) KERNEL(f16_f32, half_t, float) KERNEL(f16_f16, half_t, half_t)
 #define OF_HALF(KERNELS) KERNELS(f16)
+constexpr u32 HALF_ONES = 0x3c003c00;  // 1 and 1
 #else
 using half_t = bf16;
 #define OF_TYPES(KERNEL) KERNEL(f32, float) KERNEL(bf16, half_t)
 #define OF_PAIRS(KERNEL) \
   KERNEL(f32_f32, float, float) KERNEL(f32_bf16, float, half_t) KERNEL(bf16_f32, half_t, float) KERNEL(bf16_bf16, half_t, half_t)
 #define OF_HALF(KERNELS) KERNELS(bf16)
+constexpr u32 HALF_ONES = 0x3f803f80;  // 1 and 1
 #endif
 
 __device__ __forceinline__ float to_f32(float x) { return x; }
