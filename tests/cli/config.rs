@@ -29,7 +29,12 @@ fn what_makes_no_sense_is_named() {
     }
     fail(&tiny, 2, &["sft", "--data", "data.jsonl"], &["'model.path': is missing", "--model"]);
     fail(&tiny, 2, &["sft", "--model", "model"], &["'data.train': is missing"]);
-    fail(&tiny, 2, &["pretrain", "--set", "model.dtype=f16"], &["'model.dtype'", "is f16", "train in bf16"]);
+    fail(
+        &tiny,
+        2,
+        &["pretrain", "--data", "data.jsonl", "--set", "model.dtype=f16"],
+        &["'model.dtype'", "is f16", "train in bf16"],
+    );
     fail(&tiny, 2, &["sft", "--no-such-flag"], &["--no-such-flag"]);
     fail(&tiny, 2, &["sft", "--resume", "nowhere"], &["'resume'", "nowhere"]);
     std::fs::write(tiny.path("broken.toml"), "[train\nlr = 1").unwrap();
