@@ -46,7 +46,8 @@ __device__ __forceinline__ int place(int row, int chunk) {
 }
 
 // What a thread copies of an operand's tiles: four chunks, which are a fixed number of rows of the matrix apart.
-template <bool K_MAJOR, bool ALIGNED> struct Tiles {
+// WHOLE: of each chunk all is in the matrix, or nothing.
+template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
   static constexpr int CHUNKS = (K_MAJOR ? TILE_K : TILE_M) / CHUNK;  // of a row
   static constexpr int ROWS = THREADS / CHUNKS;                       // that the block copies at once
   static constexpr int ROW_ELEMENTS = K_MAJOR ? TILE_K : TILE_M;
@@ -76,7 +77,7 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
       const int some = i * ROWS < rows ? count : 0;
       bf16* target = tile + to + i * ROWS * ROW_ELEMENTS;
       if constexpr (ALIGNED) {
-        copy_async_16(target, at, 2 * some);
+        copy_async_16(target, at, WHOLE ? (some > 0 ? 16 : 0) : 2 * some);
       } else {
         uint4 packed = {0, 0, 0, 0};
         unsigned* words = &packed.x;
@@ -167,10 +168,28 @@ template <class Bring> __device__ __forceinline__ void start(bf16* ring, int ste
   }
 }
 
+// Adds the product of a tile of A and one of B: 32 along k.
+template <bool A_K_MAJOR, bool B_K_MAJOR>
+__device__ __forceinline__ void multiply(Sums& sum, const bf16* tile_a, const bf16* tile_b) {
+  const Corner warp = corner_of_warp();
+#pragma unroll
+  for (int k = 0; k < TILE_K; k += 16) {
+    unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
+#pragma unroll
+    for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
+#pragma unroll
+    for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
+#pragma unroll
+    for (int i = 0; i < WARP_M / 16; i++) {
+#pragma unroll
+      for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+  }
+}
+
 // Adds the products of the steps `from` to `to` of `steps`.
 template <bool A_K_MAJOR, bool B_K_MAJOR, class Bring>
 __device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to, int steps, const Bring& bring) {
-  const Corner warp = corner_of_warp();
 #pragma unroll 1
   for (int step = from; step < to; step++) {
     copy_async_wait<STAGES - 2>();
@@ -181,20 +200,7 @@ __device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to,
     if (next < steps) bring(ring + next % STAGES * STAGE_ELEMENTS, next);
     copy_async_commit();
     const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
-    const bf16* tile_b = tile_a + TILE_ELEMENTS;
-#pragma unroll
-    for (int k = 0; k < TILE_K; k += 16) {
-      unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
-#pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
-#pragma unroll
-      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
-#pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++) {
-#pragma unroll
-        for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
-      }
-    }
+    multiply<A_K_MAJOR, B_K_MAJOR>(sum, tile_a, tile_a + TILE_ELEMENTS);
   }
 }
 
