@@ -70,14 +70,14 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
   });
 }
 
-#define GELU(NAME, KIND, T)                                                                                      \
+#define KIND_OF_GELU(NAME, KIND, T)                                                                                      \
   extern "C" __global__ __launch_bounds__(THREADS) void gelu_fwd_##NAME(const T* x, T* y, u64 n) {               \
     forward<KIND>(x, y, n);                                                                                      \
   }                                                                                                              \
   extern "C" __global__ __launch_bounds__(THREADS) void gelu_bwd_##NAME(const T* x, const T* dy, T* dx, u64 n) { \
     backward<KIND>(x, dy, dx, n);                                                                                \
   }
-GELU(f32_erf, Erf, float)
-GELU(bf16_erf, Erf, bf16)
-GELU(f32_tanh, Tanh, float)
-GELU(bf16_tanh, Tanh, bf16)
+#define GELU(NAME, T)              \
+  KIND_OF_GELU(NAME##_erf, Erf, T) \
+  KIND_OF_GELU(NAME##_tanh, Tanh, T)
+OF_TYPES(GELU)

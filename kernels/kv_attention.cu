@@ -340,12 +340,16 @@ __device__ __forceinline__ void append(const T* __restrict__ x, const Sequence* 
     forward<MATH<DIM>, DIM>(q, sequences, pages, out, parts, marks, count, page_capacity, part_rows, layer, kv_heads, \
                             group, head_dim, window, scale, packed);                                                  \
   }
+#ifndef WARPTUNE_F16
 FORWARD(f32, OrdinaryCores, 64)
 FORWARD(f32, OrdinaryCores, 128)
 FORWARD(f32, OrdinaryCores, 256)
-FORWARD(bf16, TensorCores, 64)
-FORWARD(bf16, TensorCores, 128)
-FORWARD(bf16, TensorCores, 256)
+#endif
+#define ALL_TENSOR_CORES(HALF)    \
+  FORWARD(HALF, TensorCores, 64)  \
+  FORWARD(HALF, TensorCores, 128) \
+  FORWARD(HALF, TensorCores, 256)
+OF_HALF(ALL_TENSOR_CORES)
 
 #define MERGE_APPEND(NAME, T)                                                                                         \
   extern "C" __global__ __launch_bounds__(128) void kv_attention_merge_##NAME(                                        \
@@ -363,5 +367,4 @@ FORWARD(bf16, TensorCores, 256)
       append<1>(x, sequences, pages, page_capacity, layer, kv_heads, head_dim);                                       \
     }                                                                                                                 \
   }
-MERGE_APPEND(f32, float)
-MERGE_APPEND(bf16, bf16)
+OF_TYPES(MERGE_APPEND)

@@ -5,7 +5,7 @@
 //   tn: dW = dy^T x        dy [k, m], x [k, n]
 //   column_sums: dbias[j] = sum over i of dy[i, j]
 //
-// On tensor cores where both operands are bf16 (common/gemm.cuh has shapes, tiles and order; `_ragged` where a row does not
+// On tensor cores where both operands are bf16, or f16 (common/gemm.cuh has shapes, tiles and order; `_ragged` where a row does not
 // start on 16 bytes), else in f32 on the ordinary cores (common/gemm_f32.cuh). Nothing is saved for backward; C is
 // overwritten; deterministic. y of few rows is gemv.cu's.
 //
@@ -16,28 +16,30 @@
 
 #define TENSOR_CORES(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED, OUT)                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
-      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, const float* bias, OUT* c, long long ldc, int m, int n, \
+      NAME(const half_t* a, const half_t* b, long long lda, long long ldb, const float* bias, OUT* c, long long ldc, int m, int n, \
            int k) {                                                                                                            \
     gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, bias, c, ldc);                                    \
   }
-TENSOR_CORES(matmul_nt_bf16, true, true, true, bf16)
-TENSOR_CORES(matmul_nn_bf16, true, false, true, bf16)
-TENSOR_CORES(matmul_tn_bf16, false, false, true, float)
-TENSOR_CORES(matmul_nt_bf16_ragged, true, true, false, bf16)
-TENSOR_CORES(matmul_nn_bf16_ragged, true, false, false, bf16)
-TENSOR_CORES(matmul_tn_bf16_ragged, false, false, false, float)
+#define PRODUCTS(HALF)                                                \
+  TENSOR_CORES(matmul_nt_##HALF, true, true, true, half_t)            \
+  TENSOR_CORES(matmul_nn_##HALF, true, false, true, half_t)           \
+  TENSOR_CORES(matmul_tn_##HALF, false, false, true, float)           \
+  TENSOR_CORES(matmul_nt_##HALF##_ragged, true, true, false, half_t)  \
+  TENSOR_CORES(matmul_nn_##HALF##_ragged, true, false, false, half_t) \
+  TENSOR_CORES(matmul_tn_##HALF##_ragged, false, false, false, float)
+OF_HALF(PRODUCTS)
 
 template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED>
 __device__ __forceinline__ void part_of_product(const gemm::Operand a, const gemm::Operand b, float* parts) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const int m = a.outer, n = b.outer;
   const gemm::Corner corner = gemm::corner_of_block(m, n);
   const int all = (a.k + gemm::TILE_K - 1) / gemm::TILE_K, each = (all + gridDim.y - 1) / gridDim.y;
   const int first = blockIdx.y * each, steps = min(max(all - first, 0), each);
   const gemm::Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, corner.m0);
   const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, corner.n0);
-  const auto bring = [&](bf16* stage, int step) {
+  const auto bring = [&](half_t* stage, int step) {
     tiles_a.fetch(stage, (first + step) * gemm::TILE_K);
     tiles_b.fetch(stage + gemm::TILE_ELEMENTS, (first + step) * gemm::TILE_K);
   };
@@ -49,15 +51,17 @@ __device__ __forceinline__ void part_of_product(const gemm::Operand a, const gem
 
 #define TENSOR_CORES_SPLIT(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED)                                                                \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
-      NAME(const bf16* a, const bf16* b, long long lda, long long ldb, float* parts, int m, int n, int k) {                    \
+      NAME(const half_t* a, const half_t* b, long long lda, long long ldb, float* parts, int m, int n, int k) {                    \
     part_of_product<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, parts);                                     \
   }
-TENSOR_CORES_SPLIT(matmul_nt_bf16_split, true, true, true)
-TENSOR_CORES_SPLIT(matmul_nn_bf16_split, true, false, true)
-TENSOR_CORES_SPLIT(matmul_tn_bf16_split, false, false, true)
-TENSOR_CORES_SPLIT(matmul_nt_bf16_split_ragged, true, true, false)
-TENSOR_CORES_SPLIT(matmul_nn_bf16_split_ragged, true, false, false)
-TENSOR_CORES_SPLIT(matmul_tn_bf16_split_ragged, false, false, false)
+#define SPLIT_PRODUCTS(HALF)                                               \
+  TENSOR_CORES_SPLIT(matmul_nt_##HALF##_split, true, true, true)           \
+  TENSOR_CORES_SPLIT(matmul_nn_##HALF##_split, true, false, true)          \
+  TENSOR_CORES_SPLIT(matmul_tn_##HALF##_split, false, false, true)         \
+  TENSOR_CORES_SPLIT(matmul_nt_##HALF##_split_ragged, true, true, false)   \
+  TENSOR_CORES_SPLIT(matmul_nn_##HALF##_split_ragged, true, false, false)  \
+  TENSOR_CORES_SPLIT(matmul_tn_##HALF##_split_ragged, false, false, false)
+OF_HALF(SPLIT_PRODUCTS)
 
 constexpr int PARTS_THREADS = 256;
 
@@ -95,21 +99,24 @@ __device__ __forceinline__ void add_parts(const float* __restrict__ parts, const
       add_parts<1>(parts, bias, c, elements, n, count);                                                                        \
     }                                                                                                                          \
   }
-SUM_PARTS(f32, float)
-SUM_PARTS(bf16, bf16)
+OF_TYPES(SUM_PARTS)
 
 #define ORDINARY_CORES(NAME, A_K_MAJOR, B_K_MAJOR, A, B, C)                                                                    \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS) NAME(                                                        \
       const A* a, const B* b, long long lda, long long ldb, const float* bias, C* c, long long ldc, int m, int n, int k) {     \
     gemm_f32::run<A_K_MAJOR, B_K_MAJOR>(a, b, lda, ldb, bias, c, ldc, m, n, k);                                                \
   }
+#define MIXED_PRODUCTS(HALF)                                                    \
+  ORDINARY_CORES(matmul_nt_f32_##HALF, true, true, float, half_t, float)        \
+  ORDINARY_CORES(matmul_nt_##HALF##_f32, true, true, half_t, float, half_t)     \
+  ORDINARY_CORES(matmul_nn_f32_##HALF, true, false, float, half_t, float)       \
+  ORDINARY_CORES(matmul_nn_##HALF##_f32, true, false, half_t, float, half_t)
+OF_HALF(MIXED_PRODUCTS)
+#ifndef WARPTUNE_F16
 ORDINARY_CORES(matmul_nt_f32_f32, true, true, float, float, float)
-ORDINARY_CORES(matmul_nt_f32_bf16, true, true, float, bf16, float)
-ORDINARY_CORES(matmul_nt_bf16_f32, true, true, bf16, float, bf16)
 ORDINARY_CORES(matmul_nn_f32_f32, true, false, float, float, float)
-ORDINARY_CORES(matmul_nn_f32_bf16, true, false, float, bf16, float)
-ORDINARY_CORES(matmul_nn_bf16_f32, true, false, bf16, float, bf16)
 ORDINARY_CORES(matmul_tn_f32_f32, false, false, float, float, float)
+#endif
 
 // 32 columns a block; warp w of 8 sums rows w, w + 8, ..., with what rounding loses carried along (Kahan), and then the
 // eight sums are added in order.
@@ -134,9 +141,8 @@ template <class T> __device__ __forceinline__ void column_sums(const T* dy, floa
     out[col] = total;
   }
 }
-extern "C" __global__ void __launch_bounds__(32 * SUM_WARPS) matmul_column_sums_f32(const float* dy, float* out, int m, int n) {
-  column_sums(dy, out, m, n);
-}
-extern "C" __global__ void __launch_bounds__(32 * SUM_WARPS) matmul_column_sums_bf16(const bf16* dy, float* out, int m, int n) {
-  column_sums(dy, out, m, n);
-}
+#define COLUMN_SUMS(NAME, T)                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(32 * SUM_WARPS) matmul_column_sums_##NAME(const T* dy, float* out, int m, int n) { \
+    column_sums(dy, out, m, n);                                                                                                \
+  }
+OF_TYPES(COLUMN_SUMS)

@@ -4,7 +4,7 @@
 //   mean, nest: scales once more: offset = mean(scales); blocks of 256 of scale - offset to 8-bit codes of a map, with a scale each
 //   dequantize: x[i] = level[code] scale, rounded to f32 and then to the output's type
 //
-// x [n] is f32 or bf16, rows one after the other; a block is a power of two from 32 to 4096 elements, the last may be shorter.
+// x [n] is f32, bf16 or f16, rows one after the other; a block is a power of two from 32 to 4096 elements, the last may be shorter.
 // Everything is overwritten; deterministic. Memory-bound: a thread has eight neighbouring elements, a block of elements is 4 to 32
 // lanes of a warp, or a warp for several turns, which reads it a second time, from L2.
 // The mean is the sum in the order in which torch adds on one thread (cascades of 4 levels over 4 vectors of 8), so that the offset
@@ -126,7 +126,7 @@ __device__ __forceinline__ void decode(const four_bit::Matrix w, T* __restrict__
 
 #define ENCODE(NAME, T)                                                                                                       \
   extern "C" __global__ void __launch_bounds__(quantize::THREADS)                                                             \
-      NAME(const T* x, const float* bounds, const unsigned char* order, unsigned char* codes, float* scales, u32* broken, u64 n, \
+      quantize_4bit_##NAME(const T* x, const float* bounds, const unsigned char* order, unsigned char* codes, float* scales, u32* broken, u64 n, \
            int block_log2) {                                                                                                  \
     __shared__ float shared_bounds[four_bit::LEVELS];                                                                         \
     __shared__ unsigned char shared_order[four_bit::LEVELS];                                                                  \
@@ -135,9 +135,9 @@ __device__ __forceinline__ void decode(const four_bit::Matrix w, T* __restrict__
     __syncthreads(); /* Hazard: elements are read by other threads than wrote them. */                                        \
     quantize::encode(x, shared_bounds, shared_order, codes, scales, broken, n, block_log2);                                   \
   }
-ENCODE(quantize_4bit_f32, float)
-ENCODE(quantize_4bit_bf16, bf16)
+OF_TYPES(ENCODE)
 
+#ifndef WARPTUNE_F16
 // offset = the mean of scales [n]; one warp.
 extern "C" __global__ void __launch_bounds__(32) quantize_mean(const float* __restrict__ scales, float* offset, u32 n) {
   constexpr int LANES = 8, ROWS = 4, LEVELS = 4;
@@ -200,12 +200,12 @@ extern "C" __global__ void __launch_bounds__(256)
   const float step = __fadd_rn(__fmul_rn(__fadd_rn(__fmul_rn(value, __frcp_rn(largest)), 1.0f), 32767.5f), 0.5f);
   codes[at] = largest == 0.0f ? 0 : nearest[min(static_cast<u32>(step), 65535u)];
 }
+#endif
 
 #define DECODE(NAME, T)                                                                                                          \
   extern "C" __global__ void __launch_bounds__(quantize::THREADS)                                                                \
-      NAME(const unsigned char* packed, const float* levels, const float* absmax, const unsigned char* codes, const float* map, \
+      dequantize_4bit_##NAME(const unsigned char* packed, const float* levels, const float* absmax, const unsigned char* codes, const float* map, \
            const float* nested, float offset, int block_log2, T* x, u64 n) {                                                     \
     quantize::decode({packed, levels, absmax, codes, map, nested, offset, block_log2}, x, n);                                    \
   }
-DECODE(dequantize_4bit_f32, float)
-DECODE(dequantize_4bit_bf16, bf16)
+OF_TYPES(DECODE)

@@ -113,7 +113,7 @@ __device__ __forceinline__ void turn(const T* __restrict__ x, const u32* __restr
   }
 }
 
-#define ROPE(NAME, T, INTERLEAVED, SIGN)                                                                             \
+#define TURN(NAME, T, INTERLEAVED, SIGN)                                                                             \
   extern "C" __global__ __launch_bounds__(THREADS) void rope_##NAME(                                                 \
       const T* x, const u32* positions, const float* frequencies, T* y, u64 tokens, u32 heads, u32 pairs,            \
       u32 block_tokens, u32 packed) {                                                                                \
@@ -125,11 +125,9 @@ __device__ __forceinline__ void turn(const T* __restrict__ x, const u32* __restr
       turn<INTERLEAVED, 1>(x, positions, frequencies, y, tokens, heads, pairs, block_tokens, SIGN, angles);          \
     }                                                                                                                \
   }
-ROPE(fwd_f32_half, float, false, 1.0f)
-ROPE(fwd_f32_interleaved, float, true, 1.0f)
-ROPE(fwd_bf16_half, bf16, false, 1.0f)
-ROPE(fwd_bf16_interleaved, bf16, true, 1.0f)
-ROPE(bwd_f32_half, float, false, -1.0f)
-ROPE(bwd_f32_interleaved, float, true, -1.0f)
-ROPE(bwd_bf16_half, bf16, false, -1.0f)
-ROPE(bwd_bf16_interleaved, bf16, true, -1.0f)
+#define ROPE(NAME, T)                             \
+  TURN(fwd_##NAME##_half, T, false, 1.0f)         \
+  TURN(fwd_##NAME##_interleaved, T, true, 1.0f)   \
+  TURN(bwd_##NAME##_half, T, false, -1.0f)        \
+  TURN(bwd_##NAME##_interleaved, T, true, -1.0f)
+OF_TYPES(ROPE)

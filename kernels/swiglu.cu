@@ -60,5 +60,4 @@ __device__ __forceinline__ void backward(const T* __restrict__ gate, const T* __
                                                                           T* dgate, T* dup, u64 n) {              \
     backward(gate, up, dy, dgate, dup, n);                                                                        \
   }
-SWIGLU(f32, float)
-SWIGLU(bf16, bf16)
+OF_TYPES(SWIGLU)

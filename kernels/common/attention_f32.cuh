@@ -1,4 +1,4 @@
-// Attention in f32 on the ordinary cores, forward and backward: plain tiles, for activations that are not bf16.
+// Attention in f32 on the ordinary cores, forward and backward: plain tiles, for activations in f32.
 //
 // A block of 256 threads has 64 rows of its own (queries; keys for the gradients of keys and values) and walks over the 64-row tiles of
 // the others that the mask leaves. A thread has 4 x 4 of a tile of scores and, for each 64 columns of a head, 4 x 4 of each

@@ -2,7 +2,7 @@
 //
 // A block of WARPS warps has a tile of 16 M WARPS queries of one head, a warp 16 M of them; keys and values stream by in tiles of KEYS
 // rows, K0, V0, K1, V1, ..., through a ring of RING slots, so that RING - 1 copies are under way while one tile is used. A
-// warp's scores stay in registers: the accumulators of q k^T, rounded to bf16, are the left operand of p v.
+// warp's scores stay in registers: the accumulators of q k^T, rounded to half_t, are the left operand of p v.
 #pragma once
 
 #include "attention.cuh"
@@ -79,7 +79,7 @@ template <class P> struct Softmax {
   }
 };
 
-template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<bf16>& a) {
+template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<half_t>& a) {
   constexpr int D = P::D, M = P::M, KEYS = P::KEYS;
   using L = Layout<D>;
   extern __shared__ __align__(128) unsigned char smem[];
@@ -88,7 +88,7 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     Sequence seq;
     int begin, left;                    // the first key of the first tile, the keys from there on
     int tiles, first_whole, first_cut;  // tiles that some row sees; those between the latter are seen by all rows
-    const bf16* streamed[2];            // keys and values from `begin` on
+    const half_t* streamed[2];            // keys and values from `begin` on
   };
   static_assert(sizeof(Kept) <= KEPT_BYTES, "there is room for it");
   Kept& kept = *reinterpret_cast<Kept*>(smem + P::KEPT_AT);
@@ -119,7 +119,7 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
   auto bring = [&](int number) {
     if (number < 2 * kept.tiles) {
       const int first = number / 2 * KEYS;
-      const Rows<const bf16> from = {kept.streamed[number % 2], number % 2 == 0 ? a.k.stride : a.v.stride};
+      const Rows<const half_t> from = {kept.streamed[number % 2], number % 2 == 0 ? a.k.stride : a.v.stride};
       fetch<D, KEYS, P::THREADS, ALIGNED>(ring + number % P::RING * P::SLOT_BYTES, from.at(first, 0), kept.left - first, a.dim);
     }
     copy_async_commit();

@@ -86,9 +86,8 @@ struct Table {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const float4 l = reinterpret_cast<const float4*>(lookup.levels)[i];
-      const __nv_bfloat162 a = __floats2bfloat162_rn(__fmul_rn(l.x, scale), __fmul_rn(l.y, scale));
-      const __nv_bfloat162 b = __floats2bfloat162_rn(__fmul_rn(l.z, scale), __fmul_rn(l.w, scale));
-      const u32 first = *reinterpret_cast<const u32*>(&a), second = *reinterpret_cast<const u32*>(&b);
+      const u32 first = pair_of<half_t>(__fmul_rn(l.x, scale), __fmul_rn(l.y, scale));
+      const u32 second = pair_of<half_t>(__fmul_rn(l.z, scale), __fmul_rn(l.w, scale));
       low[i] = permute(first, second, 0x6420);
       high[i] = permute(first, second, 0x7531);
     }

@@ -1,4 +1,4 @@
-// C = A B + bias on tensor cores: bf16 operands, f32 sums, C bf16 or f32. A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
+// C = A B + bias on tensor cores: operands of half_t (elements.cuh), f32 sums, C half_t or f32. A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
 // stand alone (Tiles, start, advance, write_tile), for products that go on over other operands (the rank of a LoRA) or do something
 // to the sums in between.
 //
@@ -33,7 +33,7 @@ static_assert(WARPS * 16 * SLAB_STRIDE * 4 <= SMEM_BYTES, "the slabs fit the rin
 
 // A matrix and where it ends: `outer` is m or n.
 struct Operand {
-  const bf16* data;
+  const half_t* data;
   long long ld;
   int outer, k;
 };
@@ -53,7 +53,7 @@ template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
   static constexpr int ROW_ELEMENTS = K_MAJOR ? TILE_K : TILE_M;
   static_assert(ROWS % 8 == 0, "the permutation of chunks repeats after 8 rows");
 
-  const bf16* from;  // the first chunk of the tile at k = 0
+  const half_t* from;  // the first chunk of the tile at k = 0
   long long ld;
   int to;            // where it goes in a tile
   int down, across;  // rows and elements of the matrix from there on
@@ -68,14 +68,14 @@ template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
   }
 
   // Brings the tile at k0 to shared memory; what lies outside the matrix becomes zero. No byte outside it is read.
-  __device__ __forceinline__ void fetch(bf16* tile, int k0) const {
+  __device__ __forceinline__ void fetch(half_t* tile, int k0) const {
     const int rows = K_MAJOR ? down : down - k0;
     const int count = min(max(K_MAJOR ? across - k0 : across, 0), CHUNK);
-    const bf16* at = from + (K_MAJOR ? k0 : k0 * ld);
+    const half_t* at = from + (K_MAJOR ? k0 : k0 * ld);
 #pragma unroll
     for (int i = 0; i < TILE_ELEMENTS / CHUNK / THREADS; i++) {
       const int some = i * ROWS < rows ? count : 0;
-      bf16* target = tile + to + i * ROWS * ROW_ELEMENTS;
+      half_t* target = tile + to + i * ROWS * ROW_ELEMENTS;
       if constexpr (ALIGNED) {
         copy_async_16(target, at, WHOLE ? (some > 0 ? 16 : 0) : 2 * some);
       } else {
@@ -83,7 +83,7 @@ template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
         unsigned* words = &packed.x;
 #pragma unroll
         for (int e = 0; e < CHUNK; e++) {
-          const unsigned bits = e < some ? __bfloat16_as_ushort(at[e]) : 0;
+          const unsigned bits = e < some ? bits_of(at[e]) : 0;
           words[e / 2] |= bits << (e % 2 * 16);
         }
         *reinterpret_cast<uint4*>(target) = packed;
@@ -95,13 +95,13 @@ template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
 
 // One tile alone.
 template <bool K_MAJOR, bool ALIGNED>
-__device__ __forceinline__ void fetch(bf16* tile, const Operand& x, int outer0, int k0) {
+__device__ __forceinline__ void fetch(half_t* tile, const Operand& x, int outer0, int k0) {
   Tiles<K_MAJOR, ALIGNED>(x, outer0).fetch(tile, k0);
 }
 
 // The fragments of A for 16 rows and 16 k, from row `row` and k `k` of the tile.
 template <bool K_MAJOR>
-__device__ __forceinline__ void load_a(unsigned (&out)[4], const bf16* tile, int row, int k) {
+__device__ __forceinline__ void load_a(unsigned (&out)[4], const half_t* tile, int row, int k) {
   const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
   if constexpr (K_MAJOR) {
     load_matrix_x4(out, tile + place<true>(row + matrix % 2 * 8 + line, k / CHUNK + matrix / 2));
@@ -112,7 +112,7 @@ __device__ __forceinline__ void load_a(unsigned (&out)[4], const bf16* tile, int
 
 // The fragments of B for 16 k and 16 columns: two operations' worth.
 template <bool K_MAJOR>
-__device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int col, int k) {
+__device__ __forceinline__ void load_b(unsigned (&out)[4], const half_t* tile, int col, int k) {
   const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
   if constexpr (K_MAJOR) {
     load_matrix_x4(out, tile + place<true>(col + matrix / 2 * 8 + line, k / CHUNK + matrix % 2));
@@ -122,20 +122,19 @@ __device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int
 }
 
 // Writes neighbouring results: 16 bytes.
-__device__ __forceinline__ void store_chunk(bf16* to, const float (&v)[8]) {
+__device__ __forceinline__ void store_chunk(half_t* to, const float (&v)[8]) {
   uint4 packed;
   unsigned* words = &packed.x;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-    words[i] = *reinterpret_cast<const unsigned*>(&pair);
+    words[i] = pair_of<half_t>(v[2 * i], v[2 * i + 1]);
   }
   *reinterpret_cast<uint4*>(to) = packed;
 }
 __device__ __forceinline__ void store_chunk(float* to, const float (&v)[4]) {
   *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
 }
-__device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
+__device__ __forceinline__ void store1(half_t* to, float v) { *to = from_f32<half_t>(v); }
 __device__ __forceinline__ void store1(float* to, float v) { *to = v; }
 
 // A warp's part of a tile of C, as mma leaves it: element e of [i][j] is at row 16 i + lane / 4 + e / 2 * 8 and column
@@ -160,7 +159,7 @@ __device__ __forceinline__ Corner corner_of_warp() {
 }
 
 // Starts the first copies. bring(stage, step) copies what a step multiplies: a tile of A, a tile of B behind it.
-template <class Bring> __device__ __forceinline__ void start(bf16* ring, int steps, const Bring& bring) {
+template <class Bring> __device__ __forceinline__ void start(half_t* ring, int steps, const Bring& bring) {
 #pragma unroll 1
   for (int step = 0; step < STAGES - 1; step++) {
     if (step < steps) bring(ring + step * STAGE_ELEMENTS, step);
@@ -170,7 +169,7 @@ template <class Bring> __device__ __forceinline__ void start(bf16* ring, int ste
 
 // Adds the product of a tile of A and one of B: 32 along k.
 template <bool A_K_MAJOR, bool B_K_MAJOR>
-__device__ __forceinline__ void multiply(Sums& sum, const bf16* tile_a, const bf16* tile_b) {
+__device__ __forceinline__ void multiply(Sums& sum, const half_t* tile_a, const half_t* tile_b) {
   const Corner warp = corner_of_warp();
 #pragma unroll
   for (int k = 0; k < TILE_K; k += 16) {
@@ -182,14 +181,14 @@ __device__ __forceinline__ void multiply(Sums& sum, const bf16* tile_a, const bf
 #pragma unroll
     for (int i = 0; i < WARP_M / 16; i++) {
 #pragma unroll
-      for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+      for (int j = 0; j < WARP_N / 8; j++) mma_half(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
     }
   }
 }
 
 // Adds the products of the steps `from` to `to` of `steps`.
 template <bool A_K_MAJOR, bool B_K_MAJOR, class Bring>
-__device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to, int steps, const Bring& bring) {
+__device__ __forceinline__ void advance(Sums& sum, half_t* ring, int from, int to, int steps, const Bring& bring) {
 #pragma unroll 1
   for (int step = from; step < to; step++) {
     copy_async_wait<STAGES - 2>();
@@ -199,7 +198,7 @@ __device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to,
     const int next = step + STAGES - 1;
     if (next < steps) bring(ring + next % STAGES * STAGE_ELEMENTS, next);
     copy_async_commit();
-    const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
+    const half_t* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
     multiply<A_K_MAJOR, B_K_MAJOR>(sum, tile_a, tile_a + TILE_ELEMENTS);
   }
 }
@@ -262,12 +261,12 @@ __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem,
 template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, bool ADDS = false, typename Out>
 __device__ __forceinline__ void run(const Operand a, const Operand b, const float* bias, Out* c, long long ldc, bool add = false) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const Corner block = corner_of_block(a.outer, b.outer);
   const int steps = (a.k + TILE_K - 1) / TILE_K;
   const Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, block.m0);
   const Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
-  auto bring = [&](bf16* stage, int step) {
+  auto bring = [&](half_t* stage, int step) {
     tiles_a.fetch(stage, step * TILE_K);
     tiles_b.fetch(stage + TILE_ELEMENTS, step * TILE_K);
   };

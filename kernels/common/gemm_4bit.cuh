@@ -112,8 +112,8 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
         for (int e = 0; e < CHUNK; e++) {
           const int r = K_MAJOR ? row : row + step * TILE_K, c = (K_MAJOR ? step * TILE_K : col) + i * CHUNK + e;
           if (r >= rows || c >= cols) continue;
-          const bf16 value = __float2bfloat16_rn(four_bit::element(w, lookup, static_cast<u64>(r) * cols + c));
-          words[e / 2] |= static_cast<u32>(__bfloat16_as_ushort(value)) << (e % 2 * 16);
+          const half_t value = from_f32<half_t>(four_bit::element(w, lookup, static_cast<u64>(r) * cols + c));
+          words[e / 2] |= static_cast<u32>(bits_of(value)) << (e % 2 * 16);
         }
         store_shared_16((tile + tile_at) ^ i * 16, out);
       }
@@ -125,7 +125,7 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
 template <bool B_K_MAJOR, bool ALIGNED>
 __device__ __forceinline__ void accumulate(gemm::Sums& sum, unsigned char* smem, const gemm::Operand& a, const Matrix& w,
                                            const Lookup& lookup, gemm::Corner block, int n) {
-  bf16 *ring_a = reinterpret_cast<bf16*>(smem), *ring_b = ring_a + STAGES * TILE_ELEMENTS;
+  half_t *ring_a = reinterpret_cast<half_t*>(smem), *ring_b = ring_a + STAGES * TILE_ELEMENTS;
   const u32 tile_b = shared_address(ring_b), packed = shared_address(ring_b + 2 * TILE_ELEMENTS);
   const int steps = (a.k + TILE_K - 1) / TILE_K;
   const gemm::Tiles<true, ALIGNED, ALIGNED> tiles_a(a, block.m0);

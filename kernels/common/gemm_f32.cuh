@@ -1,4 +1,4 @@
-// C = A B + bias in f32 on the ordinary cores: for operands that are not both bf16. A, B and C are f32 or bf16 each, sums f32;
+// C = A B + bias in f32 on the ordinary cores: for operands that are not both half_t (elements.cuh). A, B and C are f32 or half_t each, sums f32;
 // C: [m, n]. An operand lies with k along its rows (K_MAJOR) or across them, as in gemm.cuh. All sizes are free. Deterministic:
 // each element of C is one sum, in the order of k.
 //

@@ -40,16 +40,15 @@ __device__ __forceinline__ uint4 eight(float level, u32 packed, float scale) {
   for (int i = 0; i < 4; i++) {
     const float first = __shfl_sync(0xffffffff, level, packed >> (8 * i + 4), four_bit::LEVELS);
     const float second = __shfl_sync(0xffffffff, level, packed >> 8 * i, four_bit::LEVELS);
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(__fmul_rn(first, scale), __fmul_rn(second, scale));
-    words[i] = *reinterpret_cast<const u32*>(&pair);
+    words[i] = pair_of<half_t>(__fmul_rn(first, scale), __fmul_rn(second, scale));
   }
   return out;
 }
 
 // 8 TILES rows of x at most.
 template <int TILES, class Plus = gemv::Plain>
-__device__ __forceinline__ void tensor_cores(const bf16* __restrict__ x, const Matrix& w, const Lookup& lookup,
-                                             const float* __restrict__ bias, bf16* __restrict__ y, int m, int n, int k,
+__device__ __forceinline__ void tensor_cores(const half_t* __restrict__ x, const Matrix& w, const Lookup& lookup,
+                                             const float* __restrict__ bias, half_t* __restrict__ y, int m, int n, int k,
                                              float (&parts)[WARPS][8 * TILES][PART_STRIDE], const Plus& plus = {}) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, n0 = blockIdx.x * TILE_N;
   constexpr int STEP = 4 * GROUP, STRIDE = WARPS * STEP;
@@ -78,8 +77,8 @@ __device__ __forceinline__ void tensor_cores(const bf16* __restrict__ x, const M
         gemv::fetch<8, true>(x + static_cast<long long>(row) * k + at, row < m ? k - at : 0, of_x);
 #pragma unroll
         for (int i = 0; i < OWN; i += 2) {
-          mma_bf16(sum[i / 2][j], {of_w[i].x, of_w[i + 1].x, of_w[i].y, of_w[i + 1].y}, of_x[0], of_x[1]);
-          mma_bf16(sum[i / 2][j], {of_w[i].z, of_w[i + 1].z, of_w[i].w, of_w[i + 1].w}, of_x[2], of_x[3]);
+          mma_half(sum[i / 2][j], {of_w[i].x, of_w[i + 1].x, of_w[i].y, of_w[i + 1].y}, of_x[0], of_x[1]);
+          mma_half(sum[i / 2][j], {of_w[i].z, of_w[i + 1].z, of_w[i].w, of_w[i + 1].w}, of_x[2], of_x[3]);
         }
       }
     }

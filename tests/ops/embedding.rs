@@ -5,7 +5,7 @@ use warptune::autograd::{Tape, Var};
 use warptune::ops::embedding::embedding;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::embedding::{embedding as reference, embedding_backward};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -22,7 +22,7 @@ proptest! {
     #[test]
     fn rows_and_gradients_match_the_oracle(
         (tokens, vocab, dim) in (0usize..60, 1usize..40, 1usize..50),
-        (table_type, out_type) in (float_type(), float_type()),
+        [table_type, out_type] in float_types::<2>(),
         seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);

@@ -6,7 +6,7 @@ use warptune::device::Device;
 use warptune::ops::layer_norm::layer_norm;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::layer_norm::{layer_norm as oracle, layer_norm_backward as oracle_backward};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -37,7 +37,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (rows, d) in (1usize..60, 1usize..200),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);

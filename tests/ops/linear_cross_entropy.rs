@@ -9,7 +9,7 @@ use warptune::ops::linear_cross_entropy::{
 };
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::linear_cross_entropy as reference;
 use crate::reference::{cast, stored};
 use crate::support::devices::{assert_no_reports, cuda, on_each};
@@ -113,7 +113,7 @@ proptest! {
     #[test]
     fn loss_and_gradients_match_the_oracle(
         (rows, dim, vocab) in (1usize..40, 1usize..40, 1usize..90),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         denominator in 0.5f32..50.0,
         dloss in prop_oneof![Just(1.0f32), 0.1f32..3.0],
         seed in any::<u64>(),

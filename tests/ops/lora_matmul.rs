@@ -8,7 +8,7 @@ use warptune::ops::lora_matmul::{Lora, LoraStack, Segments, lora_matmul, lora_ma
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::lora_matmul::{
     Runs, Shape, lora, lora_backward, lora_segmented, lora_segmented_backward,
 };
@@ -164,7 +164,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (m, k, n, r) in (1usize..40, 1usize..50, 1usize..40, 1usize..20),
-        (x_type, w_type, a_type) in (float_type(), float_type(), float_type()),
+        [x_type, w_type, a_type] in float_types::<3>(),
         bias in any::<bool>(),
         p in prop_oneof![Just(0.0f32), 0.05f32..0.6],
         scale in 0.1f32..4.0,
@@ -185,7 +185,7 @@ proptest! {
     fn segments_match_the_oracle(
         (k, n, r) in (1usize..40, 1usize..40, 1usize..12),
         runs in proptest::collection::vec((0usize..30, proptest::option::of(0usize..3)), 1..7),
-        (x_type, w_type, a_type) in (float_type(), float_type(), float_type()),
+        [x_type, w_type, a_type] in float_types::<3>(),
         bias in any::<bool>(),
         p in prop_oneof![Just(0.0f32), 0.05f32..0.6],
         seed in any::<u64>(),

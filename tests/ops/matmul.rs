@@ -6,7 +6,7 @@ use warptune::autograd::{Tape, Var};
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::matmul::{linear, linear_backward, product_magnitude, transposed};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -34,7 +34,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (m, k, n) in (1usize..50, 1usize..60, 1usize..50),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         with_bias in any::<bool>(),
         seed in any::<u64>(),
     ) {

@@ -6,7 +6,7 @@ use warptune::ops::add::add;
 use warptune::ops::rms_norm::{add_rms_norm, rms_norm};
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types};
 use crate::reference::rms_norm::{rms_norm as oracle, rms_norm_backward as oracle_backward};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -40,7 +40,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (rows, groups, d) in (1usize..60, 1usize..4, 1usize..200),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);

@@ -32,6 +32,7 @@ pub(super) fn gemv(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
     match p.b.elements {
         Elements::F32(w) => x.times(&w[..n * k], rows, &mut columns),
         Elements::BF16(w) => x.times(&w[..n * k], rows, &mut columns),
+        Elements::F16(w) => x.times(&w[..n * k], rows, &mut columns),
     }
     for i in 0..m {
         let row = &mut out.data[i * out.row_stride..][..n];
@@ -46,6 +47,7 @@ fn contiguous(x: Mat<'_>) -> Vec<f32> {
     let at = |i: usize| match x.elements {
         Elements::F32(v) => v[i],
         Elements::BF16(v) => v[i].to_f32(),
+        Elements::F16(v) => v[i].to_f32(),
     };
     let index = |i| (0..x.cols).map(move |j| i * x.row_stride + j * x.col_stride);
     (0..x.rows).flat_map(index).map(at).collect()

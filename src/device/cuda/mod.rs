@@ -18,7 +18,7 @@ use cudarc::driver::{result, sys};
 use driver::check;
 pub use graph::Graph;
 pub(crate) use kernel::kernel;
-pub use kernel::{Argument, Arguments, Grid, Pointer, embedded};
+pub use kernel::{Argument, Arguments, Entry, Grid, Pointer, embedded};
 pub use memory::{Buffer, MemoryStats};
 
 use crate::device::Device;

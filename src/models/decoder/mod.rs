@@ -51,7 +51,7 @@ impl Decoder {
         self.dtype
     }
 
-    /// Changes the type of the activations (f32 or bf16); at first it is that of the weights.
+    /// Changes the type of the activations (f32, bf16 or f16); at first it is that of the weights.
     ///
     /// # Errors
     /// A type that is not a float.
@@ -211,6 +211,6 @@ impl Decoder {
 fn check_float(dtype: DType) -> Result<()> {
     match dtype.is_float() {
         true => Ok(()),
-        false => Err(Error::config("dtype", format!("'{dtype}' is none of f32, bf16"))),
+        false => Err(Error::config("dtype", format!("'{dtype}' is none of f32, bf16, f16"))),
     }
 }

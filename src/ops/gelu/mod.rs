@@ -19,7 +19,7 @@ pub enum GeluKind {
     Tanh,
 }
 
-/// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not f32 or bf16.
+/// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not of a float type.
 pub fn gelu(tape: &Tape, x: &Var, kind: GeluKind) -> Result<Var> {
     if let Some(device) = place(OP, [x.value()])? {
         let y = cuda::forward(device, x.value(), kind)?;

@@ -3,7 +3,7 @@
 use super::paged::{KvTable, PAGE, PageShape};
 use super::{KvAttentionSpec, OP};
 use crate::Result;
-use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::device::cuda::{Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
@@ -88,6 +88,7 @@ pub(super) fn forward(
         128 => dtype.select(OP, ["kv_attention_fwd_f32_128", "kv_attention_fwd_bf16_128"])?,
         _ => dtype.select(OP, ["kv_attention_fwd_f32_256", "kv_attention_fwd_bf16_256"])?,
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let (heads, group) = (spec.heads, spec.heads / kv_heads);
     // Rows are counted in 32 bits.
     extent(OP, sizes.tokens.saturating_mul(heads))?;
@@ -129,6 +130,7 @@ pub(super) fn forward(
     if parted > 0 {
         const THREADS: usize = 128;
         let entry = dtype.select(OP, ["kv_attention_merge_f32", "kv_attention_merge_bf16"])?;
+        let entry = Entry::of(OP, entry, &[dtype])?;
         let arguments = Merge {
             parts: parts_at,
             marks: marks_at,
@@ -152,6 +154,7 @@ pub(super) fn append(shape: &PageShape, table: &KvTable, layer: usize, k: &Tenso
     let (device, sizes) = (shape.device(), table.sizes());
     let (dtype, kv_heads, head_dim) = shape.head();
     let entry = dtype.select(OP, ["kv_attention_append_f32", "kv_attention_append_bf16"])?;
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let [k_at, v_at] = [k.pointer(OP, device)?, v.pointer(OP, device)?];
     let packed = is_packed(dtype, head_dim, &[k_at, v_at]);
     let packs = sizes.most_new * shape.width() / if packed { dtype.pack() } else { 1 };
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn blocks_fit_the_shared_memory_of_every_device() {
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
             for head_dim in 1..=256 {
                 let block = Block::new(dtype, head_dim).unwrap();
                 assert!(block.dim >= head_dim && [64, 128, 256].contains(&block.dim));

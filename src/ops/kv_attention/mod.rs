@@ -55,7 +55,7 @@ impl KvAttentionSpec {
 /// the other; sequence i has `new_lens[i]` new tokens, which are the last of `caches[i]`. Output as q. No backward.
 ///
 /// Many new tokens are computed as [`attention`](crate::ops::attention::attention) does, a few straight from the cache. Errors: [`Error::Shape`]
-/// if the lengths contradict each other; [`Error::DType`] if q is not f32 or bf16.
+/// if the lengths contradict each other; [`Error::DType`] if q is not of a float type.
 pub fn kv_attention(
     q: &Tensor,
     new_lens: &[usize],

@@ -59,7 +59,7 @@ impl PageShape {
     pub(crate) fn page(&self) -> Result<Tensor> {
         if !self.dtype.is_float() || self.head_dim > MAX_HEAD_DIM {
             let detail =
-                format!("heads of {} {} elements; f32 or bf16, at most 256", self.head_dim, self.dtype);
+                format!("heads of {} {} elements; f32, bf16 or f16, at most 256", self.head_dim, self.dtype);
             return Err(Error::unsupported("a key/value cache on a CUDA device", detail));
         }
         let shape = [self.layers, 2, self.kv_heads, PAGE, self.padded()];

@@ -82,7 +82,7 @@ impl Layer {
 /// Kept for the backward: x, u (f32), and the operands themselves. The mask of the dropout is drawn again. Two roundings a
 /// value in all (u and v are f32).
 ///
-/// Errors: operands that do not fit each other or are not f32 or bf16, a dropout outside 0 <= p < 1.
+/// Errors: operands that do not fit each other or are not of a float type, a dropout outside 0 <= p < 1.
 pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lora<'_>) -> Result<Var> {
     let (_, inner, out) = check_linear(OP, x, w, bias)?;
     let (rank, a_in) = lora.a.value().dims2(OP)?;

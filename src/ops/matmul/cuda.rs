@@ -2,7 +2,7 @@
 
 use super::OP;
 use super::plan::{Case, Plan, TILE};
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -74,6 +74,7 @@ pub(in crate::ops) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> R
     let (m, n) = dy.dims2(OP)?;
     let out = Tensor::uninitialised(device, &[n], DType::F32)?;
     let entry = dy.dtype().select(OP, ["matmul_column_sums_f32", "matmul_column_sums_bf16"])?;
+    let entry = Entry::of(OP, entry, &[dy.dtype()])?;
     let arguments =
         ColumnSums { dy: dy.pointer(OP, device)?, out: out.pointer(OP, device)?, m: int(m)?, n: int(n)? };
     device.launch(entry, arguments, Grid::new(n.div_ceil(32), 256))?;
@@ -135,9 +136,9 @@ fn product(
     let types = (a.dtype(), b.dtype());
     match Plan::new(case, [m, n, k], a.dtype(), b.dtype()) {
         Plan::Gemv { rows } => gemv(device, &operands, types, [m, n, k], rows)?,
-        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, [m, n, k])?,
+        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, a.dtype(), [m, n, k])?,
         Plan::TensorCores { parts } => {
-            tensor_cores_split(device, &operands, case, [m, n, k], parts, out)?;
+            tensor_cores_split(device, &operands, case, (a.dtype(), out), [m, n, k], parts)?;
         }
         Plan::OrdinaryCores => ordinary_cores(device, &operands, case, types, [m, n, k])?,
     }
@@ -152,29 +153,35 @@ fn gemv(
     [m, n, k]: [usize; 3],
     rows: usize,
 ) -> Result<()> {
+    use DType::{BF16, F16, F32};
+    // f16 has the names of bf16, but an x in f32 and a W in f16 are multiplied on the ordinary cores.
     let entry = match (types, operands.aligned, rows) {
-        ((DType::BF16, DType::BF16), true, 8) => "matmul_gemv_bf16_bf16_rows8",
-        ((DType::BF16, DType::BF16), true, _) => "matmul_gemv_bf16_bf16_rows16",
-        ((DType::BF16, DType::BF16), false, _) => "matmul_gemv_bf16_bf16_ragged",
-        ((DType::F32, DType::F32), true, 1) => "matmul_gemv_f32_f32_rows1",
-        ((DType::F32, DType::F32), true, 2) => "matmul_gemv_f32_f32_rows2",
-        ((DType::F32, DType::F32), true, 4) => "matmul_gemv_f32_f32_rows4",
-        ((DType::F32, DType::F32), true, _) => "matmul_gemv_f32_f32_rows8",
-        ((DType::F32, DType::F32), false, _) => "matmul_gemv_f32_f32_ragged",
-        ((DType::F32, DType::BF16), true, 8) => "matmul_gemv_f32_bf16_rows8",
-        ((DType::F32, DType::BF16), true, _) => "matmul_gemv_f32_bf16_rows16",
-        ((DType::F32, DType::BF16), false, _) => "matmul_gemv_f32_bf16_ragged",
-        ((DType::BF16, DType::F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
-        ((DType::BF16, DType::F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
-        ((DType::BF16, DType::F32), true, 4) => "matmul_gemv_bf16_f32_rows4",
-        ((DType::BF16, DType::F32), true, _) => "matmul_gemv_bf16_f32_rows8",
-        ((DType::BF16, DType::F32), false, _) => "matmul_gemv_bf16_f32_ragged",
+        ((BF16, BF16) | (F16, F16), true, 8) => "matmul_gemv_bf16_bf16_rows8",
+        ((BF16, BF16) | (F16, F16), true, _) => "matmul_gemv_bf16_bf16_rows16",
+        ((BF16, BF16) | (F16, F16), false, _) => "matmul_gemv_bf16_bf16_ragged",
+        ((F32, F32), true, 1) => "matmul_gemv_f32_f32_rows1",
+        ((F32, F32), true, 2) => "matmul_gemv_f32_f32_rows2",
+        ((F32, F32), true, 4) => "matmul_gemv_f32_f32_rows4",
+        ((F32, F32), true, _) => "matmul_gemv_f32_f32_rows8",
+        ((F32, F32), false, _) => "matmul_gemv_f32_f32_ragged",
+        ((F32, BF16 | F16), true, 1) => "matmul_gemv_f32_bf16_rows1",
+        ((F32, BF16 | F16), true, 2) => "matmul_gemv_f32_bf16_rows2",
+        ((F32, BF16 | F16), true, 4) => "matmul_gemv_f32_bf16_rows4",
+        ((F32, BF16 | F16), true, 8) => "matmul_gemv_f32_bf16_rows8",
+        ((F32, BF16 | F16), true, _) => "matmul_gemv_f32_bf16_rows16",
+        ((F32, BF16 | F16), false, _) => "matmul_gemv_f32_bf16_ragged",
+        ((BF16 | F16, F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
+        ((BF16 | F16, F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
+        ((BF16 | F16, F32), true, 4) => "matmul_gemv_bf16_f32_rows4",
+        ((BF16 | F16, F32), true, _) => "matmul_gemv_bf16_f32_rows8",
+        ((BF16 | F16, F32), false, _) => "matmul_gemv_bf16_f32_ragged",
         ((a, b), ..) => return Err(no_kernel(a, b)),
     };
+    let entry = Entry::of(OP, entry, &[types.0, types.1])?;
     // The kernels for rows that are not aligned are of the largest groups.
-    let group = match (types.1, operands.aligned) {
+    let group = match (types, operands.aligned) {
         (_, true) => rows,
-        (DType::BF16, false) => 16,
+        ((BF16, BF16) | (F16, F16) | (F32, BF16), false) => 16,
         (_, false) => 8,
     };
     let Operands { a: x, b: w, bias, c: y, .. } = *operands;
@@ -186,6 +193,7 @@ fn tensor_cores(
     device: &'static CudaDevice,
     operands: &Operands,
     case: Case,
+    dtype: DType,
     [m, n, k]: [usize; 3],
 ) -> Result<()> {
     let entry = match (case, operands.aligned) {
@@ -196,19 +204,20 @@ fn tensor_cores(
         (Case::Nn, false) => "matmul_nn_bf16_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_ragged",
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
     device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
 }
 
-/// As `tensor_cores`, in `parts` parts of k, whose sum c of type `out` is.
+/// As `tensor_cores` of operands of type `dtype`, in `parts` parts of k, whose sum c of type `out` is.
 fn tensor_cores_split(
     device: &'static CudaDevice,
     operands: &Operands,
     case: Case,
+    (dtype, out): (DType, DType),
     [m, n, k]: [usize; 3],
     parts: usize,
-    out: DType,
 ) -> Result<()> {
     let entry = match (case, operands.aligned) {
         (Case::Nt, true) => "matmul_nt_bf16_split",
@@ -218,6 +227,7 @@ fn tensor_cores_split(
         (Case::Nn, false) => "matmul_nn_bf16_split_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_split_ragged",
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let buffer = Tensor::uninitialised(device, &[parts, m, n], DType::F32)?;
     let parts_at = buffer.pointer(OP, device)?;
     let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
@@ -226,6 +236,7 @@ fn tensor_cores_split(
     device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: SHARED })?;
 
     let entry = out.select(OP, ["matmul_sum_parts_f32", "matmul_sum_parts_bf16"])?;
+    let entry = Entry::of(OP, entry, &[out])?;
     let elements = m * n;
     let pack = if elements.is_multiple_of(4) { 4 } else { 1 };
     let arguments = SumParts {
@@ -247,16 +258,18 @@ fn ordinary_cores(
     types: (DType, DType),
     [m, n, k]: [usize; 3],
 ) -> Result<()> {
+    use DType::{BF16, F16, F32};
     let entry = match (case, types) {
-        (Case::Nt, (DType::F32, DType::F32)) => "matmul_nt_f32_f32",
-        (Case::Nt, (DType::F32, DType::BF16)) => "matmul_nt_f32_bf16",
-        (Case::Nt, (DType::BF16, DType::F32)) => "matmul_nt_bf16_f32",
-        (Case::Nn, (DType::F32, DType::F32)) => "matmul_nn_f32_f32",
-        (Case::Nn, (DType::F32, DType::BF16)) => "matmul_nn_f32_bf16",
-        (Case::Nn, (DType::BF16, DType::F32)) => "matmul_nn_bf16_f32",
-        (Case::Tn, (DType::F32, DType::F32)) => "matmul_tn_f32_f32",
+        (Case::Nt, (F32, F32)) => "matmul_nt_f32_f32",
+        (Case::Nt, (F32, BF16 | F16)) => "matmul_nt_f32_bf16",
+        (Case::Nt, (BF16 | F16, F32)) => "matmul_nt_bf16_f32",
+        (Case::Nn, (F32, F32)) => "matmul_nn_f32_f32",
+        (Case::Nn, (F32, BF16 | F16)) => "matmul_nn_f32_bf16",
+        (Case::Nn, (BF16 | F16, F32)) => "matmul_nn_bf16_f32",
+        (Case::Tn, (F32, F32)) => "matmul_tn_f32_f32",
         (_, (a, b)) => return Err(no_kernel(a, b)),
     };
+    let entry = Entry::of(OP, entry, &[types.0, types.1])?;
     let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
     device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))

@@ -16,7 +16,7 @@ const OP: &str = "matmul";
 /// Gradients: `dx = dy W` of x's type; `dW = dy^T x` and `dbias = sum over rows of dy` in f32. Kept for the backward: w if dx is
 /// wanted, x if dW is wanted.
 ///
-/// Errors: [`Error::Shape`] if the operands do not fit each other, [`Error::DType`] if one is not f32 or bf16.
+/// Errors: [`Error::Shape`] if the operands do not fit each other, [`Error::DType`] if one is not of a float type.
 pub fn matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
     check_linear(OP, x, w, bias)?;
     let inputs: Vec<&Var> = [x, w].into_iter().chain(bias).collect();
@@ -83,5 +83,5 @@ pub(in crate::ops) fn check_float<'a>(
     operands: impl IntoIterator<Item = &'a Var>,
 ) -> Result<()> {
     let integer: Option<DType> = operands.into_iter().map(Var::dtype).find(|t| !t.is_float());
-    integer.map_or(Ok(()), |t| Err(Error::DType { op, detail: format!("{t} operand, f32 or bf16 expected") }))
+    integer.map_or(Ok(()), |t| Err(t.not_a_float(op)))
 }

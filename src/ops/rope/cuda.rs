@@ -2,7 +2,7 @@
 
 use super::{Direction, OP, RopePairing};
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::Tensor;
 
@@ -39,7 +39,7 @@ impl Turner {
                 ["rope_bwd_f32_interleaved", "rope_bwd_bf16_interleaved"]
             }
         };
-        let entry = x.dtype().select(OP, entries)?;
+        let entry = Entry::of(OP, x.dtype().select(OP, entries)?, &[x.dtype()])?;
         let (tokens, cols) = x.dims2(OP)?;
         let pairs = self.frequencies.numel();
         let heads = cols / (2 * pairs);

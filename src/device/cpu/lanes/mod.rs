@@ -12,7 +12,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use half::bf16;
+use half::{bf16, f16};
 
 pub(crate) use lanewise::{Lanewise, map};
 pub(crate) use tile::{Matrix, add_product, store_product};
@@ -40,6 +40,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_bf16(self, x: &[bf16]) -> Self::V;
     /// Rounds (to nearest, ties to even) to the first LANES elements; panics if there are fewer.
     fn store_bf16(self, v: Self::V, out: &mut [bf16]);
+    /// As [`Simd::load_bf16`].
+    fn load_f16(self, x: &[f16]) -> Self::V;
+    /// As [`Simd::store_bf16`].
+    fn store_f16(self, v: Self::V, out: &mut [f16]);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -153,6 +157,17 @@ impl Lane for bf16 {
     #[inline(always)]
     fn store<S: Simd>(s: S, v: S::V, out: &mut [bf16]) {
         s.store_bf16(v, out);
+    }
+}
+
+impl Lane for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f16]) -> S::V {
+        s.load_f16(x)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, out: &mut [f16]) {
+        s.store_f16(v, out);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Arrays of lanes in plain Rust, which the compiler vectorises as far as the target allows.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::Simd;
 use crate::tensor::Element;
@@ -43,6 +43,17 @@ impl Simd for Portable {
     fn store_bf16(self, v: Self::V, out: &mut [bf16]) {
         for (out, v) in out[..LANES].iter_mut().zip(v) {
             *out = <bf16 as Element>::from_f32(v);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> Self::V {
+        let x = &x[..LANES];
+        std::array::from_fn(|i| Element::to_f32(x[i]))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::V, out: &mut [f16]) {
+        for (out, v) in out[..LANES].iter_mut().zip(v) {
+            *out = <f16 as Element>::from_f32(v);
         }
     }
     #[inline(always)]

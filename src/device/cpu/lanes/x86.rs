@@ -2,17 +2,17 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::portable::Portable;
 use super::{Kernel, Simd};
 use crate::device::cpu::simd::Isa;
 
-/// Proof that the machine has AVX2 and FMA.
+/// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Proof that the machine has AVX-512 F, BW, DQ and VL (and AVX2 and FMA).
+/// Proof that the machine has AVX-512 F, BW, DQ and VL (and AVX2, FMA and F16C).
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -26,12 +26,12 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -82,6 +82,20 @@ impl Simd for Avx512 {
             let chosen = _mm512_mask_blend_epi32(nan, rounded, quiet);
             _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen))
         });
+        // SAFETY: the slice holds 16 elements of 16 bits, and is ours alone.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), halves) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: the slice holds 16 elements of 16 bits.
+        let halves = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        register!(_mm512_cvtph_ps(halves))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m512, out: &mut [f16]) {
+        let out = &mut out[..Self::LANES];
+        let halves = register!(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
         // SAFETY: the slice holds 16 elements of 16 bits, and is ours alone.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), halves) }
     }
@@ -167,6 +181,20 @@ impl Simd for Avx2 {
         });
         // SAFETY: the slice holds 8 elements of 16 bits, and is ours alone.
         unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(halves)) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m256 {
+        let x = &x[..Self::LANES];
+        // SAFETY: the slice holds 8 elements of 16 bits.
+        let halves = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        register!(_mm256_cvtph_ps(halves))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m256, out: &mut [f16]) {
+        let out = &mut out[..Self::LANES];
+        let halves = register!(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+        // SAFETY: the slice holds 8 elements of 16 bits, and is ours alone.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), halves) }
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {

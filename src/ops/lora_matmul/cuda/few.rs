@@ -30,7 +30,7 @@ const TILE: usize = 32;
 const THREADS: u32 = 256;
 
 impl Run<'_> {
-    /// Whether the kernels for few rows can do it: bf16, no mask, rows that start on 16 bytes. The shapes decide, and how the
+    /// Whether the kernels for few rows can do it: 16 bits, no mask, rows that start on 16 bytes. The shapes decide, and how the
     /// tensors lie.
     pub(super) fn is_few(&self, x: &Tensor) -> Result<bool> {
         let suits = self.tensor_cores && self.m <= ROWS && self.layer.mask.is_none();
@@ -55,11 +55,11 @@ impl Run<'_> {
             rank,
             padded,
         };
-        let entries = ["lora_matmul_fwd_down_few_f32", "lora_matmul_fwd_down_few_bf16"];
+        let entries = ["lora_matmul_fwd_down_few_bf16_f32", "lora_matmul_fwd_down_few_bf16_bf16"];
         let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
-        self.device.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
+        self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
-        let y = self.new_tensor(&[self.m, self.n], DType::BF16)?;
+        let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
         let arguments = FewUp {
             x: self.pointer(x)?,
@@ -76,11 +76,11 @@ impl Run<'_> {
             padded,
         };
         let entries = match self.m <= FEWER_ROWS {
-            true => ["lora_matmul_fwd_few_f32_rows8", "lora_matmul_fwd_few_bf16_rows8"],
-            false => ["lora_matmul_fwd_few_f32_rows16", "lora_matmul_fwd_few_bf16_rows16"],
+            true => ["lora_matmul_fwd_few_bf16_f32_rows8", "lora_matmul_fwd_few_bf16_bf16_rows8"],
+            false => ["lora_matmul_fwd_few_bf16_f32_rows16", "lora_matmul_fwd_few_bf16_bf16_rows16"],
         };
         let blocks = if self.m == 0 { 0 } else { self.n.div_ceil(TILE) };
-        self.device.launch(b.dtype().select(OP, entries)?, arguments, Grid::new(blocks, THREADS))?;
+        self.launch(b.dtype().select(OP, entries)?, arguments, Grid::new(blocks, THREADS))?;
         Ok((y, u))
     }
 }

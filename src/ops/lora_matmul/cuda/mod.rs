@@ -9,13 +9,13 @@ use super::segments::Tables;
 use super::{Layer, OP, Scale};
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::matmul;
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
 kernel! {
-    /// The factors as bf16.
+    /// The factors in 16 bits.
     Pack in "lora_matmul" {
         a: Pointer, b: Pointer, to_a: Pointer, to_b: Pointer, lda: i64, ldb: i64, rank: u32, padded: u32, k: u32, n: u32,
     }
@@ -74,11 +74,11 @@ struct Run<'a> {
     k: usize,
     n: usize,
     rank: usize,
-    /// The rank, rounded up to whole packs of bf16.
+    /// The rank, rounded up to whole packs of 16 bits.
     padded: usize,
     /// Type of x, y and their gradients.
     dtype: DType,
-    /// Whether x and the weight are both bf16.
+    /// Whether x and the weight are both of one type of 16 bits.
     tensor_cores: bool,
     /// Whether the factors are f32, so that they have low parts.
     has_low: bool,
@@ -104,13 +104,19 @@ impl<'a> Run<'a> {
             rank,
             padded: rank.next_multiple_of(8),
             dtype: x.dtype(),
-            tensor_cores: (x.dtype(), layer.w.dtype()) == (DType::BF16, DType::BF16),
+            tensor_cores: x.dtype() == layer.w.dtype() && x.dtype().is_half(),
             has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() == DType::F32),
         })
     }
 
     fn pointer(&self, x: &Tensor) -> Result<Pointer> {
         x.pointer(OP, self.device)
+    }
+
+    /// Queues the kernel `name`, or that for f16.
+    fn launch(&self, name: &'static str, arguments: impl Arguments, grid: Grid) -> Result<()> {
+        let entry = Entry::of(OP, name, &[self.dtype, self.layer.w.dtype()])?;
+        self.device.launch(entry, arguments, grid)
     }
 
     fn new_tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -140,7 +146,7 @@ impl<'a> Run<'a> {
     fn aligned(&self, matrices: &[&Tensor]) -> Result<bool> {
         let mut all = true;
         for x in matrices {
-            all &= self.pointer(x)?.is_aligned() && x.dims2(OP)?.1.is_multiple_of(DType::BF16.pack());
+            all &= self.pointer(x)?.is_aligned() && x.dims2(OP)?.1.is_multiple_of(self.dtype.pack());
         }
         Ok(all)
     }
@@ -148,7 +154,7 @@ impl<'a> Run<'a> {
     /// The factors in the type and layout that the kernels of a pass want.
     fn factors(&self, pass: Pass) -> Result<Factors> {
         let Layer { a, b, .. } = self.layer;
-        let same = if self.has_low || !self.tensor_cores { DType::F32 } else { DType::BF16 };
+        let same = if self.has_low || !self.tensor_cores { DType::F32 } else { self.dtype };
         let (a, b) = (a.to_dtype(same)?, b.to_dtype(same)?);
         let (k, n, padded) = (self.k, self.n, self.padded);
         if !self.tensor_cores {
@@ -158,12 +164,12 @@ impl<'a> Run<'a> {
             });
         }
         let (low, pieces) = (1 + usize::from(self.has_low), self.pieces());
-        let row = |len: usize| len.next_multiple_of(DType::BF16.pack());
+        let row = |len: usize| len.next_multiple_of(self.dtype.pack());
         let (a_shape, b_shape) = match pass {
             Pass::Forward => ([low * padded, row(k)], [n, pieces * padded]),
             Pass::Backward => ([pieces * padded, row(k)], [low * padded, row(n)]),
         };
-        let stack = |[rows, cols]: [usize; 2]| self.new_tensor(&[self.adapters, rows, cols], DType::BF16);
+        let stack = |[rows, cols]: [usize; 2]| self.new_tensor(&[self.adapters, rows, cols], self.dtype);
         let (to_a, to_b) = (stack(a_shape)?, stack(b_shape)?);
         let arguments = Pack {
             a: self.pointer(&a)?,
@@ -178,11 +184,11 @@ impl<'a> Run<'a> {
             n: n as u32,
         };
         let entries = match pass {
-            Pass::Forward => ["lora_matmul_fwd_pack_f32", "lora_matmul_fwd_pack_bf16"],
-            Pass::Backward => ["lora_matmul_bwd_pack_f32", "lora_matmul_bwd_pack_bf16"],
+            Pass::Forward => ["lora_matmul_fwd_pack_f32_bf16", "lora_matmul_fwd_pack_bf16_bf16"],
+            Pass::Backward => ["lora_matmul_bwd_pack_f32_bf16", "lora_matmul_bwd_pack_bf16_bf16"],
         };
         let blocks = [k.max(n).div_ceil(32), padded.div_ceil(32), 2 * self.adapters];
-        self.device.launch(same.select(OP, entries)?, arguments, Grid { blocks, threads: 256, shared: 0 })?;
+        self.launch(same.select(OP, entries)?, arguments, Grid { blocks, threads: 256, shared: 0 })?;
         let (a, b) = ((to_a, a_shape[1]), (to_b, b_shape[1]));
         Ok(match pass {
             Pass::Forward => Factors { down: a, up: b },

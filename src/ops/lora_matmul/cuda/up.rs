@@ -73,7 +73,7 @@ impl Run<'_> {
                 k: k as u32,
             };
             let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
-            self.device.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
+            self.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
         } else {
             let of_f32 = match pass {
                 Pass::Forward => ["lora_matmul_fwd_f32_f32", "lora_matmul_fwd_f32_bf16"],
@@ -81,8 +81,8 @@ impl Run<'_> {
             };
             let entry = match (pass, a.dtype(), w.dtype()) {
                 (_, DType::F32, w) => w.select(OP, of_f32)?,
-                (Pass::Forward, DType::BF16, DType::F32) => "lora_matmul_fwd_bf16_f32",
-                (Pass::Backward, DType::BF16, DType::F32) => "lora_matmul_bwd_input_bf16_f32",
+                (Pass::Forward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_fwd_bf16_f32",
+                (Pass::Backward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_bwd_input_bf16_f32",
                 (_, a, w) => {
                     let detail = format!("{a} times {w} has no CUDA kernel on the ordinary cores");
                     return Err(Error::DType { op: OP, detail });
@@ -107,7 +107,7 @@ impl Run<'_> {
                 k: k as u32,
             };
             let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
-            self.device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
+            self.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
         }
         Ok(c)
     }
