@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::optim::schedule::ScheduleKind;
 use crate::tensor::DType;
-use crate::train::options::{TrainOptions, Warmup};
+use crate::train::options::{TrainOptions, Warmup, check_dtype};
 use crate::{Error, Result};
 
 /// `[train]`.
@@ -119,8 +119,15 @@ pub(super) fn float_dtype(key: &str, name: &str) -> Result<DType> {
     match name {
         "f32" => Ok(DType::F32),
         "bf16" => Ok(DType::BF16),
-        other => Err(Error::config(key, format!("is '{other}'; allowed: f32, bf16"))),
+        "f16" => Ok(DType::F16),
+        other => Err(Error::config(key, format!("is '{other}'; allowed: f32, bf16, f16"))),
     }
+}
+
+/// The float type that `key` names, for training.
+pub(super) fn training_dtype(key: &str, name: &str) -> Result<DType> {
+    let dtype = float_dtype(key, name)?;
+    check_dtype(key, dtype).map(|()| dtype)
 }
 
 /// A setting that has no default.

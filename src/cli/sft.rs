@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::cli::device;
-use crate::cli::settings::{RawTrain, check, float_dtype, required};
+use crate::cli::settings::{RawTrain, check, required, training_dtype};
 use crate::cli::start::{Prepared, RunArgs};
 use crate::data::{OverLong, PromptStyle, TrainOn};
 use crate::formats::peft::{LoraConfig, Targets};
@@ -258,7 +258,7 @@ impl Raw {
         let model = required("model.path", &self.model.path, "--model PATH_OR_ID")?.to_string();
         let data = required("data.train", &self.data.train, "--data FILE")?.to_string();
         check("data.max_tokens", self.data.max_tokens, self.data.max_tokens >= 2, "must be at least 2")?;
-        let dtype = float_dtype("model.dtype", &self.model.dtype)?;
+        let dtype = training_dtype("model.dtype", &self.model.dtype)?;
         let (method, rate) = match self.method {
             RawMethod::Lora => (Method::Lora(Box::new(self.lora.resolve(&model)?)), LORA_RATE),
             RawMethod::Full => (Method::Full, FULL_RATE),

@@ -24,7 +24,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = device::VALUES, default_value = "cpu")]
     device: String,
     /// Type of weights and computation
-    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    #[arg(long, value_name = "f32|bf16|f16", default_value = "f32")]
     dtype: String,
 }
 

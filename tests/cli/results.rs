@@ -31,6 +31,14 @@ fn train_generate_merge() {
     assert!(shown.contains("over 256 positions; the likeliest token agrees at 256"), "{shown}");
     assert_eq!(generate(&["--model", "merged"]).out, tuned.out);
     fail(&tiny, 2, &merge, &["already holds a model"]);
+
+    // In half precision too: rounded a little, not another model.
+    let merge = ["merge", "--adapter", "run/adapter", "--out", "half", "--dtype", "f16", "--verify"];
+    let shown = succeed(&tiny, &merge).out;
+    assert!(shown.contains("over 256 positions"), "{shown}");
+    let size = |folder: &str| std::fs::metadata(tiny.path(folder).join("model.safetensors")).unwrap().len();
+    assert!(size("half") < size("merged") * 6 / 10, "{} of {}", size("half"), size("merged"));
+    assert_eq!(generate(&["--model", "half", "--dtype", "f16"]).out, tuned.out);
 }
 
 #[test]

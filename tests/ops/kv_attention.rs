@@ -9,7 +9,7 @@ use warptune::ops::kv_attention::{KvAttentionSpec, KvView, kv_attention};
 use warptune::tensor::{DType, Tensor};
 
 use super::attention::{any_shape, shape, softmax_roundings, spec as packed_spec};
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type, half_type};
 use crate::reference::attention::{Shape, attention as oracle};
 use crate::reference::{cast, stored};
 use crate::support::devices::{assert_no_reports, cuda, on_each};
@@ -149,15 +149,18 @@ proptest! {
 fn pages_and_tiles() {
     let mut random = Random::new(12);
     let lens = [(1, 255), (1, 256), (3, 510), (16, 250), (17, 500), (0, 3), (1, 0)];
-    for (heads, kv_heads, dim, window) in [
+    let cases = [
         (10, 2, 64, None),
         (1, 1, 128, Some(300)),
         (3, 3, 72, Some(256)),
         (2, 1, 250, Some(2)),
         (4, 1, 256, None),
-    ] {
+        (5, 1, 129, None),
+        (1, 1, 57, None),
+    ];
+    for (case, (heads, kv_heads, dim, window)) in cases.into_iter().enumerate() {
         let shape = shape(heads, kv_heads, dim, true, window);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, half_type(case)] {
             let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
             inputs.check(&shape, &inputs.run_at(cuda(), &shape));
             assert_no_reports();
@@ -196,7 +199,7 @@ fn same_bits_alone_in_company_and_on_every_run() {
     let mut random = Random::new(9);
     let shape = shape(6, 2, 64, true, None);
     let lens = [(1, 300), (70, 0), (0, 5), (1, 0), (3, 128), (9, 100)];
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
         let alone = |device| {
             let mut start = 0;
@@ -222,7 +225,7 @@ fn same_bits_alone_in_company_and_on_every_run() {
 #[test]
 fn same_bits_however_many_tokens_at_a_time() {
     let mut random = Random::new(10);
-    for (dtype, window) in [(DType::BF16, None), (DType::BF16, Some(40)), (DType::F32, Some(200))] {
+    for (dtype, window) in [(DType::BF16, None), (DType::F16, Some(40)), (DType::F32, Some(200))] {
         let shape = shape(6, 2, 32, true, window);
         let inputs = Inputs::draw(&mut random, &shape, &[(20, 245)], dtype);
         let grow = |step: usize| {
@@ -279,7 +282,7 @@ fn large_scores_do_not_overflow() {
     let k = [vec![100.0f32; 16], vec![-100.0; 16]].concat();
     let v = [vec![1.0f32; 16], vec![2.0; 16]].concat();
     let q = Tensor::from_f32(vec![100.0; 16], &[1, 16]);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs =
             Inputs { q: q.to_dtype(dtype).unwrap(), new: vec![1], caches: vec![(k.clone(), v.clone())] };
         on_each(|device| assert_eq!(values(&inputs.run_at(device, &shape)), [1.0; 16]));
@@ -291,7 +294,7 @@ fn large_scores_do_not_overflow() {
 fn not_a_number_stays_in_its_sequence() {
     let mut random = Random::new(13);
     let shape = shape(2, 2, 16, true, None);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let mut inputs = Inputs::draw(&mut random, &shape, &[(1, 20), (2, 300), (1, 20)], dtype);
         inputs.caches[1].0[5] = f32::NAN;
         on_each(|device| {
@@ -353,7 +356,7 @@ fn caches_and_operands_that_do_not_fit_a_pass_are_named() {
     assert!(
         begin(&mut [wide], &[1])
             .unwrap_err()
-            .contains("heads of 257 bf16 elements; f32 or bf16, at most 256")
+            .contains("heads of 257 bf16 elements; f32, bf16 or f16, at most 256")
     );
 
     let mut caches = [&mut cache];

@@ -26,6 +26,11 @@ use warptune::tensor::DType;
 /// The float types.
 pub const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
+/// The one or the other float type of 16 bits: for tests whose cases share them out.
+pub fn half_type(case: usize) -> DType {
+    [DType::BF16, DType::F16][case % 2]
+}
+
 /// Any float type.
 pub fn float_type() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::BF16), Just(DType::F16)]

@@ -72,12 +72,7 @@ pub fn gemm<T: Element>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, p
 }
 
 /// The sum of products, in f32 for some rows at a time.
-fn sum_in_panels<T: Lane>(
-    out: &mut [T],
-    (m, n): (usize, usize),
-    init: Init<'_>,
-    products: &[Product<'_>],
-) {
+fn sum_in_panels<T: Lane>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, products: &[Product<'_>]) {
     let mut panel = vec![0.0; m.min(PANEL_ROWS) * n];
     for (i, rows) in out.chunks_mut(PANEL_ROWS * n).enumerate() {
         let (start, len) = (i * PANEL_ROWS, rows.len() / n);

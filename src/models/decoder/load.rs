@@ -86,8 +86,10 @@ fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) ->
         let detail = format!("has shape {:?}; the config calls for {stored:?}", raw.shape());
         return Err(Error::model(format!("tensor '{}'", raw.name()), detail));
     }
-    let as_stored =
-        matches!((raw.dtype(), dtype), (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16));
+    let as_stored = matches!(
+        (raw.dtype(), dtype),
+        (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16) | (RawDType::F16, DType::F16)
+    );
     if as_stored
         && !slot.transposed
         && matches!(values, Values::Exact)
@@ -96,9 +98,10 @@ fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) ->
     {
         return Ok(tensor);
     }
-    let values = match values {
-        Values::Exact => raw.to_f32()?,
-        Values::ViaF16 => raw.to_f32_via_f16()?,
+    let values = match (values, dtype) {
+        // A weight that f16 does not hold is an error here rather than an infinity later.
+        (Values::ViaF16, _) | (_, DType::F16) => raw.to_f32_via_f16()?,
+        (Values::Exact, _) => raw.to_f32()?,
     };
     let values = match slot.shape {
         &[out, input] if slot.transposed => transpose(&values, input, out),

@@ -39,7 +39,7 @@ impl Decoder {
             if transposed.contains(name) {
                 shape.reverse();
             }
-            let dtype = if value.dtype() == DType::BF16 { RawDType::BF16 } else { RawDType::F32 };
+            let (dtype, _) = stored(value.dtype());
             specs.push(TensorSpec { name: name.clone(), dtype, shape });
         }
         write(&folder.join("model.safetensors"), &specs, &[("format", "pt")], |spec| {
@@ -49,10 +49,18 @@ impl Decoder {
             }
         })?;
         let mut config = self.config.clone();
-        let of_weights = tensors.first().map(|(_, value)| value.dtype());
-        let dtype = if of_weights == Some(DType::BF16) { "bfloat16" } else { "float32" };
-        config.dtype = Some(dtype.to_string());
+        let of_weights = tensors.first().map_or(DType::F32, |(_, value)| value.dtype());
+        config.dtype = Some(stored(of_weights).1.to_string());
         write_json(&folder.join("config.json"), &config.to_json())
+    }
+}
+
+/// How weights of a type are stored, and what config.json calls it.
+fn stored(dtype: DType) -> (RawDType, &'static str) {
+    match dtype {
+        DType::BF16 => (RawDType::BF16, "bfloat16"),
+        DType::F16 => (RawDType::F16, "float16"),
+        _ => (RawDType::F32, "float32"),
     }
 }
 

@@ -421,9 +421,13 @@ mod tests {
     const THREADS: u32 = 256;
 
     fn check<K: Copy>(plans: [&[Plan<K>]; 3], kernels: impl Fn(K) -> Vec<Kernel>) {
-        for (dtype, aligned) in
-            [(DType::F32, true), (DType::BF16, true), (DType::BF16, false), (DType::F16, true), (DType::F16, false)]
-        {
+        for (dtype, aligned) in [
+            (DType::F32, true),
+            (DType::BF16, true),
+            (DType::BF16, false),
+            (DType::F16, true),
+            (DType::F16, false),
+        ] {
             let mut last = 0;
             for dim in 1..=256 {
                 let plan = choose(plans, dtype, dim, aligned).unwrap();

@@ -97,11 +97,12 @@ pub fn linear_cross_entropy_within(
     let labels = labels.as_u32()?;
     check_labels(labels, vocab)?;
     let Outcome { loss, dx, dw } = cpu::forward(x.value(), w.value(), labels, denominator, wanted, budget)?;
+    let x_type = x.dtype();
     tape.record(OP, &[x, w], loss, move |dloss, context| {
         let dloss = dloss.item()?;
-        for (i, grad) in [dx, dw].into_iter().enumerate() {
+        for (i, (grad, dtype)) in [(dx, x_type), (dw, DType::F32)].into_iter().enumerate() {
             if let Some(grad) = grad {
-                context.give(i, cpu::scaled(grad, dloss)?)?;
+                context.give(i, cpu::scaled(grad, dloss, dtype)?)?;
             }
         }
         Ok(())

@@ -40,9 +40,7 @@ impl Plan {
         // An f32 is three bf16; f16 has not the range.
         let tensor_cores = b.is_half() && (a == b || (a, b) == (DType::F32, DType::BF16));
         match case {
-            Case::Nt if m <= GEMV_ROWS && tensor_cores => {
-                Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } }
-            }
+            Case::Nt if m <= GEMV_ROWS && tensor_cores => Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } },
             Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
             _ if a == b && a.is_half() => {
                 let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
