@@ -138,16 +138,19 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_s
 
 // l = x W^T: a x, b W, c l.
 template <bool ALIGNED> __device__ __forceinline__ void logits(const bf16* x, const bf16* w, float* l, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, nullptr, l, ld);
+  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, {}, l, ld);
 }
 // dx = g W: a g, b W, c dx.
 template <bool ALIGNED> __device__ __forceinline__ void grad_x(const bf16* g, const bf16* w, bf16* dx, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, nullptr, dx, dim);
+  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, {}, dx, dim);
 }
 // dW = g^T x, or dW += g^T x: a g, b x, c dW.
 template <bool ALIGNED>
 __device__ __forceinline__ void grad_w(const bf16* g, const bf16* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
-  gemm::run<false, false, ALIGNED, true>({g, ld, vocab, live}, {x, dim, dim, live}, nullptr, dw, dim, add);
+  gemm::run<false, false, ALIGNED>({g, ld, vocab, live}, {x, dim, dim, live}, Epilogue<float>::adding(add ? dw : nullptr), dw, dim);
+}
+__device__ __forceinline__ void grad_w_f32(const float* g, const float* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
+  gemm_f32::run<false, false>(g, x, ld, dim, Epilogue<float>::adding(add ? dw : nullptr), dw, dim, vocab, dim, live);
 }
 
 // Blocks whose tile has no live row leave. `ld` is that of l; of g in bf16 it is twice that. `add` is the third product's.
@@ -168,10 +171,10 @@ TENSOR_CORES(fwd_logits_bf16, logits<true>(a, b, c, ld, m, vocab, dim), bf16, bf
 TENSOR_CORES(fwd_logits_bf16_ragged, logits<false>(a, b, c, ld, m, vocab, dim), bf16, bf16, float, vocab)
 TENSOR_CORES(fwd_dx_bf16, grad_x<true>(a, b, c, 2 * ld, m, vocab, dim), bf16, bf16, bf16, dim)
 TENSOR_CORES(fwd_dx_bf16_ragged, grad_x<false>(a, b, c, 2 * ld, m, vocab, dim), bf16, bf16, bf16, dim)
-ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, float, float, vocab)
-ORDINARY_CORES(fwd_logits_f32_bf16, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, bf16, float, vocab)
-ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, float, float, dim)
-ORDINARY_CORES(fwd_dx_f32_bf16, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, bf16, float, dim)
+ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, float, float, vocab)
+ORDINARY_CORES(fwd_logits_f32_bf16, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, bf16, float, vocab)
+ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, float, float, dim)
+ORDINARY_CORES(fwd_dx_f32_bf16, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, bf16, float, dim)
 
 // Sums over the live rows; without one, what is there stays, and what is not becomes zero.
 #define WEIGHT_PRODUCT(NAME, BODY, T, CALL_THREADS)                                                                            \
@@ -183,8 +186,7 @@ ORDINARY_CORES(fwd_dx_f32_bf16, (gemm_f32::run<true, false>(a, b, ld, dim, nullp
   }
 WEIGHT_PRODUCT(fwd_dweight_bf16, grad_w<true>(a, b, c, 2 * ld, live, vocab, dim, add), bf16, gemm::THREADS)
 WEIGHT_PRODUCT(fwd_dweight_bf16_ragged, grad_w<false>(a, b, c, 2 * ld, live, vocab, dim, add), bf16, gemm::THREADS)
-WEIGHT_PRODUCT(fwd_dweight_f32, (gemm_f32::run<false, false>(a, b, ld, dim, nullptr, c, dim, vocab, dim, live, add)), float,
-               gemm_f32::THREADS)
+WEIGHT_PRODUCT(fwd_dweight_f32, grad_w_f32(a, b, c, ld, live, vocab, dim, add), float, gemm_f32::THREADS)
 
 // ---- softmax, loss and gradient of a chunk ----
 

@@ -1,13 +1,15 @@
 // A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), or with several in one batch, each for its own rows.
 //
 //   u = s x~ A^T             [M, r]         x~ = dropout(x): keep(i) ? x[i] / (1 - p) : 0, keep as in dropout.cu
-//   y = x W^T + u B^T + bias [M, out]       one product, whose inner dimension is that of the adapter and then the layer's
+//   y = epilogue(x W^T + u B^T) [M, out]    one product, whose inner dimension is that of the adapter and then the layer's; bias, and a
+//                                           residual, an activation or a gate (common/epilogue.cuh)
 //   v = s dy B               [M, r]
-//   dx = dropout'(v A) + dy W               one product too: the mask is put on the sums in registers, after the adapter's part
+//   dx = dropout'(v A) + dy W + residual    one product too, added to the gradient that x has already, if any: the mask is put on the sums in registers, after the adapter's part
 //   dA = v^T x~ [r, in]   dB = dy^T u [out, r]
 //
 // Shapes: x, dx [M, in]; W [out, in]; A [r, in], B [out, r], or stacked [E, r, in], [E, out, r]; any sizes, r rounded up to 8
-// (`padded`) inside. Saved for backward: x and u. The mask is drawn again: as a bit an element, once a backward.
+// (`padded`) inside. Saved for backward: x and u, and
+// what an activation was made of. The mask is drawn again: as a bit an element, once a backward.
 // Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
 // the parts are added in order. x is read once by each product that needs it.
 //
@@ -86,9 +88,10 @@ __device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapt
   }
 }
 
-// c = mask(rank factor) + a b + bias.
+// c = epilogue(mask(rank factor) + a b).
 template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
-__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const float* bias, bf16* c) {
+__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const Epilogue<bf16> epilogue,
+                                   bf16* c) {
   extern __shared__ __align__(128) unsigned char smem[];
   bf16* ring = reinterpret_cast<bf16*>(smem);
   const int m = a.outer, n = b.outer;
@@ -120,7 +123,7 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
     if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
     gemm::advance<true, B_K_MAJOR>(sum, ring, adapter_steps, steps, steps, bring);
   }
-  gemm::write_tile(sum, smem, block, m, n, bias, c, n);
+  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
 
 // The same in f32 on the ordinary cores. Here u and v are f32 [M, padded], the factors are f32 as they are, and a tile is half as high.
@@ -153,11 +156,11 @@ __device__ __forceinline__ void down_f32(const X* x, const float* factor, const 
   }
 }
 
-// As `up`: c = mask(rank factor) + a b + bias, with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward.
+// As `up`: c = epilogue(mask(rank factor) + a b), with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward.
 template <bool B_K_MAJOR, class X, class W>
 __device__ __forceinline__ void up_f32(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded,
                                        const int4* segments, const int2* meets_of, const u32* keep, int words, float keep_scale,
-                                       const float* bias, X* c, int m, int n, int k) {
+                                       const Epilogue<X> epilogue, X* c, int m, int n, int k) {
   __shared__ gemm_f32::Tiles shared;
   const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
   const int2 meets = segments == nullptr ? make_int2(0, 1) : meets_of[m0 / ROWS];
@@ -181,14 +184,7 @@ __device__ __forceinline__ void up_f32(const X* a, const W* b, const float* rank
     }
   }
   gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, Part<W>{b, B_K_MAJOR ? k : n, 0, n}, m0, n0, 0, k);
-#pragma unroll
-  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
-#pragma unroll
-    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-      const int row = row0 + r, col = col0 + s;
-      if (row < m && col < n) c[u64(row) * n + col] = from_f32<X>(sum[r][s] + (bias == nullptr ? 0.0f : bias[col]));
-    }
-  }
+  gemm_f32::write(sum, m0, n0, m, n, epilogue, c, n);
 }
 
 // As low_rank::factor_parts.
@@ -299,19 +295,19 @@ RANK_SUMS(lora_matmul_rank_bf16, bf16)
 RANK_SUMS(lora_matmul_rank_f32, float)
 
 // y [m, n] = x [m, k] W^T with W [n, k]; dx [m, n] = dy [m, k] W with W [k, n].
-#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED)                                                                                              \
+#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
       NAME(const bf16* a, const bf16* b, const bf16* rank, const bf16* factor, long long ld_factor, long long factor_stride,      \
            int inner, const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,   \
-           bf16* c, int m, int n, int k) {                                                                                        \
-    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                                      \
-                                 {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, bias, \
-                                 c);                                                                                              \
+           const bf16* operand, bf16* kept, u32 kind, bf16* c, int m, int n, int k) {                                             \
+    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                              \
+                                         {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, \
+                                         EPILOGUE(bias, operand, kept, kind), c);                                                 \
   }
-UP(lora_matmul_fwd_bf16, true, true, false)
-UP(lora_matmul_fwd_bf16_ragged, true, false, false)
-UP(lora_matmul_bwd_input_bf16, false, true, true)
-UP(lora_matmul_bwd_input_bf16_ragged, false, false, true)
+UP(lora_matmul_fwd_bf16, true, true, false, any_epilogue)
+UP(lora_matmul_fwd_bf16_ragged, true, false, false, any_epilogue)
+UP(lora_matmul_bwd_input_bf16, false, true, true, adding_epilogue)
+UP(lora_matmul_bwd_input_bf16_ragged, false, false, true, adding_epilogue)
 
 #define FACTOR_PARTS(NAME, RANK, ALIGNED)                                                                                         \
   extern "C" __global__ void __launch_bounds__(low_rank::THREADS)                                                                     \
@@ -342,18 +338,20 @@ DOWN_F32(lora_matmul_fwd_down_bf16, true, bf16)
 DOWN_F32(lora_matmul_bwd_down_f32, false, float)
 DOWN_F32(lora_matmul_bwd_down_bf16, false, bf16)
 
-#define UP_F32(NAME, B_K_MAJOR, X, W)                                                                                             \
+#define UP_F32(NAME, B_K_MAJOR, EPILOGUE, X, W)                                                                                   \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
       NAME(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded, const int4* segments,       \
-           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, X* c, int m, int n, int k) {       \
-    lora::up_f32<B_K_MAJOR>(a, b, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale, bias, c, m, n, k);   \
+           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, const X* operand, X* kept,         \
+           u32 kind, X* c, int m, int n, int k) {                                                                                 \
+    lora::up_f32<B_K_MAJOR>(a, b, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale,                      \
+                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                     \
   }
-UP_F32(lora_matmul_fwd_f32_f32, true, float, float)
-UP_F32(lora_matmul_fwd_f32_bf16, true, float, bf16)
-UP_F32(lora_matmul_fwd_bf16_f32, true, bf16, float)
-UP_F32(lora_matmul_bwd_input_f32_f32, false, float, float)
-UP_F32(lora_matmul_bwd_input_f32_bf16, false, float, bf16)
-UP_F32(lora_matmul_bwd_input_bf16_f32, false, bf16, float)
+UP_F32(lora_matmul_fwd_f32_f32, true, any_epilogue, float, float)
+UP_F32(lora_matmul_fwd_f32_bf16, true, any_epilogue, float, bf16)
+UP_F32(lora_matmul_fwd_bf16_f32, true, any_epilogue, bf16, float)
+UP_F32(lora_matmul_bwd_input_f32_f32, false, adding_epilogue, float, float)
+UP_F32(lora_matmul_bwd_input_f32_bf16, false, adding_epilogue, float, bf16)
+UP_F32(lora_matmul_bwd_input_bf16_f32, false, adding_epilogue, bf16, float)
 
 #define FACTOR_PARTS_F32(NAME, X)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
@@ -375,9 +373,11 @@ FACTOR_PARTS_F32(lora_matmul_bwd_parts_bf16, bf16)
 #define FEW_UP(NAME, TILES, F)                                                                                                    \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                                  \
       lora_matmul_fwd_few_##NAME(const bf16* x, const bf16* w, const float* u, const F* b, const int* adapter_of,                 \
-                                 const float* bias, bf16* y, int m, int n, int k, int rank, int padded) {                         \
+                                 const float* bias, const bf16* operand, bf16* kept, u32 kind, bf16* y, int m, int n, int k,      \
+                                 int rank, int padded) {                                                                          \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                            \
-    gemv::tensor_cores<TILES, true>(x, w, bias, y, m, n, k, parts, lora::FewUp<F>{u, b, adapter_of, rank, padded, n});            \
+    gemv::tensor_cores<TILES, true>(x, w, Epilogue<bf16>{bias, operand, kept, kind}, y, m, n, k, parts,                           \
+                                    lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                           \
   }
 FEW(f32, float)
 FEW(bf16, bf16)
