@@ -1,4 +1,4 @@
-// y = x W^T + bias for few rows (decoding), as gemv.cuh, with a W in 4 bits (four_bit.cuh): memory-bound on its packed bytes, each of
+// y = epilogue(x W^T) for few rows (decoding), as gemv.cuh, with a W in 4 bits (four_bit.cuh): memory-bound on its packed bytes, each of
 // which is read once, for all rows of x, 16 at a load.
 //
 // A warp's step is 128 elements along k of the block's 32 rows of W: lane 4 g + t loads 32 elements at 32 t of the rows g, g + 8, g + 16,
@@ -48,7 +48,7 @@ __device__ __forceinline__ uint4 eight(float level, u32 packed, float scale) {
 // 8 TILES rows of x at most.
 template <int TILES, class Plus = gemv::Plain>
 __device__ __forceinline__ void tensor_cores(const half_t* __restrict__ x, const Matrix& w, const Lookup& lookup,
-                                             const float* __restrict__ bias, half_t* __restrict__ y, int m, int n, int k,
+                                             const Epilogue<half_t>& epilogue, half_t* __restrict__ y, int m, int n, int k,
                                              float (&parts)[WARPS][8 * TILES][PART_STRIDE], const Plus& plus = {}) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, n0 = blockIdx.x * TILE_N;
   constexpr int STEP = 4 * GROUP, STRIDE = WARPS * STEP;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void tensor_cores(const half_t* __restrict__ x, const
       for (int e = 0; e < 4; e++) part[8 * j + 2 * t + e % 2][16 * i + e / 2 * 8 + g] = sum[i][j][e];
     }
   }
-  gemv::finish(parts, bias, y, m, n, n0, plus);
+  gemv::finish(parts, epilogue, y, m, n, n0, plus);
 }
 
 }  // namespace gemv_4bit

@@ -17,6 +17,7 @@ pub mod attention;
 pub mod columns;
 pub mod dropout;
 pub mod embedding;
+pub mod epilogue;
 pub mod gelu;
 pub mod kv_attention;
 pub mod layer_norm;

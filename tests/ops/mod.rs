@@ -7,6 +7,7 @@ mod clip;
 mod columns;
 mod dropout;
 mod embedding;
+mod epilogue;
 mod gelu;
 mod gemm;
 mod kv_attention;

@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;
+pub mod epilogue;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
