@@ -235,7 +235,7 @@ fn products_beyond_f16_are_infinite() {
         let w = Tensor::from_f32(w, &[3, k]).to_dtype(DType::F16).unwrap();
         on_each(|device| {
             let [x, w] = [&x, &w].map(|x| Var::constant(x.to_device(device).unwrap()));
-            let y = values(matmul(&Tape::inference(), &x, &w, None).unwrap().value());
+            let y = values(matmul(&Tape::inference(), &x, &w, None, Epilogue::None).unwrap().value());
             for row in y.chunks(3) {
                 assert_eq!([row[0], row[2]], [f64::INFINITY, f64::NEG_INFINITY]);
                 assert!((row[1] - 2048.0).abs() <= 2.0, "{}", row[1]);
