@@ -92,6 +92,7 @@ impl Tensor {
             DType::F32 => Tensor::from_f32(fetch(self, buffer)?, &self.shape),
             DType::BF16 => Tensor::from_bf16(fetch(self, buffer)?, &self.shape),
             DType::U32 => Tensor::from_u32(fetch(self, buffer)?, &self.shape),
+            DType::U8 => Tensor::from_u8(fetch(self, buffer)?, &self.shape),
         })
     }
 
@@ -101,6 +102,7 @@ impl Tensor {
             DType::F32 => bytemuck::cast_slice(self.as_f32()?),
             DType::BF16 => bytemuck::cast_slice(self.as_bf16()?),
             DType::U32 => bytemuck::cast_slice(self.as_u32()?),
+            DType::U8 => self.as_u8()?,
         })
     }
 
@@ -133,6 +135,7 @@ impl Tensor {
                 DType::F32 => Tensor::from_f32(self.as_f32()?.to_vec(), &self.shape),
                 DType::BF16 => Tensor::from_bf16(self.as_bf16()?.to_vec(), &self.shape),
                 DType::U32 => Tensor::from_u32(self.as_u32()?.to_vec(), &self.shape),
+                DType::U8 => Tensor::from_u8(self.as_u8()?.to_vec(), &self.shape),
             }),
         }
     }

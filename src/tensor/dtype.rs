@@ -15,6 +15,8 @@ pub enum DType {
     BF16,
     /// Unsigned 32-bit integers: token ids, positions, labels.
     U32,
+    /// Bytes: what quantized values are packed in.
+    U8,
 }
 
 impl DType {
@@ -23,6 +25,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::BF16 => 2,
+            DType::U8 => 1,
         }
     }
 
@@ -50,7 +53,7 @@ impl DType {
         match self {
             DType::F32 => 1.0 / (1u64 << 24) as f64,
             DType::BF16 => 1.0 / 256.0,
-            DType::U32 => 0.0,
+            DType::U32 | DType::U8 => 0.0,
         }
     }
 
@@ -60,6 +63,7 @@ impl DType {
             DType::F32 => "f32",
             DType::BF16 => "bf16",
             DType::U32 => "u32",
+            DType::U8 => "u8",
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) enum Storage {
     F32(Vec<f32>),
     BF16(Vec<bf16>),
     U32(Vec<u32>),
+    U8(Vec<u8>),
     /// Elements used in place from a file; `start..end` was checked for bounds and alignment when it was made.
     Mapped {
         bytes: SharedBytes,
@@ -36,6 +37,7 @@ impl Storage {
             Storage::F32(v) => v.len(),
             Storage::BF16(v) => v.len(),
             Storage::U32(v) => v.len(),
+            Storage::U8(v) => v.len(),
             Storage::Mapped { start, end, dtype, .. } => (end - start) / dtype.size(),
             Storage::Cuda { len, .. } => *len,
         }
@@ -62,6 +64,7 @@ impl Storage {
             Storage::F32(v) if dtype == DType::F32 => bytemuck::try_cast_slice(v).ok(),
             Storage::BF16(v) if dtype == DType::BF16 => bytemuck::try_cast_slice(v).ok(),
             Storage::U32(v) if dtype == DType::U32 => bytemuck::try_cast_slice(v).ok(),
+            Storage::U8(v) if dtype == DType::U8 => bytemuck::try_cast_slice(v).ok(),
             Storage::Mapped { bytes, start, end, dtype: own } if dtype == *own => {
                 bytemuck::try_cast_slice((**bytes).as_ref().get(*start..*end)?).ok()
             }
