@@ -25,6 +25,7 @@ pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
 mod place;
+pub mod quantize;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;

@@ -15,6 +15,7 @@ mod layer_norm;
 mod linear_cross_entropy;
 mod lora_matmul;
 mod matmul;
+mod quantize;
 mod rms_norm;
 mod rope;
 mod sample;
