@@ -198,13 +198,13 @@ template <class P, class From, class Arguments> __device__ __forceinline__ void 
   // The warp's rows of the tile of queries, which no other warp reads, become its way out.
   __syncwarp();  // Hazard: other lanes' reads of them.
   from.with_alignment([&](auto aligned) {
-    const Rows<bf16> out = a.out.at(out_row, out_head * a.dim);
+    const Rows<half_t> out = a.out.at(out_row, out_head * a.dim);
     write_rows<D, M, decltype(aligned)::value>(sum, inverse, q_tile + first_row * L::ROW_BYTES, out, own_rows, a.dim);
   });
 }
 
-template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<bf16>& a) {
-  forward<P>(Packed<bf16, ALIGNED>{a}, a);
+template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<half_t>& a) {
+  forward<P>(Packed<half_t, ALIGNED>{a}, a);
 }
 
 }  // namespace attention
