@@ -9,10 +9,13 @@ use std::{
     collections::hash_map::DefaultHasher,
     env, fs,
     hash::{Hash, Hasher},
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, exit},
     sync::atomic::{AtomicUsize, Ordering},
 };
+
+use flate2::read::GzDecoder;
 
 /// What every kernel is compiled with. No fast math: where an approximation is wanted, the source says so.
 const FLAGS: &[&str] =
@@ -246,7 +249,7 @@ fn compile_one(nvcc: &Nvcc, module: &Module, headers: &[PathBuf], out: &Path) ->
 fn prebuilt(root: &Path, modules: &[Module], out: &Path) -> Vec<(String, PathBuf)> {
     let take = |module: &Module| {
         let (name, source) = (module.name(), &module.source);
-        let file = root.join(format!("kernels/prebuilt/{name}.ptx"));
+        let file = root.join(format!("kernels/prebuilt/{name}.ptx.gz"));
         if !file.is_file() {
             let hint = "run tools/install-nvcc and build again, or kernels/prebuild where nvcc is at hand";
             fail(format!(
@@ -256,7 +259,12 @@ fn prebuilt(root: &Path, modules: &[Module], out: &Path) -> Vec<(String, PathBuf
             ));
         }
         let image = out.join(format!("{name}.ptx"));
-        write(&image, &[read(&file), vec![0]].concat());
+        let mut ptx = Vec::new();
+        if let Err(e) = GzDecoder::new(&read(&file)[..]).read_to_end(&mut ptx) {
+            fail(format!("{}: cannot decompress: {e}", file.display()));
+        }
+        ptx.push(0);
+        write(&image, &ptx);
         (name, image)
     };
     modules.iter().map(take).collect()

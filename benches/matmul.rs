@@ -6,6 +6,7 @@ use common::{DIM, HIDDEN, TOKENS, VOCAB, compare, criterion, forward_backward, r
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use warptune::autograd::{Tape, Var};
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::matmul::matmul;
 use warptune::tensor::DType;
 
@@ -44,7 +45,7 @@ fn forward(c: &mut Criterion) {
                 _ => Throughput::Elements((2 * m * n * k) as u64),
             };
             let name = format!("{m}x{k}x{n}/{dtype}");
-            let ours = || drop(matmul(&Tape::inference(), &xv, &wv, None).unwrap());
+            let ours = || drop(matmul(&Tape::inference(), &xv, &wv, None, Epilogue::None).unwrap());
             let (x, w) = (x.as_f32().unwrap(), w.as_f32().unwrap());
             compare(
                 c,
@@ -62,7 +63,11 @@ fn backward(c: &mut Criterion) {
     for dtype in [DType::F32, DType::BF16] {
         let inputs = [random(1, &[TOKENS, DIM], dtype), random(2, &[HIDDEN, DIM], dtype)];
         let dy = random(3, &[TOKENS, HIDDEN], dtype);
-        let ours = || forward_backward(&inputs, &dy, |tape, v| matmul(tape, &v[0], &v[1], None).unwrap());
+        let ours = || {
+            forward_backward(&inputs, &dy, |tape, v| {
+                matmul(tape, &v[0], &v[1], None, Epilogue::None).unwrap()
+            })
+        };
         let (x, w) = (inputs[0].to_vec_f32().unwrap(), inputs[1].to_vec_f32().unwrap());
         let mut y = vec![0.0; TOKENS * HIDDEN];
         // Three products of the same size: y, dx and dW.

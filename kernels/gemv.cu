@@ -1,8 +1,9 @@
-// The products of a linear layer with few rows (decoding): y = x W^T + bias.
+// The products of a linear layer with few rows (decoding): y = epilogue(x W^T).
 //
-//   y[i][j] = bias[j] + sum over k of x[i][k] W[j][k]        x [m, k], W [n, k], y [m, n]; m up to the ROWS of the kernel
+//   z[i][j] = bias[j] + sum over k of x[i][k] W[j][k]        x [m, k], W [n, k], y [m, n]; m up to the ROWS of the kernel
 //
-// y has x's type; bias is f32 or null. Saved for backward: nothing; y is overwritten.
+// y has x's type and is z, or z with a residual, an activation or a gate (common/epilogue.cuh); bias is f32 or null. Saved for backward:
+// z, where it is wanted; y is overwritten.
 // Deterministic: a sum over k is eight sums, one a warp, each over a fixed part of k in a fixed order, added in the order of the
 // warps. Neither m nor n changes that: a row has the same bits whatever other rows are in the batch.
 //
@@ -21,9 +22,9 @@
 
 #define TENSOR_CORES(NAME, TILES, ALIGNED, X)                                                                                \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, ALIGNED ? 2 : 1) matmul_gemv_##NAME(                           \
-      const X* x, const half_t* w, const float* bias, X* y, int m, int n, int k) {                                             \
+      const X* x, const half_t* w, const float* bias, const X* operand, X* kept, u32 kind, X* y, int m, int n, int k) {        \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                       \
-    gemv::tensor_cores<TILES, ALIGNED>(x, w, bias, y, m, n, k, parts);                                                       \
+    gemv::tensor_cores<TILES, ALIGNED, X>(x, w, {bias, operand, kept, kind}, y, m, n, k, parts);                             \
   }
 #define ALL_TENSOR_CORES(HALF)                            \
   TENSOR_CORES(HALF##_##HALF##_rows8, 1, true, half_t)    \
@@ -33,8 +34,8 @@ OF_HALF(ALL_TENSOR_CORES)
 
 #define ORDINARY_CORES(NAME, ROWS, ALIGNED, X, W)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2) matmul_gemv_##NAME(                                          \
-      const X* x, const W* w, const float* bias, X* y, int m, int n, int k) {                                                \
-    gemv::ordinary_cores<ROWS, ALIGNED>(x, w, bias, y, m, n, k);                                                             \
+      const X* x, const W* w, const float* bias, const X* operand, X* kept, u32 kind, X* y, int m, int n, int k) {           \
+    gemv::ordinary_cores<ROWS, ALIGNED, X>(x, w, {bias, operand, kept, kind}, y, m, n, k);                                   \
   }
 #define ALL_ROWS(NAME, X, W)                   \
   ORDINARY_CORES(NAME##_rows1, 1, true, X, W)  \

@@ -145,16 +145,19 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_s
 
 // l = x W^T: a x, b W, c l.
 template <bool ALIGNED> __device__ __forceinline__ void logits(const half_t* x, const half_t* w, float* l, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, nullptr, l, ld);
+  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, {}, l, ld);
 }
 // dx = g W: a g, b W, c dx.
 template <bool ALIGNED> __device__ __forceinline__ void grad_x(const half_t* g, const half_t* w, half_t* dx, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, nullptr, dx, dim);
+  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, {}, dx, dim);
 }
 // dW = g^T x, or dW += g^T x: a g, b x, c dW.
 template <bool ALIGNED>
 __device__ __forceinline__ void grad_w(const half_t* g, const half_t* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
-  gemm::run<false, false, ALIGNED, true>({g, ld, vocab, live}, {x, dim, dim, live}, nullptr, dw, dim, add);
+  gemm::run<false, false, ALIGNED>({g, ld, vocab, live}, {x, dim, dim, live}, Epilogue<float>::adding(add ? dw : nullptr), dw, dim);
+}
+__device__ __forceinline__ void grad_w_f32(const float* g, const float* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
+  gemm_f32::run<false, false>(g, x, ld, dim, Epilogue<float>::adding(add ? dw : nullptr), dw, dim, vocab, dim, live);
 }
 
 // Blocks whose tile has no live row leave. `ld` is that of l; of g in bf16 it is twice that. `add` is the third product's.
@@ -176,12 +179,12 @@ __device__ __forceinline__ void grad_w(const half_t* g, const half_t* x, float* 
   TENSOR_CORES(fwd_logits_##HALF##_ragged, logits<false>(a, b, c, ld, m, vocab, dim), half_t, half_t, float, vocab)                              \
   TENSOR_CORES(fwd_dx_##HALF, grad_x<true>(a, b, c, 2 * ld, m, vocab, dim), half_t, half_t, half_t, dim)                                         \
   TENSOR_CORES(fwd_dx_##HALF##_ragged, grad_x<false>(a, b, c, 2 * ld, m, vocab, dim), half_t, half_t, half_t, dim)                               \
-  ORDINARY_CORES(fwd_logits_f32_##HALF, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, half_t, float, vocab) \
-  ORDINARY_CORES(fwd_dx_f32_##HALF, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, half_t, float, dim)
+  ORDINARY_CORES(fwd_logits_f32_##HALF, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, half_t, float, vocab) \
+  ORDINARY_CORES(fwd_dx_f32_##HALF, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, half_t, float, dim)
 OF_HALF(ROWS_PRODUCTS)
 #ifndef WARPTUNE_F16
-ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, float, float, vocab)
-ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, float, float, dim)
+ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, float, float, vocab)
+ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, float, float, dim)
 #endif
 
 // Sums over the live rows; without one, what is there stays, and what is not becomes zero.
@@ -197,8 +200,7 @@ ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, nullpt
   WEIGHT_PRODUCT(fwd_dweight_##HALF##_ragged, grad_w<false>(a, b, c, 2 * ld, live, vocab, dim, add), half_t, gemm::THREADS)
 OF_HALF(WEIGHT_PRODUCTS)
 #ifndef WARPTUNE_F16
-WEIGHT_PRODUCT(fwd_dweight_f32, (gemm_f32::run<false, false>(a, b, ld, dim, nullptr, c, dim, vocab, dim, live, add)), float,
-               gemm_f32::THREADS)
+WEIGHT_PRODUCT(fwd_dweight_f32, grad_w_f32(a, b, c, ld, live, vocab, dim, add), float, gemm_f32::THREADS)
 #endif
 
 // ---- softmax, loss and gradient of a chunk ----

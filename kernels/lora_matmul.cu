@@ -1,13 +1,15 @@
 // A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), or with several in one batch, each for its own rows.
 //
 //   u = s x~ A^T             [M, r]         x~ = dropout(x): keep(i) ? x[i] / (1 - p) : 0, keep as in dropout.cu
-//   y = x W^T + u B^T + bias [M, out]       one product, whose inner dimension is that of the adapter and then the layer's
+//   y = epilogue(x W^T + u B^T) [M, out]    one product, whose inner dimension is that of the adapter and then the layer's; bias, and a
+//                                           residual, an activation or a gate (common/epilogue.cuh)
 //   v = s dy B               [M, r]
-//   dx = dropout'(v A) + dy W               one product too: the mask is put on the sums in registers, after the adapter's part
+//   dx = dropout'(v A) + dy W + residual    one product too, added to the gradient that x has already, if any: the mask is put on the sums in registers, after the adapter's part
 //   dA = v^T x~ [r, in]   dB = dy^T u [out, r]
 //
 // Shapes: x, dx [M, in]; W [out, in]; A [r, in], B [out, r], or stacked [E, r, in], [E, out, r]; any sizes, r rounded up to 8
-// (`padded`) inside. Saved for backward: x and u. The mask is drawn again: as a bit an element, once a backward.
+// (`padded`) inside. Saved for backward: x and u, and
+// what an activation was made of. The mask is drawn again: as a bit an element, once a backward.
 // Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
 // the parts are added in order. x is read once by each product that needs it.
 //
@@ -29,67 +31,15 @@
 // base among all rows: a tile goes through the rank of each segment that it meets, with other segments' rows of u as zeros.
 #include "common/gemm_f32.cuh"
 #include "common/gemv.cuh"
-#include "common/low_rank.cuh"
+#include "common/lora.cuh"
 #include "common/rows.cuh"
 
 namespace lora {
 
-using low_rank::CHUNK, low_rank::ROWS, low_rank::Rows, low_rank::rows_of, low_rank::STEP, low_rank::THREADS;
-
-// The second pair of operands of the long product: u or v, and the factors of the adapters; and what the mask does to it.
-struct Adapters {
-  const half_t* rank;
-  const half_t* factor;
-  long long ld_factor, factor_stride;
-  int inner;             // pieces times padded: also the length of a row of `rank`
-  const int4* segments;  // null: one adapter for all rows
-  const int2* meets;     // the segments that each tile of rows meets: from, to
-  const u32* keep;       // null: no mask
-  int words;
-  float keep_scale;
-};
-
-// Rows m0 .. m0 + 128 of u or v, as far as they are in `rows`.
-__device__ __forceinline__ void fetch_rank(half_t* tile, const half_t* rank, int inner, int m0, Rows rows, int k0) {
-#pragma unroll
-  for (int i = 0; i < gemm::TILE_ELEMENTS / CHUNK / THREADS; i++) {
-    const int id = threadIdx.x + i * THREADS, row = m0 + id / (STEP / CHUNK), chunk = id % (STEP / CHUNK), across = k0 + chunk * CHUNK;
-    // The rank is a whole number of chunks.
-    const bool inside = row >= rows.begin && row < rows.end && across < inner;
-    copy_async_16(tile + gemm::place<true>(id / (STEP / CHUNK), chunk), inside ? rank + u64(row) * inner + across : rank, inside ? 16 : 0);
-  }
-}
-
-// Keeps of the adapter's part what the dropout kept of x.
-__device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapters, gemm::Corner block, int m) {
-  const gemm::Corner warp = gemm::corner_of_warp();
-  const int lane = threadIdx.x % 32, word0 = (block.n0 + warp.n0) / 32;
-#pragma unroll
-  for (int i = 0; i < gemm::WARP_M / 16; i++) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = block.m0 + warp.m0 + i * 16 + half * 8 + lane / 4;
-      u32 kept[gemm::WARP_N / 32];
-#pragma unroll
-      for (int w = 0; w < gemm::WARP_N / 32; w++) {
-        const bool inside = row < m && word0 + w < adapters.words;
-        kept[w] = inside ? adapters.keep[u64(row) * adapters.words + word0 + w] >> lane % 4 * 2 : 0;
-      }
-#pragma unroll
-      for (int j = 0; j < gemm::WARP_N / 8; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float& value = sum[i][j][2 * half + e];
-          value = kept[j / 4] >> (j % 4 * 8 + e) & 1 ? value * adapters.keep_scale : 0.0f;
-        }
-      }
-    }
-  }
-}
-
-// c = mask(rank factor) + a b + bias.
+// c = epilogue(mask(rank factor) + a b).
 template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
-__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const float* bias, half_t* c) {
+__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const Epilogue<half_t> epilogue,
+                                   half_t* c) {
   extern __shared__ __align__(128) unsigned char smem[];
   half_t* ring = reinterpret_cast<half_t*>(smem);
   const int m = a.outer, n = b.outer;
@@ -121,13 +71,10 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
     if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
     gemm::advance<true, B_K_MAJOR>(sum, ring, adapter_steps, steps, steps, bring);
   }
-  gemm::write_tile(sum, smem, block, m, n, bias, c, n);
+  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
 
-// The same in f32 on the ordinary cores. Here u and v are f32 [M, padded], the factors are f32 as they are, and a tile is half as high.
-using gemm_f32::Part;
-constexpr int SMALL = gemm_f32::TILE;
-static_assert(ROWS == 2 * SMALL, "a range of rows is two tiles");
+// The same in f32 on the ordinary cores.
 
 // As low_rank::down. The factor is [rank, k] (FACTOR_K_MAJOR, for u) or [k, rank] (for v).
 template <bool FACTOR_K_MAJOR, class X>
@@ -150,44 +97,6 @@ __device__ __forceinline__ void down_f32(const X* x, const float* factor, const 
     for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
       const int row = m0 + gemm_f32::row_of_thread() + r, col = n0 + gemm_f32::col_of_thread() + s;
       if (row < rows.end && col < padded) parts[(u64(blockIdx.z) * m + row) * padded + col] = scale * sum[r][s];
-    }
-  }
-}
-
-// As `up`: c = mask(rank factor) + a b + bias, with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward.
-template <bool B_K_MAJOR, class X, class W>
-__device__ __forceinline__ void up_f32(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded,
-                                       const int4* segments, const int2* meets_of, const u32* keep, int words, float keep_scale,
-                                       const float* bias, X* c, int m, int n, int k) {
-  __shared__ gemm_f32::Tiles shared;
-  const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
-  const int2 meets = segments == nullptr ? make_int2(0, 1) : meets_of[m0 / ROWS];
-  gemm_f32::Sums sum = {};
-  for (int i = meets.x; i < meets.y; i++) {
-    const Rows rows = rows_of(segments, i, m, m);
-    const float* of_adapter = factor + u64(rows.adapter) * rank * n;
-    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<float>{rank_rows, padded, rows.begin, rows.end},
-                                          Part<float>{of_adapter, B_K_MAJOR ? rank : n, 0, n}, m0, n0, 0, rank);
-  }
-  const int row0 = m0 + gemm_f32::row_of_thread(), col0 = n0 + gemm_f32::col_of_thread();
-  if (keep != nullptr) {
-#pragma unroll
-    for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
-#pragma unroll
-      for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-        const int row = row0 + r, col = col0 + s;
-        const bool kept = row < m && col < n && keep[u64(row) * words + col / 32] >> col % 32 & 1;
-        sum[r][s] = kept ? sum[r][s] * keep_scale : 0.0f;
-      }
-    }
-  }
-  gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, Part<W>{b, B_K_MAJOR ? k : n, 0, n}, m0, n0, 0, k);
-#pragma unroll
-  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
-#pragma unroll
-    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-      const int row = row0 + r, col = col0 + s;
-      if (row < m && col < n) c[u64(row) * n + col] = from_f32<X>(sum[r][s] + (bias == nullptr ? 0.0f : bias[col]));
     }
   }
 }
@@ -241,24 +150,6 @@ __device__ __forceinline__ void few_down(const half_t* __restrict__ x, const F* 
   if (threadIdx.x == 0) u[u64(row) * padded + j] = scale * sum[0];
 }
 
-// What a row's adapter adds to column `col` of y.
-template <class F> struct FewUp {
-  const float* u;  // [m, padded]
-  const F* b;
-  const int* adapter_of;
-  int rank, padded, n;
-
-  __device__ __forceinline__ float operator()(float sum, int row, int col) const {
-    const int adapter = adapter_of == nullptr ? 0 : adapter_of[row];
-    if (adapter < 0) return sum;
-    const F* factor = b + (u64(adapter) * n + col) * rank;
-    float of_adapter = 0.0f;
-#pragma unroll 4
-    for (int j = 0; j < rank; j++) of_adapter = fmaf(u[row * padded + j], to_f32(factor[j]), of_adapter);
-    return sum + of_adapter;
-  }
-};
-
 }  // namespace lora
 
 #define PACK(NAME, FORWARD, T)                                                                                                    \
@@ -306,20 +197,20 @@ OF_HALF(DOWNS)
 OF_TYPES(RANK_SUMS)
 
 // y [m, n] = x [m, k] W^T with W [n, k]; dx [m, n] = dy [m, k] W with W [k, n].
-#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED)                                                                                              \
+#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
       NAME(const half_t* a, const half_t* b, const half_t* rank, const half_t* factor, long long ld_factor, long long factor_stride,      \
            int inner, const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,   \
-           half_t* c, int m, int n, int k) {                                                                                        \
-    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                                      \
-                                 {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, bias, \
-                                 c);                                                                                              \
+           const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                             \
+    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                              \
+                                         {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, \
+                                         EPILOGUE(bias, operand, kept, kind), c);                                                 \
   }
-#define UPS(HALF)                                               \
-  UP(lora_matmul_fwd_##HALF, true, true, false)                 \
-  UP(lora_matmul_fwd_##HALF##_ragged, true, false, false)       \
-  UP(lora_matmul_bwd_input_##HALF, false, true, true)           \
-  UP(lora_matmul_bwd_input_##HALF##_ragged, false, false, true)
+#define UPS(HALF)                                                              \
+  UP(lora_matmul_fwd_##HALF, true, true, false, any_epilogue)                  \
+  UP(lora_matmul_fwd_##HALF##_ragged, true, false, false, any_epilogue)        \
+  UP(lora_matmul_bwd_input_##HALF, false, true, true, adding_epilogue)         \
+  UP(lora_matmul_bwd_input_##HALF##_ragged, false, false, true, adding_epilogue)
 OF_HALF(UPS)
 
 #define FACTOR_PARTS(NAME, RANK, ALIGNED)                                                                                         \
@@ -355,21 +246,23 @@ extern "C" __global__ void __launch_bounds__(256) lora_matmul_bwd_factors(const 
   DOWN_F32(lora_matmul_bwd_down_##NAME, false, T)
 OF_TYPES(DOWNS_F32)
 
-#define UP_F32(NAME, B_K_MAJOR, X, W)                                                                                             \
+#define UP_F32(NAME, B_K_MAJOR, EPILOGUE, X, W)                                                                                   \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
       NAME(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded, const int4* segments,       \
-           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, X* c, int m, int n, int k) {       \
-    lora::up_f32<B_K_MAJOR>(a, b, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale, bias, c, m, n, k);   \
+           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, const X* operand, X* kept,         \
+           u32 kind, X* c, int m, int n, int k) {                                                                                 \
+    lora::up_f32<B_K_MAJOR>(a, gemm_f32::Part<W>{b, B_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale,                      \
+                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                     \
   }
-#define MIXED_UPS_F32(HALF)                                        \
-  UP_F32(lora_matmul_fwd_f32_##HALF, true, float, half_t)          \
-  UP_F32(lora_matmul_fwd_##HALF##_f32, true, half_t, float)        \
-  UP_F32(lora_matmul_bwd_input_f32_##HALF, false, float, half_t)   \
-  UP_F32(lora_matmul_bwd_input_##HALF##_f32, false, half_t, float)
+#define MIXED_UPS_F32(HALF)                                                        \
+  UP_F32(lora_matmul_fwd_f32_##HALF, true, any_epilogue, float, half_t)            \
+  UP_F32(lora_matmul_fwd_##HALF##_f32, true, any_epilogue, half_t, float)          \
+  UP_F32(lora_matmul_bwd_input_f32_##HALF, false, adding_epilogue, float, half_t)  \
+  UP_F32(lora_matmul_bwd_input_##HALF##_f32, false, adding_epilogue, half_t, float)
 OF_HALF(MIXED_UPS_F32)
 #ifndef WARPTUNE_F16
-UP_F32(lora_matmul_fwd_f32_f32, true, float, float)
-UP_F32(lora_matmul_bwd_input_f32_f32, false, float, float)
+UP_F32(lora_matmul_fwd_f32_f32, true, any_epilogue, float, float)
+UP_F32(lora_matmul_bwd_input_f32_f32, false, adding_epilogue, float, float)
 #endif
 
 #define FACTOR_PARTS_F32(NAME, X)                                                                                                 \
@@ -391,9 +284,11 @@ OF_TYPES(FACTOR_PARTS_F32)
 #define FEW_UP(NAME, TILES, F)                                                                                                    \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                                  \
       lora_matmul_fwd_few_##NAME(const half_t* x, const half_t* w, const float* u, const F* b, const int* adapter_of,                 \
-                                 const float* bias, half_t* y, int m, int n, int k, int rank, int padded) {                         \
+                                 const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* y, int m, int n, int k,      \
+                                 int rank, int padded) {                                                                          \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                            \
-    gemv::tensor_cores<TILES, true>(x, w, bias, y, m, n, k, parts, lora::FewUp<F>{u, b, adapter_of, rank, padded, n});            \
+    gemv::tensor_cores<TILES, true>(x, w, Epilogue<half_t>{bias, operand, kept, kind}, y, m, n, k, parts,                           \
+                                    lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                           \
   }
 #define FEWS(HALF)           \
   FEW(HALF##_f32, float)     \

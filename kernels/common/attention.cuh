@@ -90,6 +90,33 @@ template <class T> struct ForwardArguments {
   int window;
 };
 
+// A forward kernel's keys and values where they lie packed like its queries. ALIGNED: all rows start on 16 bytes and have whole chunks.
+template <class T, bool ALIGNED> struct Packed {
+  static constexpr bool KEYS_ALIGNED = ALIGNED;
+  // Keys and values of a block's head from its first tile on.
+  struct Stream {
+    const T* from[2];
+  };
+  const ForwardArguments<T>& a;
+
+  __device__ __forceinline__ Sequence sequence() const {
+    return Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  }
+  __device__ __forceinline__ Stream stream(const Sequence& seq, int kv_head, int begin) const {
+    return {{a.k.at(seq.k_begin + begin, kv_head * a.dim).data, a.v.at(seq.k_begin + begin, kv_head * a.dim).data}};
+  }
+  // Keys (0) or values (1) from row `first` of the stream on.
+  __device__ __forceinline__ Rows<const T> rows(const Stream& stream, int which, int first) const {
+    return Rows<const T>{stream.from[which], which == 0 ? a.k.stride : a.v.stride}.at(first, 0);
+  }
+  // Calls f with whether queries and outputs are aligned.
+  template <class F> __device__ __forceinline__ void with_alignment(F f) const { f(Known<ALIGNED>()); }
+  // Saves log sum e^s of a row, of which the largest score and the sum relative to that are known.
+  __device__ __forceinline__ void save(int head, i64 row, float most, float total) const {
+    a.lse[head * a.lse_stride + row] = most * a.scale + logf(total);
+  }
+};
+
 // What backward kernels take.
 template <class T> struct BackwardArguments {
   const uint2* tiles;
@@ -136,7 +163,7 @@ template <int D> struct Layout {
 };
 
 // Brings ROWS rows of `dim` elements to shared memory; rows from `rows` on and columns from `dim` on become zero. ALIGNED: rows start
-// on 16 bytes and have whole chunks; the copies are asynchronous, the caller closes their group. Otherwise elements come one by one.
+// on 16 bytes; the copies are asynchronous, the caller closes their group. Otherwise elements come one by one.
 template <int D, int ROWS, int THREADS, bool ALIGNED>
 __device__ __forceinline__ void fetch(u32 to, const Rows<const half_t> from, int rows, int dim) {
   using L = Layout<D>;
@@ -167,7 +194,7 @@ __device__ __forceinline__ void fetch(u32 to, const Rows<const half_t> from, int
       const half_t* source = left > 0 ? at + group * L::GROUP * CHUNK : from.data;
       const u32 target = place + pass * STEP * L::ROW_BYTES + group * L::GROUP * 16;
       if constexpr (ALIGNED) {
-        copy_async_16(target, source, left > 0 ? 16 : 0);
+        copy_async_16(target, source, left > 0 ? min(left, CHUNK) * 2 : 0);
       } else {
         uint4 packed = {0, 0, 0, 0};
         u32* words = &packed.x;

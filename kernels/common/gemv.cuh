@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "elements.cuh"
+#include "epilogue.cuh"
 #include "mma.cuh"
 
 namespace gemv {
@@ -78,19 +79,21 @@ struct Plain {
   __device__ __forceinline__ float operator()(float sum, int, int) const { return sum; }
 };
 
-// Adds the warps' parts of the block's columns, in order, and writes y. What plus(sum, row, column) makes of a sum is rounded.
+// Adds the warps' parts of the block's columns, in order, and writes y: plus(sum, row, column) goes into the epilogue.
 template <int ROWS, class X, class Plus>
-__device__ __forceinline__ void finish(const float (&parts)[WARPS][ROWS][PART_STRIDE], const float* __restrict__ bias,
+__device__ __forceinline__ void finish(const float (&parts)[WARPS][ROWS][PART_STRIDE], const Epilogue<X>& epilogue,
                                        X* __restrict__ y, int m, int n, int n0, const Plus& plus) {
   __syncthreads();  // Hazard: the parts are read by other threads than wrote them.
+#pragma unroll 1
   for (int id = threadIdx.x; id < m * TILE_N; id += THREADS) {
     const int row = id / TILE_N, col = id % TILE_N;
     if (n0 + col >= n) continue;
     float sum = parts[0][row][col];
 #pragma unroll
     for (int w = 1; w < WARPS; w++) sum += parts[w][row][col];
-    if (bias != nullptr) sum += bias[n0 + col];
-    y[static_cast<long long>(row) * n + n0 + col] = from_f32<X>(plus(sum, row, n0 + col));
+    if (epilogue.bias != nullptr) sum += epilogue.bias[n0 + col];
+    float z[1] = {plus(sum, row, n0 + col)};
+    epilogue.finish(z, y, static_cast<long long>(row) * n + n0 + col, 1);
   }
 }
 
@@ -124,7 +127,7 @@ template <bool ALIGNED, class X> struct Pieces {
 
 // On tensor cores: 8 TILES rows of x at most.
 template <int TILES, bool ALIGNED, class X, class Plus = Plain>
-__device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const half_t* __restrict__ w, const float* __restrict__ bias,
+__device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const half_t* __restrict__ w, const Epilogue<X>& epilogue,
                                              X* __restrict__ y, int m, int n, int k, float (&parts)[WARPS][8 * TILES][PART_STRIDE],
                                              const Plus& plus = {}) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, n0 = blockIdx.x * TILE_N;
@@ -167,7 +170,7 @@ __device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const half
       for (int e = 0; e < 4; e++) part[8 * j + 2 * t + e % 2][16 * i + e / 2 * 8 + g] = sum[i][j][e];
     }
   }
-  finish(parts, bias, y, m, n, n0, plus);
+  finish(parts, epilogue, y, m, n, n0, plus);
 }
 
 // A warp's ring of parts of x: of each step 4 LEN<W> elements of ROWS rows.
@@ -197,7 +200,7 @@ template <int ROWS, bool ALIGNED, class X, class W> struct Ring {
 // On the ordinary cores: groups of up to ROWS rows of x, one a block. The blocks of a tile of W follow each other, so that all but
 // the first find it in L2.
 template <int ROWS, bool ALIGNED, class X, class W>
-__device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W* __restrict__ w, const float* __restrict__ bias,
+__device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W* __restrict__ w, const Epilogue<X>& epilogue,
                                                X* __restrict__ y, int m, int n, int k) {
   const int groups = (m + ROWS - 1) / ROWS, first = blockIdx.x % groups * ROWS;
   x += static_cast<long long>(first) * k;
@@ -253,7 +256,7 @@ __device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W*
       if (t == 0) parts[threadIdx.x / 32][r][8 * i + g] = total;
     }
   }
-  finish(parts, bias, y, m, n, n0, Plain{});
+  finish(parts, epilogue.after(static_cast<long long>(first) * n), y, m, n, n0, Plain{});
 }
 
 }  // namespace gemv

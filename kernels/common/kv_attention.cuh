@@ -11,6 +11,7 @@ namespace kv_attention {
 constexpr u32 PAGE = 256;  // tokens of a page, and of a split
 constexpr int KEYS = 16;   // of a warp's tile: the depth of an mma
 constexpr u32 WHOLE = 0xffffffff;
+constexpr u32 MANY = 64;  // new tokens from which on a sequence is kernels/kv_prefill.cu's
 static_assert(PAGE % KEYS == 0, "a tile of keys lies in one page");
 
 // A sequence of a pass: its first row in q, how many tokens are new, how many lie before them in the cache, and its first row among

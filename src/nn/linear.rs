@@ -2,6 +2,7 @@
 
 use crate::autograd::{Param, Tape, Var};
 use crate::device::Device;
+use crate::ops::epilogue::Epilogue;
 use crate::ops::lora_matmul::{Lora, lora_matmul};
 use crate::ops::matmul::matmul;
 use crate::{Error, Result};
@@ -101,6 +102,14 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, tape: &Tape, x: &Var, adapters: bool) -> Result<Var> {
+        self.forward_with(tape, x, adapters, Epilogue::None)
+    }
+
+    /// As [`Linear::forward`], with what `epilogue` makes of it.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_with(&self, tape: &Tape, x: &Var, adapters: bool, epilogue: Epilogue<'_>) -> Result<Var> {
         let _scope = tape.scope(self.path.as_str());
         let Weight::Dense(weight) = &self.weight;
         let weight = tape.param(weight);
@@ -109,9 +118,9 @@ impl Linear {
             Some(adapter) if adapters => {
                 let (a, b) = (tape.param(&adapter.a), tape.param(&adapter.b));
                 let lora = Lora { a: &a, b: &b, scale: adapter.scale, dropout: adapter.dropout };
-                lora_matmul(tape, x, &weight, bias.as_ref(), &lora)
+                lora_matmul(tape, x, &weight, bias.as_ref(), &lora, epilogue)
             }
-            _ => matmul(tape, x, &weight, bias.as_ref()),
+            _ => matmul(tape, x, &weight, bias.as_ref(), epilogue),
         }
     }
 

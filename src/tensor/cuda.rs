@@ -96,6 +96,7 @@ impl Tensor {
             DType::BF16 => Tensor::from_bf16(fetch(self, buffer)?, &self.shape),
             DType::F16 => Tensor::from_f16(fetch(self, buffer)?, &self.shape),
             DType::U32 => Tensor::from_u32(fetch(self, buffer)?, &self.shape),
+            DType::U8 => Tensor::from_u8(fetch(self, buffer)?, &self.shape),
         })
     }
 
@@ -106,6 +107,7 @@ impl Tensor {
             DType::BF16 => bytemuck::cast_slice(self.as_bf16()?),
             DType::F16 => bytemuck::cast_slice(self.as_f16()?),
             DType::U32 => bytemuck::cast_slice(self.as_u32()?),
+            DType::U8 => self.as_u8()?,
         })
     }
 
@@ -139,6 +141,7 @@ impl Tensor {
                 DType::BF16 => Tensor::from_bf16(self.as_bf16()?.to_vec(), &self.shape),
                 DType::F16 => Tensor::from_f16(self.as_f16()?.to_vec(), &self.shape),
                 DType::U32 => Tensor::from_u32(self.as_u32()?.to_vec(), &self.shape),
+                DType::U8 => Tensor::from_u8(self.as_u8()?.to_vec(), &self.shape),
             }),
         }
     }

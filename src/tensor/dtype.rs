@@ -17,6 +17,8 @@ pub enum DType {
     F16,
     /// Unsigned 32-bit integers: token ids, positions, labels.
     U32,
+    /// Bytes: what quantized values are packed in.
+    U8,
 }
 
 impl DType {
@@ -25,6 +27,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::BF16 | DType::F16 => 2,
+            DType::U8 => 1,
         }
     }
 
@@ -65,7 +68,7 @@ impl DType {
             DType::F32 => 1.0 / (1u64 << 24) as f64,
             DType::BF16 => 1.0 / 256.0,
             DType::F16 => 1.0 / 2048.0,
-            DType::U32 => 0.0,
+            DType::U32 | DType::U8 => 0.0,
         }
     }
 
@@ -76,6 +79,7 @@ impl DType {
             DType::BF16 => "bf16",
             DType::F16 => "f16",
             DType::U32 => "u32",
+            DType::U8 => "u8",
         }
     }
 }

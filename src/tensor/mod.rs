@@ -3,6 +3,7 @@
 
 mod cuda;
 mod dtype;
+mod quantized;
 mod storage;
 
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 pub use dtype::{DType, Element};
+pub(crate) use quantized::check_block;
+pub use quantized::{BlockScales, NestedScales, QuantKind, QuantizedTensor};
 pub use storage::SharedBytes;
 use storage::Storage;
 
@@ -60,6 +63,11 @@ impl Tensor {
         Tensor::from_storage(Storage::U32(data), shape, DType::U32)
     }
 
+    /// As [`Tensor::from_f32`], of bytes.
+    pub fn from_u8(data: Vec<u8>, shape: &[usize]) -> Tensor {
+        Tensor::from_storage(Storage::U8(data), shape, DType::U8)
+    }
+
     /// A tensor that uses `bytes[start..]` in place. `None` if the range is not inside, or not aligned for `dtype`:
     /// the caller then copies.
     pub fn from_shared_bytes(
@@ -85,6 +93,7 @@ impl Tensor {
             DType::BF16 => Tensor::from_bf16(vec![bf16::ZERO; n], shape),
             DType::F16 => Tensor::from_f16(vec![f16::ZERO; n], shape),
             DType::U32 => Tensor::from_u32(vec![0; n], shape),
+            DType::U8 => Tensor::from_u8(vec![0; n], shape),
         }
     }
 
@@ -193,6 +202,11 @@ impl Tensor {
         self.slice(DType::U32)
     }
 
+    /// The elements of a host tensor of bytes.
+    pub fn as_u8(&self) -> Result<&[u8]> {
+        self.slice(DType::U8)
+    }
+
     /// A copy of the elements of a host tensor as f32 (floats only).
     pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
         crate::dispatch_float!("to_vec_f32", self.dtype, T => {
@@ -267,7 +281,7 @@ impl Tensor {
             DType::F32 => host.as_f32()?.iter().position(|x| !x.is_finite()),
             DType::BF16 => host.as_bf16()?.iter().position(|x| !x.is_finite()),
             DType::F16 => host.as_f16()?.iter().position(|x| !x.is_finite()),
-            DType::U32 => None,
+            DType::U32 | DType::U8 => None,
         })
     }
 

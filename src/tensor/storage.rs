@@ -17,6 +17,7 @@ pub(crate) enum Storage {
     BF16(Vec<bf16>),
     F16(Vec<f16>),
     U32(Vec<u32>),
+    U8(Vec<u8>),
     /// Elements used in place from a file; `start..end` was checked for bounds and alignment when it was made.
     Mapped {
         bytes: SharedBytes,
@@ -38,6 +39,7 @@ impl Storage {
             Storage::BF16(v) => v.len(),
             Storage::F16(v) => v.len(),
             Storage::U32(v) => v.len(),
+            Storage::U8(v) => v.len(),
             Storage::Mapped { start, end, dtype, .. } => (end - start) / dtype.size(),
             Storage::Cuda { len, .. } => *len,
         }
@@ -65,6 +67,7 @@ impl Storage {
             Storage::BF16(v) if dtype == DType::BF16 => bytemuck::try_cast_slice(v).ok(),
             Storage::F16(v) if dtype == DType::F16 => bytemuck::try_cast_slice(v).ok(),
             Storage::U32(v) if dtype == DType::U32 => bytemuck::try_cast_slice(v).ok(),
+            Storage::U8(v) if dtype == DType::U8 => bytemuck::try_cast_slice(v).ok(),
             Storage::Mapped { bytes, start, end, dtype: own } if dtype == *own => {
                 bytemuck::try_cast_slice((**bytes).as_ref().get(*start..*end)?).ok()
             }

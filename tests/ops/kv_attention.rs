@@ -168,6 +168,60 @@ fn pages_and_tiles() {
     }
 }
 
+/// Sequences with many new tokens and with few side by side, prompts and chunks that go on within a page and behind one, more than a tile
+/// of queries; windows; heads of every kernel, whole packs and not.
+#[test]
+fn prompts_and_chunks() {
+    let mut random = Random::new(14);
+    let lens = [(70, 0), (2, 300), (64, 250), (20, 30), (0, 3), (150, 106), (63, 1), (1, 0)];
+    for (heads, kv_heads, dim, window) in
+        [(4, 2, 64, Some(100)), (2, 2, 72, None), (2, 1, 20, Some(1)), (1, 1, 250, Some(300))]
+    {
+        let shape = shape(heads, kv_heads, dim, true, window);
+        for dtype in [DType::F32, DType::BF16] {
+            let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+            inputs.check(&shape, &inputs.run_at(cuda(), &shape));
+            assert_no_reports();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(6))]
+
+    /// A prompt at once, or in chunks, or token by token: all within the tolerance of exact attention, and at once or in chunks, where
+    /// these are of many tokens, the same bits.
+    #[test]
+    fn a_prompt_at_once_is_as_one_in_chunks_and_token_by_token(
+        (kv_heads, group, dim) in (1usize..3, 1usize..3, prop_oneof![Just(16usize), Just(20), Just(64), Just(80)]),
+        window in prop_oneof![Just(None), (1usize..200).prop_map(Some)],
+        chunks in prop::collection::vec(64usize..100, 1..4),
+        dtype in float_type(),
+        seed in any::<u64>(),
+    ) {
+        let shape = shape(group * kv_heads, kv_heads, dim, true, window);
+        let tokens: usize = chunks.iter().sum();
+        let inputs = Inputs::draw(&mut Random::new(seed), &shape, &[(tokens, 0)], dtype);
+        let grow = |steps: &[usize]| {
+            let mut caches = [cache(cuda(), &shape, dtype)];
+            let mut past = 0;
+            let mut all = Vec::new();
+            for &new in steps {
+                let q = inputs.q.rows(past, new).unwrap().to_device(cuda()).unwrap();
+                let out = inputs.extend(cuda(), &shape, &mut caches, &[past], &[new], Some(&q));
+                all.extend(out.unwrap().fetch_f32().unwrap());
+                past += new;
+            }
+            Tensor::from_f32(all, inputs.q.shape()).to_dtype(dtype).unwrap()
+        };
+        let whole = grow(&[tokens]);
+        inputs.check(&shape, &whole);
+        prop_assert!(bits(&grow(&chunks)) == bits(&whole));
+        inputs.check(&shape, &grow(&vec![1; tokens]));
+        assert_no_reports();
+    }
+}
+
 /// A prompt in one go, in chunks, or token by token: as training sees it.
 #[test]
 fn agrees_with_attention_over_the_whole_sequence() {

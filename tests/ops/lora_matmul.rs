@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use warptune::Error;
 use warptune::autograd::{Tape, Var};
 use warptune::device::Device;
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::lora_matmul::{Lora, LoraStack, Segments, lora_matmul, lora_matmul_segmented};
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
@@ -26,7 +27,16 @@ const SEED: u64 = 11;
 const STEP: u64 = 5;
 
 fn op(scale: f32, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Var> {
-    move |tape, v| lora_matmul(tape, &v[0], &v[1], v.get(4), &Lora { a: &v[2], b: &v[3], scale, dropout })
+    move |tape, v| {
+        lora_matmul(
+            tape,
+            &v[0],
+            &v[1],
+            v.get(4),
+            &Lora { a: &v[2], b: &v[3], scale, dropout },
+            Epilogue::None,
+        )
+    }
 }
 
 fn segmented(runs: &Runs, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Var> {
@@ -36,7 +46,7 @@ fn segmented(runs: &Runs, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::R
     move |tape, v| {
         let scales = scales.to_device(v[0].value().device())?;
         let loras = LoraStack { a: &v[2], b: &v[3], scales: &scales, dropout };
-        lora_matmul_segmented(tape, &v[0], &v[1], v.get(4), &loras, &segments)
+        lora_matmul_segmented(tape, &v[0], &v[1], v.get(4), &loras, &segments, Epilogue::None)
     }
 }
 
@@ -439,7 +449,7 @@ fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
             let tape = Tape::inference();
             let with = |p| bits(op(2.0, p)(&tape, &v).unwrap().value());
             assert_eq!(with(0.5), with(0.0));
-            let base = matmul(&tape, &v[0], &v[1], None).unwrap();
+            let base = matmul(&tape, &v[0], &v[1], None, Epilogue::None).unwrap();
             let adapted = op(2.0, 0.0)(&tape, &v).unwrap();
             if device == cuda() {
                 // Two kernels: their sums may go in two orders.
@@ -480,8 +490,15 @@ fn operands_that_do_not_fit_are_named() {
     let (x, w) = (var(&[2, 3]), var(&[4, 3]));
     let run = |a: &[usize], b: &[usize], dropout| {
         let (a, b) = (var(a), var(b));
-        lora_matmul(&Tape::training(1, 1), &x, &w, None, &Lora { a: &a, b: &b, scale: 1.0, dropout })
-            .unwrap_err()
+        lora_matmul(
+            &Tape::training(1, 1),
+            &x,
+            &w,
+            None,
+            &Lora { a: &a, b: &b, scale: 1.0, dropout },
+            Epilogue::None,
+        )
+        .unwrap_err()
     };
     assert_eq!(
         run(&[2, 5], &[4, 2], 0.0).to_string(),
@@ -500,7 +517,7 @@ fn segments_that_do_not_fit_are_named() {
         let (a, b, scales) = (var(a), var(b), Tensor::zeros(&[scales], DType::F32));
         let loras = LoraStack { a: &a, b: &b, scales: &scales, dropout: 0.0 };
         let segments = Segments::new(runs.iter().copied());
-        lora_matmul_segmented(&Tape::inference(), &x, &w, None, &loras, &segments).map(|_| ())
+        lora_matmul_segmented(&Tape::inference(), &x, &w, None, &loras, &segments, Epilogue::None).map(|_| ())
     };
     let fitting = [(2, Some(1)), (3, None)];
     assert!(run(&[2, 6, 3], &[2, 4, 6], 2, &fitting).is_ok());

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use warptune::Error;
 use warptune::autograd::{Tape, Var};
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
@@ -18,7 +19,7 @@ use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::{bits, values};
 
 fn op(tape: &Tape, v: &[Var]) -> warptune::Result<Var> {
-    matmul(tape, &v[0], &v[1], v.get(2))
+    matmul(tape, &v[0], &v[1], v.get(2), Epilogue::None)
 }
 
 /// Twice a plain f32 implementation's error, and two roundings of the sums' terms.
@@ -178,7 +179,8 @@ fn few_rows() {
                 ];
                 let [x, w, b] = [0, 1, 2].map(|i| values(&inputs[i]));
                 let vars = inputs.map(|x| Var::constant(x.to_device(cuda()).unwrap()));
-                let y = matmul(&Tape::inference(), &vars[0], &vars[1], Some(&vars[2])).unwrap();
+                let y =
+                    matmul(&Tape::inference(), &vars[0], &vars[1], Some(&vars[2]), Epilogue::None).unwrap();
                 let oracle = linear(&x, &w, Some(&b), m, k, n);
                 let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
                 let name = format!("{m} x {k} {x_type} times {n} x {k} {w_type}");
@@ -208,7 +210,11 @@ fn few_rows_have_the_bits_of_each_alone() {
             let w = random.tensor(&[40, k], w_type, 1.0).to_device(cuda()).unwrap();
             let y = |from: usize, rows: usize| {
                 let x = Var::constant(x.rows(from, rows).unwrap());
-                bits(matmul(&Tape::inference(), &x, &Var::constant(w.clone()), None).unwrap().value())
+                bits(
+                    matmul(&Tape::inference(), &x, &Var::constant(w.clone()), None, Epilogue::None)
+                        .unwrap()
+                        .value(),
+                )
             };
             let all = y(0, 16);
             for (from, rows) in [(0, 1), (15, 1), (3, 2), (7, 4), (4, 7), (8, 8), (1, 11)] {
@@ -229,7 +235,7 @@ fn products_beyond_f16_are_infinite() {
         let w = Tensor::from_f32(w, &[3, k]).to_dtype(DType::F16).unwrap();
         on_each(|device| {
             let [x, w] = [&x, &w].map(|x| Var::constant(x.to_device(device).unwrap()));
-            let y = values(matmul(&Tape::inference(), &x, &w, None).unwrap().value());
+            let y = values(matmul(&Tape::inference(), &x, &w, None, Epilogue::None).unwrap().value());
             for row in y.chunks(3) {
                 assert_eq!([row[0], row[2]], [f64::INFINITY, f64::NEG_INFINITY]);
                 assert!((row[1] - 2048.0).abs() <= 2.0, "{}", row[1]);
@@ -259,14 +265,17 @@ fn no_rows() {
 fn operands_that_do_not_fit_are_named() {
     let tape = Tape::inference();
     let var = |shape: &[usize]| Var::constant(Tensor::zeros(shape, DType::F32));
-    let error = matmul(&tape, &var(&[2, 3]), &var(&[4, 5]), None).unwrap_err();
+    let error = matmul(&tape, &var(&[2, 3]), &var(&[4, 5]), None, Epilogue::None).unwrap_err();
     assert_eq!(error.to_string(), "matmul: x [2, 3] and weight [4, 5] ([out, in]) differ in 'in'");
-    assert!(matmul(&tape, &var(&[2, 3]), &var(&[4, 3]), Some(&var(&[3]))).is_err());
-    assert!(matmul(&tape, &var(&[6]), &var(&[4, 3]), None).is_err());
+    assert!(matmul(&tape, &var(&[2, 3]), &var(&[4, 3]), Some(&var(&[3])), Epilogue::None).is_err());
+    assert!(matmul(&tape, &var(&[6]), &var(&[4, 3]), None, Epilogue::None).is_err());
     let there =
         [DType::BF16, DType::F16].map(|t| Var::constant(Tensor::zeros_on(cuda(), &[4, 3], t).unwrap()));
-    let error = matmul(&tape, &there[0], &there[1], None).unwrap_err().to_string();
+    let error = matmul(&tape, &there[0], &there[1], None, Epilogue::None).unwrap_err().to_string();
     assert_eq!(error, "matmul: bf16 times f16 has no CUDA kernel");
     let ids = Var::constant(Tensor::zeros(&[2, 3], DType::U32));
-    assert!(matches!(matmul(&tape, &ids, &var(&[4, 3]), None), Err(Error::DType { op: "matmul", .. })));
+    assert!(matches!(
+        matmul(&tape, &ids, &var(&[4, 3]), None, Epilogue::None),
+        Err(Error::DType { op: "matmul", .. })
+    ));
 }

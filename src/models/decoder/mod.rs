@@ -17,6 +17,7 @@ use crate::formats::DecoderConfig;
 use crate::nn::{Embedding, Linear, Norm, TokenBatch};
 use crate::ops::add::add;
 use crate::ops::attention::attention;
+use crate::ops::epilogue::Epilogue;
 use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
 use crate::tensor::{DType, Tensor};
@@ -169,7 +170,7 @@ impl Decoder {
         let tape = Tape::inference();
         // In f32 whatever the activations are: rounded logits would tie.
         let x = Var::constant(hidden.to_dtype(DType::F32)?);
-        Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None)?.into_value())
+        Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None, Epilogue::None)?.into_value())
     }
 
     /// Checks a batch in host memory and moves it to where the model is.

@@ -1,7 +1,7 @@
 //! CUDA kernels of attention over pages: see kernels/kv_attention.cu.
 
-use super::paged::{KvTable, PAGE, PageShape};
-use super::{KvAttentionSpec, OP};
+use super::OP;
+use super::paged::{Attention, KvTable, PAGE, PageShape};
 use crate::Result;
 use crate::device::cuda::{Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 kernel! {
     /// Outputs, or those of parts.
     Forward in "kv_attention" {
-        q: Pointer, sequences: Pointer, pages: Pointer, out: Pointer, parts: Pointer, marks: Pointer,
+        q: Pointer, sequences: Pointer, tokens_before: Pointer, pages: Pointer, out: Pointer, parts: Pointer, marks: Pointer,
         count: u32, page_capacity: u32, part_rows: u32, layer: u32, kv_heads: u32, group: u32, head_dim: u32, window: u32,
         scale: f32, packed: u32,
     }
@@ -68,18 +68,14 @@ fn most_pages(longest: usize, most_new: usize, window: Option<usize>) -> usize {
 }
 
 /// Whether packs of 16 bytes can be moved.
-fn is_packed(dtype: DType, head_dim: usize, pointers: &[Pointer]) -> bool {
+pub(super) fn is_packed(dtype: DType, head_dim: usize, pointers: &[Pointer]) -> bool {
     head_dim.is_multiple_of(dtype.pack()) && pointers.iter().all(|p| p.is_aligned())
 }
 
-/// Attention over a layer of the pages. The operands have been checked.
-pub(super) fn forward(
-    shape: &PageShape,
-    table: &KvTable,
-    layer: usize,
-    q: &Tensor,
-    spec: &KvAttentionSpec,
-) -> Result<Tensor> {
+/// Attention of sequences with less than many new tokens over a layer of the pages.
+pub(super) fn forward(attention: &Attention<'_>) -> Result<()> {
+    let Attention { table, layer, q, out, spec } = *attention;
+    let shape = table.shape();
     let (device, sizes) = (shape.device(), table.sizes());
     let (dtype, kv_heads, head_dim) = shape.head();
     let block = Block::new(dtype, head_dim)?;
@@ -92,22 +88,23 @@ pub(super) fn forward(
     let (heads, group) = (spec.heads, spec.heads / kv_heads);
     // Rows are counted in 32 bits.
     extent(OP, sizes.tokens.saturating_mul(heads))?;
-    let out = Tensor::uninitialised(device, q.shape(), dtype)?;
     let splits = most_pages(sizes.longest, sizes.most_few(), spec.window);
     let parted = if splits > 1 { sizes.part_rows } else { 0 };
     let padded = head_dim.next_multiple_of(dtype.pack());
     let parts = Tensor::uninitialised(device, &[splits, parted, heads, padded], DType::F32)?;
     let marks = Tensor::uninitialised(device, &[splits, parted, heads, 2], DType::F32)?;
     let [sequences, pages] = table.parts()?;
+    let [_, tokens_before] = table.tiles_and_tokens_before()?;
     let [q_at, out_at] = [q.pointer(OP, device)?, out.pointer(OP, device)?];
     let (parts_at, marks_at) = (parts.pointer(OP, device)?, marks.pointer(OP, device)?);
     let sequences_at = sequences.pointer(OP, device)?;
-    let window = spec.window.map_or(u32::MAX, |window| u32::try_from(window).unwrap_or(u32::MAX));
+    let window = attention.window();
     let packed = u32::from(is_packed(dtype, head_dim, &[q_at, out_at]));
     let (part_rows, head_dim) = (parted as u32, extent(OP, head_dim)?);
     let arguments = Forward {
         q: q_at,
         sequences: sequences_at,
+        tokens_before: tokens_before.pointer(OP, device)?,
         pages: pages.pointer(OP, device)?,
         out: out_at,
         parts: parts_at,
@@ -124,7 +121,7 @@ pub(super) fn forward(
         packed,
     };
     // Room for the tiles of all sequences, wherever one ends within a tile.
-    let tiles = if sizes.tokens == 0 { 0 } else { sizes.tokens * group / block.rows + sizes.sequences };
+    let tiles = sizes.less_than_many * group / block.rows + sizes.sequences;
     let grid = Grid { blocks: [tiles, splits, kv_heads], threads: block.threads, shared: block.shared };
     device.launch(entry, arguments, grid)?;
     if parted > 0 {
@@ -145,7 +142,7 @@ pub(super) fn forward(
         let blocks = [(heads * padded / 4).div_ceil(THREADS), sizes.most_few(), sizes.sequences];
         device.launch(entry, arguments, Grid { blocks, threads: THREADS as u32, shared: 0 })?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Keys and values into a layer of the pages. The operands have been checked.

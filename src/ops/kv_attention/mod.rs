@@ -3,6 +3,7 @@
 mod cpu;
 mod cuda;
 mod paged;
+mod prefill;
 
 use crate::ops::attention::tiles::Geometry;
 use crate::tensor::{Element, Tensor};

@@ -3,6 +3,7 @@
 use super::OP;
 use super::plan::{Case, Plan, TILE};
 use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
+use crate::ops::epilogue::{Epilogue, Finish};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -10,7 +11,8 @@ use crate::{Error, Result};
 kernel! {
     /// kernels/matmul.cu: products, on tensor cores and on the ordinary ones.
     Product in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
+        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
+        c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
     }
 }
 
@@ -24,13 +26,16 @@ kernel! {
 kernel! {
     /// kernels/matmul.cu, their sum.
     SumParts in "matmul" {
-        parts: Pointer, bias: Pointer, c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
+        parts: Pointer, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
+        c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
     }
 }
 
 kernel! {
     /// kernels/gemv.cu
-    Gemv in "gemv" { x: Pointer, w: Pointer, bias: Pointer, y: Pointer, m: i32, n: i32, k: i32 }
+    Gemv in "gemv" {
+        x: Pointer, w: Pointer, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, y: Pointer, m: i32, n: i32, k: i32,
+    }
 }
 
 kernel! {
@@ -50,23 +55,34 @@ const GEMV_THREADS: u32 = 256;
 /// Threads of a block that adds parts.
 const PARTS_THREADS: usize = 256;
 
+/// y, and z if it is kept.
 pub(super) fn forward(
     device: &'static CudaDevice,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    product(device, Case::Nt, x, w, bias, x.dtype())
+    epilogue: &Epilogue<'_>,
+    keeps: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let of_y = ([pair(x)?[0], pair(w)?[0]], x.dtype());
+    let finish = Finish::new(OP, device, epilogue, bias, of_y, keeps)?;
+    let y = product(device, Case::Nt, x, w, &finish, x.dtype())?;
+    Ok((y, finish.z))
 }
 
-/// `dx = dy W`.
-pub(super) fn grad_input(device: &'static CudaDevice, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    product(device, Case::Nn, dy, w, None, dy.dtype())
+/// `dx = dy W`, plus the gradient that x has already.
+pub(super) fn grad_input(
+    device: &'static CudaDevice,
+    dy: &Tensor,
+    w: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    product(device, Case::Nn, dy, w, &Finish::adding(OP, device, residual)?, dy.dtype())
 }
 
 /// `dW = dy^T x`, f32.
 pub(in crate::ops) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    product(device, Case::Tn, dy, x, None, DType::F32)
+    product(device, Case::Tn, dy, x, &Finish::adding(OP, device, None)?, DType::F32)
 }
 
 /// The sum over the rows of dy `[M, n]`, f32 `[n]`.
@@ -87,10 +103,10 @@ fn int(size: usize) -> Result<i32> {
 }
 
 /// A product's operands as kernels take them.
-struct Operands {
+struct Operands<'a> {
     a: Pointer,
     b: Pointer,
-    bias: Pointer,
+    finish: &'a Finish,
     c: Pointer,
     lda: i64,
     ldb: i64,
@@ -98,10 +114,12 @@ struct Operands {
     aligned: bool,
 }
 
-impl Operands {
+impl Operands<'_> {
     fn product(&self, [m, n, k]: [usize; 3]) -> Result<Product> {
-        let Operands { a, b, bias, c, lda, ldb, .. } = *self;
-        Ok(Product { a, b, lda, ldb, bias, c, ldc: n as i64, m: int(m)?, n: int(n)?, k: int(k)? })
+        let Operands { a, b, c, lda, ldb, .. } = *self;
+        let Finish { bias, operand, kept, kind, .. } = *self.finish;
+        let (ldc, m, n, k) = (n as i64, int(m)?, int(n)?, int(k)?);
+        Ok(Product { a, b, lda, ldb, bias, operand, kept, kind, c, ldc, m, n, k })
     }
 }
 
@@ -110,7 +128,7 @@ fn product(
     case: Case,
     a: &Tensor,
     b: &Tensor,
-    bias: Option<&Tensor>,
+    finish: &Finish,
     out: DType,
 ) -> Result<Tensor> {
     let ([a_rows, a_cols], [b_rows, b_cols]) = (pair(a)?, pair(b)?);
@@ -120,14 +138,13 @@ fn product(
         Case::Tn => [a_cols, b_cols, a_rows],
     };
     let c = Tensor::uninitialised(device, &[m, n], out)?;
-    let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
     let row_aligned =
         |x: &Tensor, at: Pointer, cols: usize| at.is_aligned() && cols.is_multiple_of(x.dtype().pack());
     let (a_at, b_at) = (a.pointer(OP, device)?, b.pointer(OP, device)?);
     let operands = Operands {
         a: a_at,
         b: b_at,
-        bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| bias.pointer(OP, device))?,
+        finish,
         c: c.pointer(OP, device)?,
         lda: a_cols as i64,
         ldb: b_cols as i64,
@@ -184,9 +201,11 @@ fn gemv(
         ((BF16, BF16) | (F16, F16) | (F32, BF16), false) => 16,
         (_, false) => 8,
     };
-    let Operands { a: x, b: w, bias, c: y, .. } = *operands;
-    let arguments = Gemv { x, w, bias, y, m: int(m)?, n: int(n)?, k: int(k)? };
-    device.launch(entry, arguments, Grid::new(n.div_ceil(GEMV_TILE) * m.div_ceil(group), GEMV_THREADS))
+    let Operands { a: x, b: w, c: y, .. } = *operands;
+    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
+    let (blocks, (m, n, k)) = (n.div_ceil(GEMV_TILE) * m.div_ceil(group), (int(m)?, int(n)?, int(k)?));
+    let arguments = Gemv { x, w, bias, operand, kept, kind, y, m, n, k };
+    device.launch(entry, arguments, Grid::new(blocks, GEMV_THREADS))
 }
 
 fn tensor_cores(
@@ -230,7 +249,7 @@ fn tensor_cores_split(
     let entry = Entry::of(OP, entry, &[dtype])?;
     let buffer = Tensor::uninitialised(device, &[parts, m, n], DType::F32)?;
     let parts_at = buffer.pointer(OP, device)?;
-    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
+    let Operands { a, b, c, lda, ldb, .. } = *operands;
     let arguments = TensorCoresSplit { a, b, lda, ldb, parts: parts_at, m: int(m)?, n: int(n)?, k: int(k)? };
     let blocks = [m.div_ceil(TILE) * n.div_ceil(TILE), parts, 1];
     device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: SHARED })?;
@@ -238,10 +257,14 @@ fn tensor_cores_split(
     let entry = out.select(OP, ["matmul_sum_parts_f32", "matmul_sum_parts_bf16"])?;
     let entry = Entry::of(OP, entry, &[out])?;
     let elements = m * n;
-    let pack = if elements.is_multiple_of(4) { 4 } else { 1 };
+    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
+    let pack = if elements.is_multiple_of(4) && operand.is_aligned() { 4 } else { 1 };
     let arguments = SumParts {
         parts: parts_at,
         bias,
+        operand,
+        kept,
+        kind,
         c,
         elements: extent(OP, elements)?,
         n: extent(OP, n)?,

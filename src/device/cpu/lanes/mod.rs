@@ -26,6 +26,8 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The vector register.
     type V: Copy;
+    /// Sixteen numbers to choose from.
+    type Table: Copy;
     /// Lanes of a register.
     const LANES: usize;
 
@@ -59,6 +61,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn select_le(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// Adds the low bits of `n` to the exponent of `p`: `p 2^i` if `n` is i + 1.5 * 2^23.
     fn add_exponent(self, p: Self::V, n: Self::V) -> Self::V;
+
+    /// A table for [`Simd::look_up`].
+    fn table(self, values: &[f32; 16]) -> Self::Table;
+    /// The entries that the first LANES / 2 bytes name, two each, that of the upper half first; panics if there are fewer.
+    fn look_up(self, table: Self::Table, codes: &[u8]) -> Self::V;
+    /// The entries that the first 4 LANES bytes name: vector e holds in lane i that of code 8 i + e. Panics if there are fewer.
+    fn look_up_words(self, table: Self::Table, codes: &[u8]) -> [Self::V; 8];
 
     /// The first LANES elements; panics if there are fewer.
     #[inline(always)]

@@ -18,6 +18,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    type Table = [f32; 16];
     const LANES: usize = LANES;
 
     #[inline(always)]
@@ -89,6 +90,22 @@ impl Simd for Portable {
     #[inline(always)]
     fn select_le(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] <= b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> [f32; 16] {
+        *values
+    }
+    #[inline(always)]
+    fn look_up(self, table: [f32; 16], codes: &[u8]) -> Self::V {
+        let codes = &codes[..LANES / 2];
+        std::array::from_fn(|i| table[usize::from(codes[i / 2] >> (4 - i % 2 * 4) & 15)])
+    }
+    #[inline(always)]
+    fn look_up_words(self, table: [f32; 16], codes: &[u8]) -> [Self::V; 8] {
+        let codes = &codes[..4 * LANES];
+        std::array::from_fn(|e| {
+            std::array::from_fn(|i| table[usize::from(codes[4 * i + e / 2] >> (4 - e % 2 * 4) & 15)])
+        })
     }
     #[inline(always)]
     fn add_exponent(self, p: Self::V, n: Self::V) -> Self::V {

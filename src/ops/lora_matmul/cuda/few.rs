@@ -3,6 +3,7 @@
 use super::Run;
 use crate::Result;
 use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
 use crate::tensor::{DType, Tensor};
 
@@ -16,8 +17,8 @@ kernel! {
 kernel! {
     /// y.
     FewUp in "lora_matmul" {
-        x: Pointer, w: Pointer, u: Pointer, b: Pointer, adapter_of: Pointer, bias: Pointer, y: Pointer,
-        m: u32, n: u32, k: u32, rank: u32, padded: u32,
+        x: Pointer, w: Pointer, u: Pointer, b: Pointer, adapter_of: Pointer, bias: Pointer, operand: Pointer,
+        kept: Pointer, kind: u32, y: Pointer, m: u32, n: u32, k: u32, rank: u32, padded: u32,
     }
 }
 
@@ -38,7 +39,7 @@ impl Run<'_> {
     }
 
     /// y, and u as f32 `[M, padded]`.
-    pub(super) fn few(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+    pub(super) fn few(&self, x: &Tensor, finish: &Finish) -> Result<(Tensor, Tensor)> {
         let super::Layer { w, a, b, .. } = self.layer;
         let [m, n, k, rank, padded] =
             [self.m, self.n, self.k, self.rank, self.padded].map(|size| size as u32);
@@ -60,14 +61,17 @@ impl Run<'_> {
         self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
         let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = FewUp {
             x: self.pointer(x)?,
             w: self.pointer(w)?,
             u: self.pointer(&u)?,
             b: self.pointer(b)?,
             adapter_of,
-            bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| self.pointer(bias))?,
+            bias,
+            operand,
+            kept,
+            kind,
             y: self.pointer(&y)?,
             m,
             n,

@@ -10,6 +10,7 @@ use super::{Layer, OP, Scale};
 use crate::Result;
 use crate::device::Device;
 use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
+use crate::ops::epilogue::{Epilogue, Finish};
 use crate::ops::matmul;
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
@@ -220,26 +221,30 @@ impl<'a> Run<'a> {
     }
 }
 
-/// y and u.
+/// y, u, and z if it is kept.
 pub(super) fn forward(
     device: &'static CudaDevice,
     x: &Tensor,
     bias: Option<&Tensor>,
     layer: &Layer,
-) -> Result<(Tensor, Tensor)> {
+    epilogue: &Epilogue<'_>,
+    keeps: bool,
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
     let run = Run::new(device, x, layer)?;
+    let finish = Finish::new(OP, device, epilogue, bias, ([run.m, run.n], run.dtype), keeps)?;
     if run.is_few(x)? {
-        return run.few(x, bias);
+        let (y, u) = run.few(x, &finish)?;
+        return Ok((y, u, finish.z));
     }
     let factors = run.factors(Pass::Forward)?;
     // On tensor cores the mask is drawn where x is loaded.
     let kept = if run.tensor_cores { None } else { run.kept()? };
     let u = run.down(Pass::Forward, x, &factors, kept.as_ref())?;
-    let y = run.up(Pass::Forward, x, &u, &factors, None, bias)?;
-    Ok((y, u))
+    let y = run.up(Pass::Forward, x, &u, &factors, None, &finish)?;
+    Ok((y, u, finish.z))
 }
 
-/// The wanted gradients of x, w, A, B and bias.
+/// The wanted gradients of x, w, A, B and bias; that of x with `residual`, the gradient that it has already.
 pub(super) fn backward(
     device: &'static CudaDevice,
     dy: &Tensor,
@@ -247,6 +252,7 @@ pub(super) fn backward(
     u: &Tensor,
     layer: &Layer,
     wanted: [bool; 5],
+    residual: Option<&Tensor>,
 ) -> Result<[Option<Tensor>; 5]> {
     let run = Run::new(device, x, layer)?;
     let [want_x, want_w, want_a, want_b, want_bias] = wanted;
@@ -256,7 +262,8 @@ pub(super) fn backward(
         kept = run.kept()?;
         let of_dy = run.down(Pass::Backward, dy, &factors, None)?;
         if want_x {
-            dx = Some(run.up(Pass::Backward, dy, &of_dy, &factors, kept.as_ref(), None)?);
+            let finish = Finish::adding(OP, device, residual)?;
+            dx = Some(run.up(Pass::Backward, dy, &of_dy, &factors, kept.as_ref(), &finish)?);
         }
         v = Some(of_dy);
     }

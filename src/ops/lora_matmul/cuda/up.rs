@@ -2,6 +2,7 @@
 
 use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, THREADS, TILE};
 use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -10,8 +11,8 @@ kernel! {
     /// y or dx, on tensor cores.
     Up in "lora_matmul" {
         a: Pointer, b: Pointer, rank: Pointer, factor: Pointer, ld_factor: i64, factor_stride: i64, inner: u32,
-        segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, c: Pointer,
-        m: u32, n: u32, k: u32,
+        segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer,
+        kept: Pointer, kind: u32, c: Pointer, m: u32, n: u32, k: u32,
     }
 }
 
@@ -19,7 +20,8 @@ kernel! {
     /// The same on the ordinary cores.
     UpF32 in "lora_matmul" {
         a: Pointer, b: Pointer, rank_rows: Pointer, factor: Pointer, rank: u32, padded: u32, segments: Pointer, meets: Pointer,
-        keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, c: Pointer, m: u32, n: u32, k: u32,
+        keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
+        m: u32, n: u32, k: u32,
     }
 }
 
@@ -27,7 +29,7 @@ kernel! {
 const SHARED: u32 = 64 << 10;
 
 impl Run<'_> {
-    /// `mask(rank factor) + a w + bias`: y from x and u, dx from dy and v.
+    /// `finish(mask(rank factor) + a w)`: y from x and u, dx from dy and v.
     pub(super) fn up(
         &self,
         pass: Pass,
@@ -35,7 +37,7 @@ impl Run<'_> {
         rank: &Tensor,
         factors: &Factors,
         kept: Option<&Kept>,
-        bias: Option<&Tensor>,
+        finish: &Finish,
     ) -> Result<Tensor> {
         let m = self.m;
         let (k, n) = if pass == Pass::Forward { (self.k, self.n) } else { (self.n, self.k) };
@@ -43,8 +45,7 @@ impl Run<'_> {
         let (factor, ld) = &factors.up;
         let w = &self.layer.w;
         let (keep, words, keep_scale) = self.keep(kept)?;
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-        let bias = bias.as_ref().map_or(Ok(Pointer::NULL), |bias| self.pointer(bias))?;
+        let Finish { bias, operand, kept, kind, .. } = *finish;
         let [segments, meets] = [self.table(|t| &t.segments)?, self.table(|t| &t.meets)?];
         if self.tensor_cores {
             let entry = match (pass, self.aligned(&[a, w])?) {
@@ -67,6 +68,9 @@ impl Run<'_> {
                 words,
                 keep_scale,
                 bias,
+                operand,
+                kept,
+                kind,
                 c: self.pointer(&c)?,
                 m: m as u32,
                 n: n as u32,
@@ -101,6 +105,9 @@ impl Run<'_> {
                 words,
                 keep_scale,
                 bias,
+                operand,
+                kept,
+                kind,
                 c: self.pointer(&c)?,
                 m: m as u32,
                 n: n as u32,

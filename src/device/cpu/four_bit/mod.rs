@@ -1,0 +1,10 @@
+//! Blocks of 4-bit codes on the CPU: numbers to codes and back. The layout is that of
+//! [`QuantizedTensor`](crate::tensor::QuantizedTensor).
+
+mod decode;
+mod encode;
+mod scales;
+
+pub(crate) use decode::Packed;
+pub(crate) use encode::encode;
+pub(crate) use scales::{decode_scales, dynamic_map, nest};
