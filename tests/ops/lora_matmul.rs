@@ -342,6 +342,22 @@ fn few_rows() {
     }
 }
 
+/// Factors of bf16 on a layer of f16, and the other way round, few rows and many.
+#[test]
+fn factors_of_the_other_type_of_16_bits() {
+    for (i, m) in [4, 20, 5, 40].into_iter().enumerate() {
+        let (s, half, other) = (Shape { m, k: 64, n: 48, r: 8 }, half_type(i / 2), half_type(i / 2 + 1));
+        let inputs = inputs(&s, None, [half, half, other], false, i as u64);
+        let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], half, 1.0);
+        let expected = Expected::new(&inputs, &dy, 0.0, &Adapters::One(1.5), &s);
+        on_each(|device| {
+            let tape = Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape, &inputs, &dy, |_| true, op(1.5, 0.0)).unwrap();
+            expected.check(&outcome, pairs(device, &inputs));
+        });
+    }
+}
+
 /// A stack of one adapter for all rows is that adapter, and an adapter without rows gets a gradient of zeros.
 #[test]
 fn one_segment_is_the_plain_op() {

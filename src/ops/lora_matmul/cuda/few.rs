@@ -35,6 +35,9 @@ impl Run<'_> {
     /// tensors lie.
     pub(super) fn is_few(&self, x: &Tensor) -> Result<bool> {
         let suits = self.tensor_cores && self.m <= ROWS && self.layer.mask.is_none();
+        // Factors are used as they are; those of the other type of 16 bits have pairs made of them for the other kernels.
+        let known = |factor: &Tensor| factor.dtype() == DType::F32 || factor.dtype() == self.dtype;
+        let suits = suits && known(&self.layer.a) && known(&self.layer.b);
         Ok(suits && self.aligned(&[x, &self.layer.w])? && self.pointer(&self.layer.a)?.is_aligned())
     }
 

@@ -81,7 +81,7 @@ struct Run<'a> {
     dtype: DType,
     /// Whether x and the weight are both of one type of 16 bits.
     tensor_cores: bool,
-    /// Whether the factors are f32, so that they have low parts.
+    /// Whether a factor is of another type than x, so that it is taken as f32 and has low parts.
     has_low: bool,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
             padded: rank.next_multiple_of(8),
             dtype: x.dtype(),
             tensor_cores: x.dtype() == layer.w.dtype() && x.dtype().is_half(),
-            has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() == DType::F32),
+            has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() != x.dtype()),
         })
     }
 
