@@ -67,7 +67,7 @@ pub fn gemm<T: Element>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, p
         DType::F32 => sum(MatMut::new(bytemuck::cast_slice_mut(out), m, n), init, products),
         DType::BF16 => sum_in_panels::<bf16>(bytemuck::cast_slice_mut(out), (m, n), init, products),
         DType::F16 => sum_in_panels::<f16>(bytemuck::cast_slice_mut(out), (m, n), init, products),
-        DType::U32 => unreachable!("no float type"),
+        DType::U32 | DType::U8 => unreachable!("no float type"),
     }
 }
 
