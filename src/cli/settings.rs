@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::optim::schedule::ScheduleKind;
-use crate::tensor::DType;
+use crate::tensor::{DType, QuantKind};
 use crate::train::options::{TrainOptions, Warmup};
 use crate::{Error, Result};
 
@@ -121,6 +121,11 @@ pub(super) fn float_dtype(key: &str, name: &str) -> Result<DType> {
         "bf16" => Ok(DType::BF16),
         other => Err(Error::config(key, format!("is '{other}'; allowed: f32, bf16"))),
     }
+}
+
+/// The kind of 4-bit codes that `key` names.
+pub(super) fn quant_kind(key: &str, name: &str) -> Result<QuantKind> {
+    name.parse().map_err(|_| Error::config(key, format!("is '{name}'; allowed: nf4, fp4")))
 }
 
 /// A setting that has no default.

@@ -107,16 +107,16 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         return gemv::gemv(out, read, p);
     }
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
-    // A bf16 right operand is widened in blocks of its stored rows; its panels of the left operand too.
+    // A bf16 or 4-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
     let stored_rows = |row_len: usize| (BLOCK_ELEMENTS / row_len.max(1)).max(16);
     let (k_block, n_block) = match p.b.elements {
         Elements::F32(_) => (k, n),
-        Elements::BF16(_) if p.b.is_row_major() => (stored_rows(n), n),
-        Elements::BF16(_) => (k, stored_rows(k)),
+        _ if p.b.is_row_major() => (stored_rows(n), n),
+        _ => (k, stored_rows(k)),
     };
     let m_block = match p.a.elements {
         Elements::F32(_) => m,
-        Elements::BF16(_) => PANEL_ROWS,
+        _ => PANEL_ROWS,
     };
     let (mut a_scratch, mut b_scratch) = (Vec::new(), Vec::new());
     for (i, mb) in blocks(m, m_block) {

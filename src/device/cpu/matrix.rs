@@ -2,17 +2,19 @@
 
 use half::bf16;
 
-use crate::tensor::{DType, Tensor};
+use super::four_bit::Packed;
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
-/// Elements of either float type.
+/// Elements of either float type, or in 4-bit blocks.
 #[derive(Clone, Copy)]
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
+    FourBit(Packed<'a>),
 }
 
-/// A matrix to read: f32 or bf16, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
+/// A matrix to read: f32, bf16 or in 4-bit blocks, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     pub(super) elements: Elements<'a>,
@@ -46,6 +48,12 @@ impl<'a> Mat<'a> {
         Ok(Mat::row_major(elements, tensor.numel(), rows, cols))
     }
 
+    /// The matrix that a quantized tensor in host memory stands for: it is decoded in the blocks in which it is used.
+    pub fn of_quantized(tensor: &'a QuantizedTensor) -> Result<Mat<'a>> {
+        let [rows, cols] = *tensor.shape();
+        Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
+    }
+
     /// The transposed matrix, in the same memory.
     pub fn t(self) -> Mat<'a> {
         Mat {
@@ -71,6 +79,7 @@ impl<'a> Mat<'a> {
         let elements = match self.elements {
             Elements::F32(x) => Elements::F32(&x[offset..]),
             Elements::BF16(x) => Elements::BF16(&x[offset..]),
+            Elements::FourBit(x) => Elements::FourBit(x.from(offset)),
         };
         Mat { elements, rows: len, ..self }
     }
@@ -98,7 +107,9 @@ impl<'a> Mat<'a> {
     where
         'a: 'b,
     {
-        let Elements::BF16(data) = self.elements else { return self };
+        if matches!(self.elements, Elements::F32(_)) {
+            return self;
+        }
         if !self.is_row_major() {
             return self.t().widen(scratch).t();
         }
@@ -107,7 +118,11 @@ impl<'a> Mat<'a> {
         super::parallel::rows_mut(scratch, cols, |first, piece| {
             for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
                 let start = (first + i) * self.row_stride;
-                super::slices::convert(&data[start..start + cols], out);
+                match self.elements {
+                    Elements::F32(data) => out.copy_from_slice(&data[start..start + cols]),
+                    Elements::BF16(data) => super::slices::convert(&data[start..start + cols], out),
+                    Elements::FourBit(packed) => packed.decode(start, out),
+                }
             }
         });
         Mat::f32(scratch, rows, cols)
