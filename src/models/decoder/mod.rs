@@ -6,6 +6,7 @@ mod decode_step;
 mod init;
 mod layer;
 mod load;
+mod quantize;
 mod save;
 mod untrained;
 
@@ -24,6 +25,7 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 pub use decode_step::DecodeStep;
 use layer::{Layer, Pass};
+pub use quantize::quantize_checkpoint;
 
 /// A decoder language model. T is the number of tokens of a packed batch.
 pub struct Decoder {
@@ -74,6 +76,7 @@ impl Decoder {
     pub fn to_device(&self, device: Device) -> Result<()> {
         let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
         let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
+        self.quantized_weights().try_for_each(|weight| weight.to_device(device))?;
         self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 
@@ -93,7 +96,7 @@ impl Decoder {
         self.adapters
     }
 
-    /// The parameters, adapters' excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
+    /// The parameters, adapters' and weights in 4-bit blocks excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
     pub fn parameters(&self) -> Vec<Param> {
         let mut all = vec![self.embedding.weight().clone()];
         all.extend(self.positions.iter().map(|p| p.weight().clone()));

@@ -5,6 +5,7 @@ use crate::Result;
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
+use crate::ops::quantized_matmul::cuda::{self as quantized_matmul, FewAdapters};
 use crate::tensor::{DType, Tensor};
 
 kernel! {
@@ -35,7 +36,13 @@ impl Run<'_> {
     /// tensors lie.
     pub(super) fn is_few(&self, x: &Tensor) -> Result<bool> {
         let suits = self.tensor_cores && self.m <= ROWS && self.layer.mask.is_none();
-        Ok(suits && self.aligned(&[x, &self.layer.w])? && self.pointer(&self.layer.a)?.is_aligned())
+        if !suits || !self.pointer(&self.layer.a)?.is_aligned() {
+            return Ok(false);
+        }
+        match &self.layer.quantized {
+            Some(w) => quantized_matmul::is_few(OP, self.device, x, w),
+            None => self.aligned(&[x, &self.layer.w]),
+        }
     }
 
     /// y, and u as f32 `[M, padded]`.
@@ -60,6 +67,11 @@ impl Run<'_> {
         let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
         self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
+        if let Some(w) = &self.layer.quantized {
+            let [u_at, b_at] = [self.pointer(&u)?, self.pointer(b)?];
+            let adapters = FewAdapters { u: u_at, b: b_at, b_dtype: b.dtype(), adapter_of, rank, padded };
+            return Ok((quantized_matmul::few(OP, self.device, x, w, &adapters, finish)?, u));
+        }
         let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
         let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = FewUp {
