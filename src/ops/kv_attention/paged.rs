@@ -177,6 +177,10 @@ impl KvTable {
         (self.sizes.sequences, self.sizes.page_capacity)
     }
 
+    pub(super) fn shape(&self) -> &PageShape {
+        &self.shape
+    }
+
     pub(super) fn sizes(&self) -> &Sizes {
         &self.sizes
     }
@@ -219,18 +223,6 @@ fn entries(shape: &PageShape, sizes: &Sizes, sequences: &[Paged<'_>]) -> Result<
     Ok(Tensor::from_u32(words, &[len]))
 }
 
-/// Adds the new tokens' keys and values `[tokens, kv_heads * head_dim]`, in the type of the pages, to a layer of the pages.
-///
-/// Errors: [`Error::Shape`] or [`Error::DType`] if they do not fit the table's pages; operands elsewhere.
-pub(crate) fn kv_append(table: &KvTable, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-    const OP: &str = "kv_append";
-    check_layer(OP, table, layer)?;
-    for x in [k, v] {
-        check(OP, table, x, table.shape.width())?;
-    }
-    cuda::append(&table.shape, table, layer, k, v)
-}
-
 /// [`kv_attention`](super::kv_attention) over pages that hold the new tokens' keys and values already; q as the pages' type.
 ///
 /// Errors: [`Error::Shape`] or [`Error::DType`] if q does not fit the table's pages; operands elsewhere.
@@ -254,7 +246,7 @@ pub(crate) fn paged_attention(
     cuda::forward(&table.shape, table, layer, q, spec)
 }
 
-fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
+pub(super) fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
     match layer < table.shape.layers {
         true => Ok(()),
         false => {
@@ -265,7 +257,7 @@ fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
 }
 
 /// Whether an operand has a row for each new token, and the cache's type.
-fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
+pub(super) fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
     if x.shape() != [table.sizes.tokens, cols] {
         let detail = format!("{:?}; [{}, {cols}] expected", x.shape(), table.sizes.tokens);
         return Err(Error::Shape { op, detail });
