@@ -183,7 +183,6 @@ impl Builder<'_, '_> {
         };
         let output = linear("self_attn.o_proj", hidden, wide, config.o_bias, Start::Residual)?;
         let mlp = Mlp::Gated {
-            path: format!("{path}.mlp"),
             gate: linear("mlp.gate_proj", inner, hidden, config.mlp_bias, Start::Normal)?,
             up: linear("mlp.up_proj", inner, hidden, config.mlp_bias, Start::Normal)?,
             down: linear("mlp.down_proj", hidden, inner, config.mlp_bias, Start::Residual)?,
@@ -229,7 +228,6 @@ impl Builder<'_, '_> {
         let qkv = Qkv::Fused(linear("attn.c_attn", 3 * hidden, hidden, Start::Normal)?);
         let output = linear("attn.c_proj", hidden, hidden, Start::Residual)?;
         let mlp = Mlp::Plain {
-            path: format!("{path}.mlp"),
             expand: linear("mlp.c_fc", inner, hidden, Start::Normal)?,
             project: linear("mlp.c_proj", hidden, inner, Start::Residual)?,
             gelu,
