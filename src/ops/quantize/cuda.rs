@@ -2,7 +2,7 @@
 
 use super::{NESTED_BLOCK, OP, Quantization, not_finite};
 use crate::Result;
-use crate::device::copies::Copies;
+use crate::device::Copies;
 use crate::device::cpu::four_bit::{Table, dynamic_map, nearest};
 use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
