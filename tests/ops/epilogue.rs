@@ -12,7 +12,7 @@ use warptune::ops::matmul::matmul;
 use warptune::ops::swiglu::swiglu;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_types, half_type};
 use crate::reference::dropout;
 use crate::reference::epilogue::{KINDS, Kind};
 use crate::reference::lora_matmul::{Runs, Shape, lora_segmented, lora_segmented_backward};
@@ -133,7 +133,7 @@ impl Case {
     }
 
     /// Values and gradients on a device against the oracle, within what roundings may do: those of sums in f32 in any order, of z and dz
-    /// to the type of x, of results; and those of pairs of bf16 (right to 2^-16), where u and v are such.
+    /// to the type of x, of results; and those of pairs of bf16 or f16 (right to 2^-16), where u and v are such.
     fn check(&self, device: Device, inputs: &[Tensor], dy: &Tensor) {
         let (s, runs, dtype) = (self.shape(), self.runs(), self.types[0]);
         let mut v: Vec<Vec<f64>> = inputs.iter().map(values).collect();
@@ -145,7 +145,9 @@ impl Case {
         let p = self.dropout();
         let keep = if p > 0.0 { dropout::mask(SEED, STEP << 32, p, s.m * s.k) } else { vec![1.0; s.m * s.k] };
         let (single, unit) = (DType::F32.unit_roundoff(), dtype.unit_roundoff());
-        let pairs = device == cuda() && self.types[..2] == [DType::BF16; 2] && s.r > 0;
+        // Below 2^-14 numbers of f16 are 2^-24 apart.
+        let least = if dtype == DType::F16 { 1.0 / f64::from(1 << 25) } else { 0.0 };
+        let pairs = device == cuda() && dtype != DType::F32 && self.types[1] == dtype && s.r > 0;
         let of_sums = (s.m + s.k + s.n + s.r + 4) as f64 * single;
         let of_sums = of_sums + if pairs { DType::BF16.unit_roundoff() / 64.0 } else { 0.0 };
 
@@ -155,7 +157,7 @@ impl Case {
         let z = lora_segmented(&v, &keep, &runs, &s);
         let z_size = lora_segmented(&sizes, &keep, &abs_runs, &s);
         let z_error: Vec<f64> =
-            z.iter().zip(&z_size).map(|(z, size)| of_sums * size + unit * z.abs()).collect();
+            z.iter().zip(&z_size).map(|(z, size)| of_sums * size + unit * z.abs() + least).collect();
 
         let y = self.kind.apply(&z, &operand);
         let [dz, doperand] = self.kind.backward(&z, &operand, &d);
@@ -179,7 +181,7 @@ impl Case {
                 Kind::SwiGlu => d[i].abs() * (1.1 * z_error[i] + own * z[i].abs()) + unit * doperand[i].abs(),
                 _ => 0.0,
             };
-            [of_y, of_dz, of_doperand]
+            [of_y + least, of_dz + least, of_doperand + least]
         });
         let errors: Vec<[f64; 3]> = errors.collect();
         let error = |i: usize| -> Vec<f64> { errors.iter().map(|e| e[i]).collect() };
@@ -230,7 +232,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         size in (1usize..50, 1usize..60, 1usize..50),
-        types in (float_type(), float_type(), float_type()),
+        types in float_types::<3>(),
         adapter in proptest::option::of((1usize..12, prop_oneof![Just(0.0f32), 0.05f32..0.6])),
         bias in any::<bool>(),
         kind in kind(),
@@ -239,7 +241,7 @@ proptest! {
         let case = Case {
             size: size.into(),
             adapters: adapter.map_or(Adapters::None, |(r, p)| Adapters::One(r, p)),
-            types: types.into(),
+            types,
             bias,
             kind,
         };
@@ -250,13 +252,13 @@ proptest! {
     fn segments_match_the_oracle(
         (k, n, r) in (1usize..40, 1usize..40, 1usize..12),
         runs in proptest::collection::vec((0usize..30, proptest::option::of(0usize..2)), 1..6),
-        types in (float_type(), float_type(), float_type()),
+        types in float_types::<3>(),
         bias in any::<bool>(),
         kind in kind(),
         seed in any::<u64>(),
     ) {
         let m = runs.iter().map(|(len, _)| len).sum();
-        let case = Case { size: [m, k, n], adapters: Adapters::Several(r, runs), types: types.into(), bias, kind };
+        let case = Case { size: [m, k, n], adapters: Adapters::Several(r, runs), types, bias, kind };
         on_each(|device| case.check_on(device, seed));
     }
 }
@@ -304,7 +306,9 @@ fn every_kernel() {
     ];
     for (i, (size, adapters, types)) in layers.into_iter().enumerate() {
         for (j, kind) in KINDS.into_iter().enumerate() {
-            let case = Case { size, adapters: adapters.clone(), types, bias: (i + j) % 2 == 0, kind };
+            // Each kernel meets both types of 16 bits.
+            let types = types.map(|dtype| if dtype == b { half_type(i + j) } else { dtype });
+            let case = Case { size, adapters: adapters.clone(), types, bias: (i + j) % 3 == 0, kind };
             case.check_on(cuda(), (5 * i + j) as u64);
             assert_no_reports();
         }
@@ -350,10 +354,11 @@ fn in_f32_the_bits_are_those_of_separate_ops() {
 fn the_bits_of_inference_are_those_of_training() {
     let mut random = Random::new(3);
     for (m, adapters) in [(40, Adapters::None), (40, Adapters::One(4, 0.0)), (4, Adapters::One(4, 0.0))] {
-        for kind in KINDS {
-            let types = [DType::BF16, DType::BF16, DType::F32];
+        for (i, kind) in KINDS.into_iter().enumerate() {
+            let half = half_type(i);
+            let types = [half, half, DType::F32];
             let case = Case { size: [m, 64, 40], adapters: adapters.clone(), types, bias: true, kind };
-            let (inputs, dy) = (case.inputs(&mut random), random.tensor(&[m, 40], DType::BF16, 1.0));
+            let (inputs, dy) = (case.inputs(&mut random), random.tensor(&[m, 40], half, 1.0));
             on_each(|device| {
                 let trained = case.run(device, &inputs, &dy);
                 let v: Vec<Var> =
@@ -371,7 +376,7 @@ fn an_operand_may_start_anywhere() {
     let mut random = Random::new(4);
     let shapes = [(40, 64, 45), (20, 1056, 44), (20, 1056, 45), (5, 64, 45), (140, 40, 9)];
     for (m, k, n) in shapes {
-        for dtype in [DType::BF16, DType::F32] {
+        for dtype in FLOATS {
             let [x, w] =
                 [&[m, k], &[n, k]].map(|shape| random.tensor(shape, dtype, 0.3).to_device(cuda()).unwrap());
             let [x, w] = [x, w].map(Var::constant);
@@ -394,10 +399,9 @@ fn an_operand_may_start_anywhere() {
 #[test]
 fn gradients_of_a_shared_input_are_added() {
     let mut random = Random::new(5);
-    for (m, k, n) in [(40, 64, 72), (33, 45, 31), (5, 64, 40)] {
-        for (x_type, w_type) in
-            [(DType::BF16, DType::BF16), (DType::F32, DType::BF16), (DType::BF16, DType::F32)]
-        {
+    for (i, (m, k, n)) in [(40, 64, 72), (33, 45, 31), (5, 64, 40)].into_iter().enumerate() {
+        let half = half_type(i);
+        for (x_type, w_type) in [(half, half), (DType::F32, half), (half, DType::F32)] {
             let mut draw = |shape: &[usize], dtype, std| random.tensor(shape, dtype, std);
             let inputs = [
                 draw(&[m, k], x_type, 1.0),
@@ -444,10 +448,11 @@ fn gradients_of_a_shared_input_are_added() {
 fn same_bits_on_every_run() {
     let mut random = Random::new(6);
     for adapters in [Adapters::None, Adapters::One(8, 0.1)] {
-        for kind in KINDS {
-            let types = [DType::BF16, DType::BF16, DType::F32];
+        for (i, kind) in KINDS.into_iter().enumerate() {
+            let half = half_type(i);
+            let types = [half, half, DType::F32];
             let case = Case { size: [67, 130, 95], adapters: adapters.clone(), types, bias: true, kind };
-            let (inputs, dy) = (case.inputs(&mut random), random.tensor(&[67, 95], DType::BF16, 1.0));
+            let (inputs, dy) = (case.inputs(&mut random), random.tensor(&[67, 95], half, 1.0));
             let tape = || Tape::training(SEED, STEP);
             assert_deterministic(&inputs, &dy, tape, |tape, v| case.op(tape, v));
             assert_repeatable(cuda(), &inputs, &dy, tape, |tape, v| case.op(tape, v));

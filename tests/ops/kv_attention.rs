@@ -175,11 +175,10 @@ fn pages_and_tiles() {
 fn prompts_and_chunks() {
     let mut random = Random::new(14);
     let lens = [(70, 0), (2, 300), (64, 250), (20, 30), (0, 3), (150, 106), (63, 1), (1, 0)];
-    for (heads, kv_heads, dim, window) in
-        [(4, 2, 64, Some(100)), (2, 2, 72, None), (2, 1, 20, Some(1)), (1, 1, 250, Some(300))]
-    {
+    let cases = [(4, 2, 64, Some(100)), (2, 2, 72, None), (2, 1, 20, Some(1)), (1, 1, 250, Some(300))];
+    for (case, (heads, kv_heads, dim, window)) in cases.into_iter().enumerate() {
         let shape = shape(heads, kv_heads, dim, true, window);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, half_type(case)] {
             let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
             inputs.check(&shape, &inputs.run_at(cuda(), &shape));
             assert_no_reports();
