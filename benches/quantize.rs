@@ -5,6 +5,7 @@ mod common;
 use common::{compare, criterion, forward_backward, random};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use warptune::autograd::{Gradients, Tape, Var};
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::lora_matmul::{Lora, lora_matmul, quantized_lora_matmul};
 use warptune::ops::matmul::matmul;
 use warptune::ops::quantize::{Quantization, dequantize, quantize};
@@ -54,8 +55,8 @@ fn linear(c: &mut Criterion) {
                 "quantized_matmul (FLOP)",
                 &name,
                 flop,
-                || drop(quantized_matmul(&tape, &x, &w, None).unwrap()),
-                ("a dense f32 weight", || drop(matmul(&tape, &x, &weight, None).unwrap())),
+                || drop(quantized_matmul(&tape, &x, &w, None, Epilogue::None).unwrap()),
+                ("a dense f32 weight", || drop(matmul(&tape, &x, &weight, None, Epilogue::None).unwrap())),
             );
         }
     }
@@ -74,13 +75,14 @@ fn training(c: &mut Criterion) {
             &format!("forward+backward {rows}x{SIZE}x{SIZE}/{dtype}"),
             flop,
             || {
-                let op = |tape: &Tape, v: &[Var]| quantized_matmul(tape, &v[0], &w, None).unwrap();
+                let op =
+                    |tape: &Tape, v: &[Var]| quantized_matmul(tape, &v[0], &w, None, Epilogue::None).unwrap();
                 forward_backward(std::slice::from_ref(&x), &dy, op);
             },
             ("dequantizing all of it in each direction", || {
                 let op = |tape: &Tape, v: &[Var]| {
                     let dense = Var::constant(dequantize(&w, dtype).unwrap());
-                    matmul(tape, &v[0], &dense, None).unwrap()
+                    matmul(tape, &v[0], &dense, None, Epilogue::None).unwrap()
                 };
                 forward_backward(std::slice::from_ref(&x), &dy, op);
                 std::hint::black_box(dequantize(&w, dtype).unwrap());
@@ -104,12 +106,20 @@ fn training(c: &mut Criterion) {
             || {
                 step(&|tape, [x, a, b]| {
                     let lora = Lora { a, b, scale: 2.0, dropout: 0.0 };
-                    quantized_lora_matmul(tape, x, &w, None, &lora).unwrap()
+                    quantized_lora_matmul(tape, x, &w, None, &lora, Epilogue::None).unwrap()
                 })
             },
             ("a dense weight", || {
                 step(&|tape, [x, a, b]| {
-                    lora_matmul(tape, x, &weight, None, &Lora { a, b, scale: 2.0, dropout: 0.0 }).unwrap()
+                    lora_matmul(
+                        tape,
+                        x,
+                        &weight,
+                        None,
+                        &Lora { a, b, scale: 2.0, dropout: 0.0 },
+                        Epilogue::None,
+                    )
+                    .unwrap()
                 })
             }),
         );

@@ -261,7 +261,9 @@ fn a_device_has_the_same_bits() {
     let mut random = Random::new(11);
     let cpu = |x: &Tensor| bytes(&x.to_device(Device::Cpu).unwrap());
     for (i, (rows, columns)) in
-        [(1, 1), (3, 31), (1, 32), (7, 65), (5, 129), (64, 96), (33, 512), (2, 4097), (300, 70)].into_iter().enumerate()
+        [(1, 1), (3, 31), (1, 32), (7, 65), (5, 129), (64, 96), (33, 512), (2, 4097), (300, 70)]
+            .into_iter()
+            .enumerate()
     {
         for block in [32, 64, 128, 256, 1024, 4096] {
             let how = Quantization {
@@ -289,7 +291,10 @@ fn a_device_has_the_same_bits() {
             }
         }
     }
-    let empty = quantize(&Tensor::zeros_on(cuda(), &[0, 64], DType::F32).unwrap(), &Quantization::new(QuantKind::Nf4));
+    let empty = quantize(
+        &Tensor::zeros_on(cuda(), &[0, 64], DType::F32).unwrap(),
+        &Quantization::new(QuantKind::Nf4),
+    );
     assert_eq!(dequantize(&empty.unwrap(), DType::F32).unwrap().shape(), [0, 64]);
     // Enough scales for every level of their mean.
     let x = random.tensor(&[521, 1031], DType::F32, 0.02);

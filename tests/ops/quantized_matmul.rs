@@ -227,7 +227,9 @@ fn the_quantization_error() {
         let (dense, w, meant) = weight(&mut random, [n, k], &Quantization { kind, block: 64, double });
         let x = random.tensor(&[m, k], DType::F32, 1.0);
         let tape = Tape::inference();
-        let y = values(quantized_matmul(&tape, &Var::constant(x.clone()), &w, None, Epilogue::None).unwrap().value());
+        let y = values(
+            quantized_matmul(&tape, &Var::constant(x.clone()), &w, None, Epilogue::None).unwrap().value(),
+        );
         let dense = values(&dense);
         let exact = linear(&values(&x), &dense, None, m, k, n);
         let mean_square =
@@ -326,12 +328,14 @@ fn tensor_core_tiles() {
         let size = product_magnitude(&x64, &transposed(&meant, n, k), m, k, n);
         assert_close("y", &outcome.output, &exact, &tolerance(&naive, &exact, &size, dtype));
         let [dx, _, _] = linear_backward(&x64, &meant, &dy64, m, k, n);
-        let [naive, _, _] = linear_backward(&cast(&x64), &cast::<_, f32>(&meant), &cast::<_, f32>(&dy64), m, k, n);
+        let [naive, _, _] =
+            linear_backward(&cast(&x64), &cast::<_, f32>(&meant), &cast::<_, f32>(&dy64), m, k, n);
         let size = product_magnitude(&dy64, &meant, m, n, k);
         assert_close("dx", outcome.grad(0), &dx, &tolerance(&stored(&naive, dtype), &dx, &size, dtype));
 
         let rank = [8, 40][i % 2];
-        let inputs = [x, random.tensor(&[rank, k], DType::F32, 1.0), random.tensor(&[n, rank], DType::F32, 1.0)];
+        let inputs =
+            [x, random.tensor(&[rank, k], DType::F32, 1.0), random.tensor(&[n, rank], DType::F32, 1.0)];
         let dropout = [0.3, 0.0][i / 2 % 2];
         assert_repeatable(cuda(), &inputs, &dy, || Tape::training(SEED, STEP), lora_op(&there, 2.0, dropout));
     }
@@ -358,7 +362,8 @@ fn epilogues() {
                     let w = w.to_device(device).unwrap();
                     let op = |tape: &Tape, v: &[Var]| {
                         let lora = Lora { a: &v[2], b: &v[3], scale: 1.5, dropout: 0.0 };
-                        let product = |epilogue| quantized_lora_matmul(tape, &v[0], &w, None, &lora, epilogue);
+                        let product =
+                            |epilogue| quantized_lora_matmul(tape, &v[0], &w, None, &lora, epilogue);
                         match (kind, fused) {
                             (0, true) => product(Epilogue::Residual(&v[1])),
                             (0, false) => add(tape, &product(Epilogue::None)?, &v[1]),

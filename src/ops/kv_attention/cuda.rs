@@ -1,7 +1,7 @@
 //! CUDA kernels of attention over pages: see kernels/kv_attention.cu.
 
 use super::OP;
-use super::paged::{Attention, KvTable, PAGE, PageShape};
+use super::paged::{Attention, PAGE};
 use crate::Result;
 use crate::device::cuda::{Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;

@@ -130,8 +130,16 @@ fn nest(device: &'static CudaDevice, scales: &Tensor, n: u32, tables: &Tables) -
 pub(super) fn dequantize(device: &'static CudaDevice, x: &QuantizedTensor, dtype: DType) -> Result<Tensor> {
     const OP: &str = "dequantize";
     let out = Tensor::uninitialised(device, x.shape(), dtype)?;
-    let Parts { codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2 } =
-        Parts::of(OP, device, x)?;
+    let Parts {
+        codes,
+        codes_kind,
+        absmax,
+        nested_codes,
+        nested_map,
+        nested_absmax,
+        nested_offset,
+        block_log2,
+    } = Parts::of(OP, device, x)?;
     let arguments = Decode {
         codes,
         codes_kind,

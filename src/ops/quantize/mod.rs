@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use crate::device::cpu::four_bit::{Packed, dynamic_map, encode, nest};
 use crate::device::cpu::parallel::GRAIN;
 use crate::device::cpu::slices;
-use crate::tensor::{BlockScales, DType, Element, NestedScales, QuantKind, QuantizedTensor, Tensor, check_block};
+use crate::tensor::{
+    BlockScales, DType, Element, NestedScales, QuantKind, QuantizedTensor, Tensor, check_block,
+};
 use crate::{Error, Result, dispatch_float};
 
 const OP: &str = "quantize";

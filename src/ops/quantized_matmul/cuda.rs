@@ -313,8 +313,16 @@ pub(in crate::ops) fn few(
 ) -> Result<Tensor> {
     let ((m, k), n) = (x.dims2(op)?, w.shape()[0]);
     let y = Tensor::uninitialised(device, &[m, n], x.dtype())?;
-    let Parts { codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2 } =
-        Parts::of(op, device, w)?;
+    let Parts {
+        codes,
+        codes_kind,
+        absmax,
+        nested_codes,
+        nested_map,
+        nested_absmax,
+        nested_offset,
+        block_log2,
+    } = Parts::of(op, device, w)?;
     let FewAdapters { u, b, adapter_of, rank, padded, .. } = *adapters;
     let Finish { bias, operand, kept, kind, .. } = *finish;
     let arguments = FewRows {
