@@ -1,10 +1,9 @@
-// Attention of new tokens over paged caches of keys and values (inference only), and the caches' upkeep. Sequences with MANY new
-// tokens or more are left to kernels/kv_prefill.cu.
+// Attention of new tokens over paged caches of keys and values (inference only), which kernels/kv_append.cu fills. Sequences with MANY
+// new tokens or more are left to kernels/kv_prefill.cu.
 //
 //   o = softmax(scale q K^T) V over the keys that a token sees: itself and those before it, at most `window` in all
 //
-// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other; k, v [tokens, kv_heads *
-// head_dim]. A page holds 256 tokens of one sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up
+// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other. A page holds 256 tokens of one sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up
 // to a multiple of 16 bytes; what is padded is never read. Where a sequence's rows and pages are stands in a table in device
 // memory (Sequence, pages), so that one table serves all layers, and a captured launch finds the lengths of the day.
 //
@@ -14,7 +13,6 @@
 // 16 rows on tensor cores, the probabilities rounded to bf16 and summed as rounded; f32: 8 rows on the ordinary cores.
 // Sequences with few new tokens are split over blocks by pages, whatever the device: partial outputs (not yet divided) with
 // their maximum and sum, which merge adds in the order of the pages. With more new tokens a block walks all pages itself.
-// append: copies the new tokens' k and v into the pages, in the type that they have.
 //
 // Everything is overwritten, nothing added to. Deterministic, and a row's bits depend on nothing but its own sequence: which warp
 // takes a key follows from the key's place alone, and what a row does not see leaves its maximum, sum and output as they were.
@@ -314,26 +312,6 @@ __device__ __forceinline__ void merge(const float* __restrict__ parts, const flo
   write_four(out + ((u64(sequence.row) + token) * heads + head) * head_dim, column, head_dim, x, packed);
 }
 
-// Copies new keys (blockIdx.z = 0) or values (1) of sequence blockIdx.y into its pages, in packs of N elements.
-template <int N, class T>
-__device__ __forceinline__ void append(const T* __restrict__ x, const Sequence* __restrict__ sequences,
-                                       T* const* __restrict__ pages, u32 page_capacity, u32 layer, u32 kv_heads,
-                                       u32 head_dim) {
-  using Whole = typename Word<N * sizeof(T)>::Type;
-  const Sequence sequence = sequences[blockIdx.y];
-  const u32 packs = head_dim / N, id = blockIdx.x * blockDim.x + threadIdx.x;
-  const u32 row = id / packs, column = id % packs * N, token = row / kv_heads, kv_head = row % kv_heads;
-  if (token >= sequence.fresh) {
-    return;
-  }
-  const u32 padded = padded_dim<T>(head_dim), position = sequence.past + token;
-  const Place place(layer, kv_heads, kv_head, padded);
-  T* to = pages[u64(blockIdx.y) * page_capacity + position / PAGE] + (blockIdx.z == 0 ? place.keys : place.values) +
-          u64(position % PAGE) * padded + column;
-  const T* from = x + (u64(sequence.row) * kv_heads + row) * head_dim + column;
-  *reinterpret_cast<Whole*>(to) = *reinterpret_cast<const Whole*>(from);
-}
-
 #define FORWARD(NAME, MATH, DIM)                                                                                      \
   extern "C" __global__ __launch_bounds__(Block<MATH<DIM>, DIM>::THREADS) void kv_attention_fwd_##NAME##_##DIM(       \
       const MATH<DIM>::T* q, const Sequence* sequences, const u32* tokens_before, const MATH<DIM>::T* const* pages,   \
@@ -353,20 +331,10 @@ FORWARD(f32, OrdinaryCores, 256)
   FORWARD(HALF, TensorCores, 256)
 OF_HALF(ALL_TENSOR_CORES)
 
-#define MERGE_APPEND(NAME, T)                                                                                         \
+#define MERGE(NAME, T)                                                                                                \
   extern "C" __global__ __launch_bounds__(128) void kv_attention_merge_##NAME(                                        \
       const float* parts, const float* marks, const Sequence* sequences, T* out, u32 part_rows, u32 heads,            \
       u32 head_dim, u32 window, u32 packed) {                                                                         \
     merge(parts, marks, sequences, out, part_rows, heads, head_dim, window, packed);                                  \
-  }                                                                                                                   \
-  extern "C" __global__ __launch_bounds__(256) void kv_attention_append_##NAME(                                       \
-      const T* k, const T* v, const Sequence* sequences, T* const* pages, u32 page_capacity, u32 layer, u32 kv_heads, \
-      u32 head_dim, u32 packed) {                                                                                     \
-    const T* x = blockIdx.z == 0 ? k : v;                                                                             \
-    if (packed) {                                                                                                     \
-      append<16 / sizeof(T)>(x, sequences, pages, page_capacity, layer, kv_heads, head_dim);                          \
-    } else {                                                                                                          \
-      append<1>(x, sequences, pages, page_capacity, layer, kv_heads, head_dim);                                       \
-    }                                                                                                                 \
   }
-OF_TYPES(MERGE_APPEND)
+OF_TYPES(MERGE)

@@ -204,8 +204,8 @@ extern "C" __global__ void __launch_bounds__(256)
 
 #define DECODE(NAME, T)                                                                                                          \
   extern "C" __global__ void __launch_bounds__(quantize::THREADS)                                                                \
-      dequantize_4bit_##NAME(const unsigned char* packed, const float* levels, const float* absmax, const unsigned char* codes, const float* map, \
+      dequantize_4bit_##NAME(const unsigned char* packed, u32 kind, const float* absmax, const unsigned char* codes, const float* map, \
            const float* nested, float offset, int block_log2, T* x, u64 n) {                                                     \
-    quantize::decode({packed, levels, absmax, codes, map, nested, offset, block_log2}, x, n);                                    \
+    quantize::decode({packed, kind, absmax, codes, map, nested, offset, block_log2}, x, n);                                    \
   }
 OF_TYPES(DECODE)

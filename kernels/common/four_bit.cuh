@@ -18,9 +18,16 @@ constexpr int LEVELS = 16, CODES = 256, NESTED_LOG2 = 8;
 // Elements that a thread decodes at once: those of 16 bytes. Never more than a block.
 constexpr int GROUP_LOG2 = 5, GROUP = 1 << GROUP_LOG2;
 
+// What the codes stand for, by kind, as src/tensor/quantized.rs numbers and has them: NF4 and FP4.
+__constant__ float levels_of[2][LEVELS] = {
+    {-1.0f, -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f, -0.091050036f, 0.0f, 0.0795803f, 0.1609302f, 0.2461123f,
+     0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1.0f},
+    {0.0f / 12, 0.0625f / 12, 8.0f / 12, 12.0f / 12, 4.0f / 12, 6.0f / 12, 2.0f / 12, 3.0f / 12, 0.0f / 12, -0.0625f / 12, -8.0f / 12,
+     -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12}};
+
 struct Matrix {
   const unsigned char* packed;
-  const float* levels;         // [16]
+  u32 kind;
   const float* absmax;         // null: quantized once more
   const unsigned char* codes;
   const float* map;            // [256]
@@ -43,7 +50,7 @@ struct Lookup {
 
   __device__ __forceinline__ void fill(const Matrix& w) {
     for (int i = threadIdx.x; i < CODES; i += blockDim.x) {
-      if (i < LEVELS) levels[i] = w.levels[i];
+      if (i < LEVELS) levels[i] = levels_of[w.kind][i];
       if (w.absmax == nullptr) map[i] = w.map[i];
     }
     __syncthreads();  // Hazard: elements are read by other threads than wrote them.

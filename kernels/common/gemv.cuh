@@ -161,7 +161,8 @@ __device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const half
       }
     }
   }
-  float(&part)[8 * TILES][PART_STRIDE] = parts[threadIdx.x / 32];
+  // By a shuffle, since nvcc would find the address before the loop and have no register for it there.
+  float(&part)[8 * TILES][PART_STRIDE] = parts[__shfl_sync(0xffffffff, threadIdx.x / 32, 0)];
 #pragma unroll
   for (int i = 0; i < OWN / 2; i++) {
 #pragma unroll

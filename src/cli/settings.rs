@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::optim::schedule::ScheduleKind;
-use crate::tensor::DType;
+use crate::tensor::{DType, QuantKind};
 use crate::train::options::{TrainOptions, Warmup, check_dtype};
 use crate::{Error, Result};
 
@@ -128,6 +128,11 @@ pub(super) fn float_dtype(key: &str, name: &str) -> Result<DType> {
 pub(super) fn training_dtype(key: &str, name: &str) -> Result<DType> {
     let dtype = float_dtype(key, name)?;
     check_dtype(key, dtype).map(|()| dtype)
+}
+
+/// The kind of 4-bit codes that `key` names.
+pub(super) fn quant_kind(key: &str, name: &str) -> Result<QuantKind> {
+    name.parse().map_err(|_| Error::config(key, format!("is '{name}'; allowed: nf4, fp4")))
 }
 
 /// A setting that has no default.

@@ -26,6 +26,7 @@ pub mod lora_matmul;
 pub mod matmul;
 mod place;
 pub mod quantize;
+pub mod quantized_matmul;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;

@@ -42,6 +42,39 @@ fn train_generate_merge() {
 }
 
 #[test]
+fn quantize_train_generate_merge() {
+    let tiny = Tiny::sized(64, 1);
+    let quantize = ["quantize", "model", "--nf4", "--double-quant", "--out", "small"];
+    let shown = succeed(&tiny, &quantize).out;
+    assert!(shown.contains("small"), "{shown}");
+    fail(&tiny, 2, &quantize, &["already holds a model"]);
+    fail(&tiny, 2, &["quantize", "model", "--block", "48", "--out", "x"], &["power of two"]);
+    fail(&tiny, 1, &["quantize", "small", "--out", "x"], &["quantized already"]);
+    assert!(!tiny.path("x").join("model.safetensors").exists());
+
+    let more = ["--max-steps", "40", "--lr", "0.02", "--set", "data.validation=0"];
+    let shown = succeed(&tiny, &sft(&[&["--quantize", "nf4", "--out", "run"], &more[..]].concat())).out;
+    assert!(shown.contains("frozen (nf4)") && shown.contains("in 4 bits"), "{shown}");
+    let generate = |more: &[&str]| {
+        let mut args = vec!["generate", "--prompt", "What follows one, 1 times?", "--max-new-tokens", "12"];
+        args.extend(more);
+        succeed(&tiny, &args).out
+    };
+    // The adapter on the quantized folder, and on the model that is quantized while it is loaded.
+    let tuned = generate(&["--model", "small", "--adapter", "run/adapter"]);
+    assert_eq!(generate(&["--adapter", "run/adapter", "--quantize", "nf4"]), tuned);
+    assert_ne!(generate(&["--model", "small"]), tuned);
+    let merge = ["merge", "--model", "small", "--adapter", "run/adapter", "--out", "merged", "--verify"];
+    let shown = succeed(&tiny, &merge).out;
+    assert!(shown.contains("largest logit gap"), "{shown}");
+    assert_eq!(generate(&["--model", "merged"]), tuned);
+    // Without an adapter it dequantizes.
+    succeed(&tiny, &["merge", "--model", "small", "--dtype", "bf16", "--out", "plain"]);
+    fail(&tiny, 2, &sft(&["--quantize", "int3"]), &["model.quantize", "nf4, fp4"]);
+    fail(&tiny, 1, &["sft", "--model", "small", "--data", "data.jsonl", "--full"], &["4 bits"]);
+}
+
+#[test]
 fn a_model_without_a_chat_template_is_asked_as_it_was_trained() {
     let tiny = Tiny::new();
     tiny.forget_chat_template();

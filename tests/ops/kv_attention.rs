@@ -6,6 +6,7 @@ use warptune::device::Device;
 use warptune::nn::{KvCache, KvPass};
 use warptune::ops::attention::attention;
 use warptune::ops::kv_attention::{KvAttentionSpec, KvView, kv_attention};
+use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
 use warptune::tensor::{DType, Tensor};
 
 use super::attention::{any_shape, shape, softmax_roundings, spec as packed_spec};
@@ -299,6 +300,59 @@ fn same_bits_however_many_tokens_at_a_time() {
     assert_no_reports();
 }
 
+/// Keys that are turned on their way into the cache, with the queries: the bits of a rotary embedding of each, and of an append.
+#[test]
+fn turned_on_the_way_in() {
+    let mut random = Random::new(13);
+    let lens = [(3, 0), (1, 255), (0, 4), (40, 250), (1, 256), (1, 0)];
+    let new: Vec<usize> = lens.iter().map(|l| l.0).collect();
+    let past: Vec<usize> = lens.iter().map(|l| l.1).collect();
+    for (heads, kv_heads, dim) in [(6, 2, 64), (2, 1, 72), (3, 3, 10), (4, 1, 256)] {
+        let shape = shape(heads, kv_heads, dim, true, None);
+        for pairing in [RopePairing::Half, RopePairing::Interleaved] {
+            let table = RopeTable::new(dim, 10_000.0, RopeScaling::None, pairing).unwrap();
+            for dtype in [DType::F32, DType::BF16] {
+                let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+                let rows = new.iter().sum();
+                let [k, v] = [(); 2].map(|()| random.tensor(&[rows, kv_heads * dim], dtype, 1.0));
+                let positions = lens.iter().flat_map(|&(new, past)| past..past + new).map(|p| p as u32);
+                let positions = Tensor::from_u32(positions.collect(), &[rows]);
+                on_each(|device| {
+                    let there = |x: &Tensor| x.to_device(device).unwrap();
+                    let [q, k, v, positions] = [there(&inputs.q), there(&k), there(&v), there(&positions)];
+                    let begin = || {
+                        let mut caches: Vec<KvCache> =
+                            lens.iter().map(|_| cache(device, &shape, dtype)).collect();
+                        inputs.extend(device, &shape, &mut caches, &vec![0; lens.len()], &past, None);
+                        caches
+                    };
+                    let (mut separate, mut fused) = (begin(), begin());
+                    let mut refs: Vec<&mut KvCache> = separate.iter_mut().collect();
+                    let mut pass = KvPass::begin(&mut refs, &new).unwrap();
+                    let turned = |x: &Tensor| {
+                        let x = Var::constant(x.clone());
+                        rope(&Tape::inference(), &x, &positions, &table, dim).unwrap().into_value()
+                    };
+                    let (turned_q, turned_k) = (turned(&q), turned(&k));
+                    pass.append(0, &v, &turned_k).unwrap();
+                    pass.append(1, &turned_k, &v).unwrap();
+                    let expected = bits(&pass.attend(1, &turned_q, &spec(&shape)).unwrap());
+
+                    let mut refs: Vec<&mut KvCache> = fused.iter_mut().collect();
+                    let mut pass = KvPass::begin(&mut refs, &new).unwrap();
+                    pass.append(0, &v, &turned_k).unwrap();
+                    let q = pass.append_turned(1, [&q, &k, &v], &positions, &table).unwrap();
+                    assert_eq!(bits(&q), bits(&turned_q), "queries of {dtype}, heads of {dim}");
+                    let ours = bits(&pass.attend(1, &q, &spec(&shape)).unwrap());
+                    assert!(ours == expected, "{dtype}, heads of {dim}, {pairing:?}, on {device}");
+                    let total: Vec<usize> = lens.iter().map(|(new, past)| new + past).collect();
+                    assert_eq!(fused.iter().map(KvCache::len).collect::<Vec<_>>(), total);
+                });
+            }
+        }
+    }
+}
+
 /// Clones share memory, and yet each goes its own way; what was cut off can be written again.
 #[test]
 fn clones_of_a_cache_on_a_device_part_when_they_grow() {
@@ -430,6 +484,16 @@ fn caches_and_operands_that_do_not_fit_a_pass_are_named() {
     );
     assert!(pass.append(2, &k, &k).unwrap_err().to_string().contains("layer 2 of a cache of 2 layers"));
     assert!(pass.append(0, &k, &Tensor::zeros(&[3, 16], DType::BF16)).is_err(), "from the host");
+    let table = |dim| RopeTable::new(dim, 1e4, RopeScaling::None, RopePairing::Half).unwrap();
+    let positions = |n| Tensor::from_u32((0..n).collect(), &[n as usize]).to_device(device).unwrap();
+    let mut turned = |layer, [q, k, v]: [&Tensor; 3], n, dim| {
+        pass.append_turned(layer, [q, k, v], &positions(n), &table(dim)).map_err(|e| e.to_string())
+    };
+    assert!(turned(0, [&q, &k, &k], 3, 4).unwrap_err().contains("heads of 8, and a table for heads of 4"));
+    assert!(turned(0, [&q, &k, &k], 2, 8).unwrap_err().contains("[2] positions for 3 tokens"));
+    assert!(turned(0, [&zeros(3, 20, DType::BF16), &k, &k], 3, 8).is_err());
+    assert!(turned(0, [&q, &k, &zeros(3, 16, DType::F32)], 3, 8).is_err());
+    assert!(turned(2, [&q, &k, &k], 3, 8).is_err());
     pass.append(0, &k, &k).unwrap();
     assert!(pass.attend(0, &zeros(3, 31, DType::BF16), &spec).is_err());
     assert!(pass.attend(0, &zeros(3, 32, DType::F32), &spec).is_err());

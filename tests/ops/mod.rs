@@ -16,6 +16,7 @@ mod linear_cross_entropy;
 mod lora_matmul;
 mod matmul;
 mod quantize;
+mod quantized_matmul;
 mod rms_norm;
 mod rope;
 mod sample;

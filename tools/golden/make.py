@@ -3,7 +3,7 @@
     python tools/golden/make.py models              # models/<name>: full models and LoRA
     python tools/golden/make.py models --only gpt2
     python tools/golden/make.py ops                 # ops/
-    python tools/golden/make.py quantize            # quantize/
+    python tools/golden/make.py quantize            # quantize/, and quantized/: models of models/ in 4 bits, with LoRA
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -43,9 +43,11 @@ def make_ops(_args):
 
 
 def make_quantize(_args):
+    import qlora
     import quantize
 
     quantize.write_all(GOLDEN / "quantize")
+    qlora.write_all(GOLDEN)
 
 
 def main():

@@ -113,7 +113,7 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         return gemv::gemv(out, read, p);
     }
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
-    // A 16-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
+    // A 16-bit or 4-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
     let stored_rows = |row_len: usize| (BLOCK_ELEMENTS / row_len.max(1)).max(16);
     let (k_block, n_block) = match p.b.elements {
         Elements::F32(_) => (k, n),

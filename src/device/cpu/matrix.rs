@@ -3,19 +3,21 @@
 use half::{bf16, f16};
 
 use crate::Result;
+use crate::device::cpu::four_bit::Packed;
 use crate::device::cpu::lanes::Lane;
 use crate::device::cpu::{parallel, slices};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 
-/// Elements of one of the float types.
+/// Elements of one of the float types, or in 4-bit blocks.
 #[derive(Clone, Copy)]
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
     F16(&'a [f16]),
+    FourBit(Packed<'a>),
 }
 
-/// A matrix to read: f32, bf16 or f16, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
+/// A matrix to read: f32, bf16, f16 or in 4-bit blocks, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     pub(super) elements: Elements<'a>,
@@ -48,6 +50,12 @@ impl<'a> Mat<'a> {
         Ok(Mat::row_major(elements, tensor.numel(), rows, cols))
     }
 
+    /// The matrix that a quantized tensor in host memory stands for: it is decoded in the blocks in which it is used.
+    pub fn of_quantized(tensor: &'a QuantizedTensor) -> Result<Mat<'a>> {
+        let [rows, cols] = *tensor.shape();
+        Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
+    }
+
     /// The transposed matrix, in the same memory.
     pub fn t(self) -> Mat<'a> {
         Mat {
@@ -74,6 +82,7 @@ impl<'a> Mat<'a> {
             Elements::F32(x) => Elements::F32(&x[offset..]),
             Elements::BF16(x) => Elements::BF16(&x[offset..]),
             Elements::F16(x) => Elements::F16(&x[offset..]),
+            Elements::FourBit(x) => Elements::FourBit(x.from(offset)),
         };
         Mat { elements, rows: len, ..self }
     }
@@ -113,6 +122,11 @@ impl<'a> Mat<'a> {
             Elements::F32(x) => self.widen_rows(x, scratch),
             Elements::BF16(x) => self.widen_rows(x, scratch),
             Elements::F16(x) => self.widen_rows(x, scratch),
+            Elements::FourBit(x) => parallel::rows_mut(scratch, cols, |first, piece| {
+                for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
+                    x.decode((first + i) * self.row_stride, out);
+                }
+            }),
         }
         Mat::f32(scratch, rows, cols)
     }

@@ -278,10 +278,7 @@ fn mismatch<A: Arguments>(entry: Entry, sizes: &[usize]) -> Error {
 fn parameter_sizes(handle: sys::CUfunction) -> Option<Vec<usize>> {
     // The call came with driver 12.4.
     const SINCE: i32 = 12040;
-    let mut version = 0;
-    // SAFETY: the pointer is valid for the call.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().ok()?;
-    if version < SINCE {
+    if super::driver::version().ok()? < SINCE {
         return None;
     }
     let mut sizes = Vec::new();

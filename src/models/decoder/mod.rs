@@ -6,6 +6,7 @@ mod decode_step;
 mod init;
 mod layer;
 mod load;
+mod quantize;
 mod save;
 mod untrained;
 
@@ -16,14 +17,14 @@ use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::nn::{Embedding, Linear, Norm, TokenBatch};
 use crate::ops::add::add;
-use crate::ops::attention::attention;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 pub use decode_step::DecodeStep;
-use layer::{Layer, Pass};
+use layer::Layer;
+pub use quantize::quantize_checkpoint;
 
 /// A decoder language model. T is the number of tokens of a packed batch.
 pub struct Decoder {
@@ -74,6 +75,7 @@ impl Decoder {
     pub fn to_device(&self, device: Device) -> Result<()> {
         let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
         let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
+        self.quantized_weights().try_for_each(|weight| weight.to_device(device))?;
         self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 
@@ -93,7 +95,7 @@ impl Decoder {
         self.adapters
     }
 
-    /// The parameters, adapters' excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
+    /// The parameters, adapters' and weights in 4-bit blocks excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
     pub fn parameters(&self) -> Vec<Param> {
         let mut all = vec![self.embedding.weight().clone()];
         all.extend(self.positions.iter().map(|p| p.weight().clone()));
@@ -130,19 +132,20 @@ impl Decoder {
     pub fn hidden(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
         let batch = &self.place(batch)?;
         let mut x = self.embed(tape, batch.ids(), batch.positions())?;
-        let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        // Read once, so that a checkpointed layer computes the same the second time.
+        let adapters = self.adapters;
         for layer in &self.layers {
-            let cu_seqlens = batch.cu_seqlens().clone();
-            let attend = move |tape: &Tape, a: &layer::Attention, [q, k, v]: &[Var; 3]| {
-                attention(tape, q, k, v, &a.packed_spec(&cu_seqlens))
+            let (positions, cu_seqlens) = (batch.positions().clone(), batch.cu_seqlens().clone());
+            let attend = move |tape: &Tape, a: &layer::Attention, qkv: &[Var; 3]| {
+                a.attend_packed(tape, qkv, &positions, &cu_seqlens)
             };
             x = if self.checkpointing && tape.is_recording() {
-                let (layer, pass) = (Arc::clone(layer), pass.clone());
+                let layer = Arc::clone(layer);
                 tape.checkpoint(&[&x], move |tape, inputs| {
-                    layer.forward(tape, &inputs[0], &pass, |a, qkv| attend(tape, a, qkv))
+                    layer.forward(tape, &inputs[0], adapters, |a, qkv| attend(tape, a, qkv))
                 })?
             } else {
-                layer.forward(tape, &x, &pass, |a, qkv| attend(tape, a, qkv))?
+                layer.forward(tape, &x, adapters, |a, qkv| attend(tape, a, qkv))?
             };
         }
         self.norm.forward(tape, &x)

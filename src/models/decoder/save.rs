@@ -25,6 +25,9 @@ impl Decoder {
                 "has adapters, which its weights do not hold: merge them first",
             ));
         }
+        if self.quantized_weights().next().is_some() {
+            return Err(Error::model("model", "has weights in 4 bits: dequantize them first"));
+        }
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder"))?;
         // GPT-2 stores its linear layers as [in, out].
         let transposed: HashSet<String> = match self.config.architecture {
@@ -51,6 +54,8 @@ impl Decoder {
         let mut config = self.config.clone();
         let of_weights = tensors.first().map_or(DType::F32, |(_, value)| value.dtype());
         config.dtype = Some(stored(of_weights).1.to_string());
+        // The base may have been quantized; what is written is not.
+        config.raw.shift_remove("quantization_config");
         write_json(&folder.join("config.json"), &config.to_json())
     }
 }

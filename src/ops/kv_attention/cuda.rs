@@ -1,7 +1,7 @@
 //! CUDA kernels of attention over pages: see kernels/kv_attention.cu.
 
 use super::OP;
-use super::paged::{Attention, KvTable, PAGE, PageShape};
+use super::paged::{Attention, PAGE};
 use crate::Result;
 use crate::device::cuda::{Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
@@ -21,14 +21,6 @@ kernel! {
     Merge in "kv_attention" {
         parts: Pointer, marks: Pointer, sequences: Pointer, out: Pointer, part_rows: u32, heads: u32, head_dim: u32,
         window: u32, packed: u32,
-    }
-}
-
-kernel! {
-    /// Keys and values into pages.
-    Append in "kv_attention" {
-        k: Pointer, v: Pointer, sequences: Pointer, pages: Pointer, page_capacity: u32, layer: u32, kv_heads: u32,
-        head_dim: u32, packed: u32,
     }
 }
 
@@ -143,33 +135,6 @@ pub(super) fn forward(attention: &Attention<'_>) -> Result<()> {
         device.launch(entry, arguments, Grid { blocks, threads: THREADS as u32, shared: 0 })?;
     }
     Ok(())
-}
-
-/// Keys and values into a layer of the pages. The operands have been checked.
-pub(super) fn append(shape: &PageShape, table: &KvTable, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-    const THREADS: usize = 256;
-    let (device, sizes) = (shape.device(), table.sizes());
-    let (dtype, kv_heads, head_dim) = shape.head();
-    let entry = dtype.select(OP, ["kv_attention_append_f32", "kv_attention_append_bf16"])?;
-    let entry = Entry::of(OP, entry, &[dtype])?;
-    let [k_at, v_at] = [k.pointer(OP, device)?, v.pointer(OP, device)?];
-    let packed = is_packed(dtype, head_dim, &[k_at, v_at]);
-    let packs = sizes.most_new * shape.width() / if packed { dtype.pack() } else { 1 };
-    extent(OP, packs)?;
-    let [sequences, pages] = table.parts()?;
-    let arguments = Append {
-        k: k_at,
-        v: v_at,
-        sequences: sequences.pointer(OP, device)?,
-        pages: pages.pointer(OP, device)?,
-        page_capacity: extent(OP, sizes.page_capacity)?,
-        layer: extent(OP, layer)?,
-        kv_heads: extent(OP, kv_heads)?,
-        head_dim: extent(OP, head_dim)?,
-        packed: u32::from(packed),
-    };
-    let blocks = [packs.div_ceil(THREADS), sizes.sequences, 2];
-    device.launch(entry, arguments, Grid { blocks, threads: THREADS as u32, shared: 0 })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Attention of new tokens over a cache of keys and values (inference only).
 
+mod append;
 mod cpu;
 mod cuda;
 mod paged;
@@ -9,7 +10,8 @@ use crate::ops::attention::tiles::Geometry;
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
 
-pub(crate) use paged::{KvTable, PAGE, PageShape, Paged, kv_append, paged_attention};
+pub(crate) use append::{kv_append, kv_append_turned};
+pub(crate) use paged::{KvTable, PAGE, PageShape, Paged, paged_attention};
 
 const OP: &str = "kv_attention";
 

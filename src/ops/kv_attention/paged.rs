@@ -275,18 +275,6 @@ fn entries(shape: &PageShape, sizes: &Sizes, sequences: &[Paged<'_>], tiles: &[[
     Ok(Tensor::from_u32(words, &[len]))
 }
 
-/// Adds the new tokens' keys and values `[tokens, kv_heads * head_dim]`, in the type of the pages, to a layer of the pages.
-///
-/// Errors: [`Error::Shape`] or [`Error::DType`] if they do not fit the table's pages; operands elsewhere.
-pub(crate) fn kv_append(table: &KvTable, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-    const OP: &str = "kv_append";
-    check_layer(OP, table, layer)?;
-    for x in [k, v] {
-        check(OP, table, x, table.shape.width())?;
-    }
-    cuda::append(&table.shape, table, layer, k, v)
-}
-
 /// [`kv_attention`](super::kv_attention) over pages that hold the new tokens' keys and values already; q as the pages' type.
 ///
 /// Errors: [`Error::Shape`] or [`Error::DType`] if q does not fit the table's pages; operands elsewhere.
@@ -335,7 +323,7 @@ impl Attention<'_> {
     }
 }
 
-fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
+pub(super) fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
     match layer < table.shape.layers {
         true => Ok(()),
         false => {
@@ -346,7 +334,7 @@ fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
 }
 
 /// Whether an operand has a row for each new token, and the cache's type.
-fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
+pub(super) fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
     if x.shape() != [table.sizes.tokens, cols] {
         let detail = format!("{:?}; [{}, {cols}] expected", x.shape(), table.sizes.tokens);
         return Err(Error::Shape { op, detail });

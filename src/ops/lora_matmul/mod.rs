@@ -9,7 +9,8 @@ use super::place::place;
 use crate::autograd::{BackwardContext, Tape, Var};
 use crate::ops::dropout::Mask;
 use crate::ops::matmul::{check_float, check_linear};
-use crate::tensor::{DType, Tensor};
+use crate::ops::quantized_matmul;
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 pub use segments::{Segment, Segments};
@@ -50,7 +51,10 @@ enum Scale {
 
 /// What forward and backward both use. A and B are stacked where there are segments.
 struct Layer {
+    /// The weight; of a quantized one the codes.
     w: Tensor,
+    /// The weight, if it is quantized.
+    quantized: Option<QuantizedTensor>,
     a: Tensor,
     b: Tensor,
     scale: Scale,
@@ -94,19 +98,10 @@ pub fn lora_matmul(
     epilogue: Epilogue<'_>,
 ) -> Result<Var> {
     let (_, inner, out) = check_linear(OP, x, w, bias)?;
-    let (rank, a_in) = lora.a.value().dims2(OP)?;
-    let b_shape = lora.b.value().dims2(OP)?;
-    if a_in != inner || b_shape != (out, rank) {
-        let detail = format!(
-            "A {:?} and B {:?} for a weight {:?}: expected A [r, {inner}] and B [{out}, r]",
-            lora.a.shape(),
-            lora.b.shape(),
-            w.shape()
-        );
-        return Err(Error::Shape { op: OP, detail });
-    }
+    check_factors(lora, [out, inner])?;
     let layer = Layer {
         w: w.value().clone(),
+        quantized: None,
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
         scale: Scale::One(lora.scale),
@@ -114,6 +109,47 @@ pub fn lora_matmul(
         segments: None,
     };
     run(tape, [x, w, lora.a, lora.b], bias, layer, epilogue)
+}
+
+/// As [`lora_matmul`] with a weight in 4-bit blocks (QLoRA, arXiv 2305.14314), which is frozen and decoded block by block, in the forward and
+/// in the backward.
+///
+/// Errors: those of [`lora_matmul`].
+pub fn quantized_lora_matmul(
+    tape: &Tape,
+    x: &Var,
+    w: &QuantizedTensor,
+    bias: Option<&Var>,
+    lora: &Lora<'_>,
+    epilogue: Epilogue<'_>,
+) -> Result<Var> {
+    quantized_matmul::check(OP, x, w, bias)?;
+    check_factors(lora, *w.shape())?;
+    let layer = Layer {
+        w: w.codes().clone(),
+        quantized: Some(w.clone()),
+        a: lora.a.value().clone(),
+        b: lora.b.value().clone(),
+        scale: Scale::One(lora.scale),
+        mask: Mask::next(tape, OP, lora.dropout)?,
+        segments: None,
+    };
+    // No gradient flows to the codes.
+    let codes = Var::constant(w.codes().clone());
+    run(tape, [x, &codes, lora.a, lora.b], bias, layer, epilogue)
+}
+
+/// An [`Error::Shape`] if A and B do not fit a weight `[out, in]`.
+fn check_factors(lora: &Lora<'_>, [out, inner]: [usize; 2]) -> Result<()> {
+    let (rank, a_in) = lora.a.value().dims2(OP)?;
+    if a_in == inner && lora.b.value().dims2(OP)? == (out, rank) {
+        return Ok(());
+    }
+    let (a, b) = (lora.a.shape(), lora.b.shape());
+    let detail = format!(
+        "A {a:?} and B {b:?} for a weight [{out}, {inner}]: expected A [r, {inner}] and B [{out}, r]"
+    );
+    Err(Error::Shape { op: OP, detail })
 }
 
 /// As [`lora_matmul`] with an adapter for each segment of the rows, or none: `y = epilogue(x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T)` in
@@ -152,6 +188,7 @@ pub fn lora_matmul_segmented(
     place(OP, [x.value(), loras.scales])?;
     let layer = Layer {
         w: w.value().clone(),
+        quantized: None,
         a: loras.a.value().clone(),
         b: loras.b.value().clone(),
         scale: Scale::Each(loras.scales.clone()),

@@ -1,12 +1,15 @@
 //! Quantization in blocks of 4-bit codes: NF4 and FP4, with scales in f32 or in 8 bits (QLoRA, arXiv 2305.14314).
 
+mod cuda;
+
 use rayon::prelude::*;
 
-use crate::device::Device;
 use crate::device::cpu::four_bit::{Packed, dynamic_map, encode, nest};
 use crate::device::cpu::parallel::GRAIN;
 use crate::device::cpu::slices;
-use crate::tensor::{BlockScales, Element, NestedScales, QuantKind, QuantizedTensor, Tensor, check_block};
+use crate::tensor::{
+    BlockScales, DType, Element, NestedScales, QuantKind, QuantizedTensor, Tensor, check_block,
+};
 use crate::{Error, Result, dispatch_float};
 
 const OP: &str = "quantize";
@@ -40,16 +43,23 @@ impl Quantization {
     }
 }
 
-/// Each block of `x`, a matrix of f32 or bf16, row by row: its scale is its largest magnitude, a code the level nearest to element / scale. On
-/// the CPU, with the bits of bitsandbytes 0.50's CPU backend (of the offset of nested scales: on one thread).
+/// Each block of `x`, a matrix of floats, row by row: its scale is its largest magnitude, a code the level nearest to element / scale. With
+/// the bits of bitsandbytes 0.50's CPU backend, on every device (of the offset of nested scales: on one thread).
 ///
 /// # Errors
 /// [`Error::NonFinite`] for an element that is infinite or not a number, [`Error::Shape`] and [`Error::DType`] for what is not a float
-/// matrix, [`Error::Unsupported`] on a device.
+/// matrix.
 pub fn quantize(x: &Tensor, how: &Quantization) -> Result<QuantizedTensor> {
     how.check()?;
     let (rows, columns) = x.dims2(OP)?;
-    on_host(OP, x.device())?;
+    let (codes, scales) = match x.cuda_device() {
+        Some(device) => cuda::quantize(device, x, how)?,
+        None => on_host(x, how)?,
+    };
+    QuantizedTensor::new(how.kind, [rows, columns], how.block, codes, scales)
+}
+
+fn on_host(x: &Tensor, how: &Quantization) -> Result<(Tensor, BlockScales)> {
     let n = x.numel();
     let mut codes = vec![0u8; n.div_ceil(2)];
     let mut scales = vec![0.0f32; n.div_ceil(how.block)];
@@ -57,7 +67,7 @@ pub fn quantize(x: &Tensor, how: &Quantization) -> Result<QuantizedTensor> {
         Ok(encode(how.kind, how.block, T::slice(x)?, &mut codes, &mut scales))
     })?;
     if !finite {
-        return Err(Error::NonFinite { what: OP.into(), place: None });
+        return Err(not_finite());
     }
     let bytes = |data: Vec<u8>| {
         let len = data.len();
@@ -71,20 +81,26 @@ pub fn quantize(x: &Tensor, how: &Quantization) -> Result<QuantizedTensor> {
         false => BlockScales::Plain(floats(scales)),
         true => {
             let (codes, absmax, offset) = nest(&scales, NESTED_BLOCK);
-            let map = Tensor::from_f32(dynamic_map().to_vec(), &[256]);
+            let map = floats(dynamic_map().to_vec());
             let (codes, absmax) = (bytes(codes), floats(absmax));
             BlockScales::Nested(NestedScales { codes, absmax, map, offset, block: NESTED_BLOCK })
         }
     };
-    QuantizedTensor::new(how.kind, [rows, columns], how.block, bytes(codes), scales)
+    Ok((bytes(codes), scales))
 }
 
-/// The numbers that the codes stand for, level * scale in f32, rounded once to `dtype` (f32 or bf16).
+fn not_finite() -> Error {
+    Error::NonFinite { what: OP.into(), place: None }
+}
+
+/// The numbers that the codes stand for, level * scale in f32, rounded once to `dtype`.
 ///
 /// # Errors
-/// [`Error::Unsupported`] on a device, [`Error::DType`] for another type.
-pub fn dequantize(x: &QuantizedTensor, dtype: crate::tensor::DType) -> Result<Tensor> {
-    on_host("dequantize", x.device())?;
+/// [`Error::DType`] for what is not a float type.
+pub fn dequantize(x: &QuantizedTensor, dtype: DType) -> Result<Tensor> {
+    if let Some(device) = x.codes().cuda_device() {
+        return cuda::dequantize(device, x, dtype);
+    }
     let packed = Packed::of(x)?;
     dispatch_float!("dequantize", dtype, T => {
         let mut out = bytemuck::zeroed_vec::<T>(x.numel());
@@ -96,11 +112,4 @@ pub fn dequantize(x: &QuantizedTensor, dtype: crate::tensor::DType) -> Result<Te
         });
         Ok(T::tensor(out, x.shape()))
     })
-}
-
-fn on_host(op: &'static str, device: Device) -> Result<()> {
-    match device {
-        Device::Cpu => Ok(()),
-        other => Err(Error::unsupported(format!("{op} on {other}"), "it runs on the CPU")),
-    }
 }

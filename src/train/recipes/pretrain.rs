@@ -103,7 +103,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     model.set_dtype(options.dtype)?;
     model.set_checkpointing(train.gradient_checkpointing);
     header::device(options.device)?;
-    header::model("new", model.config(), &model.parameters());
+    header::model("new", model.config(), &model.parameters(), &[]);
 
     // The data.
     let set = load_pretrain(&options.files, &tokenizer, options.block)?;

@@ -129,12 +129,7 @@ pub fn report(
 }
 
 /// Asks the tools, and notes what they do not tell.
-fn tools(
-    ptx: &str,
-    arch: &str,
-    toolkit: &Toolkit,
-    notes: &mut Vec<String>,
-) -> Result<Assembled> {
+fn tools(ptx: &str, arch: &str, toolkit: &Toolkit, notes: &mut Vec<String>) -> Result<Assembled> {
     let mut assembled = Assembled { resources: BTreeMap::new(), ratios: BTreeMap::new() };
     let Some(ptxas) = &toolkit.ptxas else {
         let note = "no ptxas found (CUDA_HOME, PATH, .cuda): registers and spills are not known, occupancy is without registers";

@@ -8,12 +8,12 @@ use crate::tensor::{BlockScales, QuantizedTensor};
 /// A quantized tensor's memory on the host, from some element on.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed<'a> {
-    levels: &'static [f32; 16],
-    codes: &'a [u8],
-    block: usize,
+    pub(super) levels: &'static [f32; 16],
+    pub(super) codes: &'a [u8],
+    pub(super) block: usize,
     scales: Scales<'a>,
     /// The element that element 0 of the view is.
-    start: usize,
+    pub(super) start: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ impl<'a> Packed<'a> {
     }
 
     /// Scales of blocks `first..first + out.len()` of the tensor.
-    fn scales(&self, first: usize, out: &mut [f32]) {
+    pub(super) fn scales(&self, first: usize, out: &mut [f32]) {
         match self.scales {
             Scales::Plain(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
             Scales::Nested { codes, absmax, map, offset, block } => {
@@ -57,6 +57,12 @@ impl<'a> Packed<'a> {
     /// Elements `offset..offset + out.len()`: each the product of its level and its block's scale, rounded to f32. Panics beyond the end.
     pub fn decode(self, offset: usize, out: &mut [f32]) {
         dispatch(Decode { packed: self.from(offset), out });
+    }
+
+    /// As [`Packed::decode`], inside a kernel.
+    #[inline(always)]
+    pub(super) fn decode_with<S: Simd>(self, s: S, offset: usize, out: &mut [f32]) {
+        Decode { packed: self.from(offset), out }.run(s);
     }
 }
 

@@ -15,15 +15,16 @@ const SMALLEST_SCALE: f32 = 1e-38;
 const MAX_BLOCK: usize = 4096;
 
 /// The codes of a kind in the order of their levels, and between which numbers each is the nearest.
-struct Table {
+pub(crate) struct Table {
     /// Midpoints between neighbouring levels: a number is coded as the level after the last midpoint below it.
-    bounds: [f32; 15],
+    pub bounds: [f32; 15],
     /// The code of each level, lowest level first.
-    order: [u8; 16],
+    pub order: [u8; 16],
 }
 
 impl Table {
-    fn of(kind: QuantKind) -> Table {
+    /// That of a kind.
+    pub fn of(kind: QuantKind) -> Table {
         let levels = kind.levels();
         let mut order: [u8; 16] = std::array::from_fn(|i| i as u8);
         // Stable: of FP4's two zeros, code 0 comes first.

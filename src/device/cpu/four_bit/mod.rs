@@ -3,8 +3,10 @@
 
 mod decode;
 mod encode;
+mod gemv;
 mod scales;
 
 pub(crate) use decode::Packed;
-pub(crate) use encode::encode;
-pub(crate) use scales::{decode_scales, dynamic_map, nest};
+pub(crate) use encode::{Table, encode};
+pub(super) use gemv::rows_times;
+pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest};

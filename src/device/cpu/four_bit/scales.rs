@@ -39,7 +39,7 @@ fn boundary(i: usize, parts: usize) -> f32 {
 const HALF_STEPS: f32 = 32767.5;
 
 /// The nearest code of [`dynamic_map`] to each of 65536 equidistant numbers from -1 to 1.
-fn nearest() -> &'static [u8] {
+pub(crate) fn nearest() -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let map = dynamic_map().map(f64::from);

@@ -5,6 +5,7 @@ use crate::Result;
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
+use crate::ops::quantized_matmul::cuda::{self as quantized_matmul, FewAdapters};
 use crate::tensor::{DType, Tensor};
 
 kernel! {
@@ -38,7 +39,13 @@ impl Run<'_> {
         // Factors are used as they are; those of the other type of 16 bits have pairs made of them for the other kernels.
         let known = |factor: &Tensor| factor.dtype() == DType::F32 || factor.dtype() == self.dtype;
         let suits = suits && known(&self.layer.a) && known(&self.layer.b);
-        Ok(suits && self.aligned(&[x, &self.layer.w])? && self.pointer(&self.layer.a)?.is_aligned())
+        if !suits || !self.pointer(&self.layer.a)?.is_aligned() {
+            return Ok(false);
+        }
+        match &self.layer.quantized {
+            Some(w) => quantized_matmul::is_few(OP, self.device, x, w),
+            None => self.aligned(&[x, &self.layer.w]),
+        }
     }
 
     /// y, and u as f32 `[M, padded]`.
@@ -63,6 +70,11 @@ impl Run<'_> {
         let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
         self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
+        if let Some(w) = &self.layer.quantized {
+            let [u_at, b_at] = [self.pointer(&u)?, self.pointer(b)?];
+            let adapters = FewAdapters { u: u_at, b: b_at, b_dtype: b.dtype(), adapter_of, rank, padded };
+            return Ok((quantized_matmul::few(OP, self.device, x, w, &adapters, finish)?, u));
+        }
         let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
         let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = FewUp {

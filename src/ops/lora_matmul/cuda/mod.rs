@@ -13,6 +13,7 @@ use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::epilogue::{Epilogue, Finish};
 use crate::ops::matmul;
 use crate::ops::place::extent;
+use crate::ops::quantized_matmul::cuda::Pass;
 use crate::tensor::{DType, Tensor};
 
 kernel! {
@@ -34,13 +35,6 @@ const STEP: usize = 32;
 /// Rows and columns of a block of those on the ordinary cores, and its threads.
 const SMALL_TILE: usize = 64;
 const SMALL_THREADS: u32 = 256;
-
-/// One direction: forward from x to y, backward from dy to dx.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Backward,
-}
 
 /// The factors as the kernels take them, each with the length of its rows.
 struct Factors {
@@ -79,7 +73,7 @@ struct Run<'a> {
     padded: usize,
     /// Type of x, y and their gradients.
     dtype: DType,
-    /// Whether x and the weight are both of one type of 16 bits.
+    /// Whether x and the weight are both of one type of 16 bits, or x is and the weight is quantized.
     tensor_cores: bool,
     /// Whether a factor is of another type than x, so that it is taken as f32 and has low parts.
     has_low: bool,
@@ -105,7 +99,7 @@ impl<'a> Run<'a> {
             rank,
             padded: rank.next_multiple_of(8),
             dtype: x.dtype(),
-            tensor_cores: x.dtype() == layer.w.dtype() && x.dtype().is_half(),
+            tensor_cores: x.dtype().is_half() && (layer.quantized.is_some() || x.dtype() == layer.w.dtype()),
             has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() != x.dtype()),
         })
     }

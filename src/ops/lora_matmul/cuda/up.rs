@@ -4,6 +4,7 @@ use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, THREADS, TILE};
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
+use crate::ops::quantized_matmul::cuda::{Adapters, product};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -39,6 +40,25 @@ impl Run<'_> {
         kept: Option<&Kept>,
         finish: &Finish,
     ) -> Result<Tensor> {
+        if let Some(w) = &self.layer.quantized {
+            let (factor, ld) = &factors.up;
+            let (keep, words, keep_scale) = self.keep(kept)?;
+            let adapters = Adapters {
+                rank_rows: self.pointer(rank)?,
+                factor: self.pointer(factor)?,
+                ld_factor: *ld as i64,
+                factor_stride: Factors::stride(factor, self.adapters),
+                inner: (self.pieces() * self.padded) as u32,
+                rank: self.rank as u32,
+                padded: self.padded as u32,
+                segments: self.table(|t| &t.segments)?,
+                meets: self.table(|t| &t.meets)?,
+                keep,
+                words,
+                keep_scale,
+            };
+            return product(OP, self.device, pass, a, w, &adapters, finish);
+        }
         let m = self.m;
         let (k, n) = if pass == Pass::Forward { (self.k, self.n) } else { (self.n, self.k) };
         let c = self.new_tensor(&[m, n], self.dtype)?;

@@ -14,7 +14,7 @@
 #include "common/gemv_4bit.cuh"
 #include "common/lora.cuh"
 
-namespace matmul_4bit {
+namespace quantized_matmul {
 
 using four_bit::Lookup, four_bit::Matrix;
 
@@ -61,28 +61,28 @@ struct Part {
   __device__ __forceinline__ float at(long long row, int col) const { return four_bit::element(w, lookup, row * ld + col); }
 };
 
-}  // namespace matmul_4bit
+}  // namespace quantized_matmul
 
 // The parameters that are a matrix in 4 bits, and the matrix.
 #define W_PARAMETERS                                                                                                           \
-  const unsigned char *codes, const float *levels, const float *absmax, const unsigned char *nested_codes,                     \
+  const unsigned char *codes, u32 codes_kind, const float *absmax, const unsigned char *nested_codes,                          \
       const float *nested_map, const float *nested_absmax, float nested_offset, int block_log2
-#define W_MATRIX {codes, levels, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2}
+#define W_MATRIX {codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2}
 
 #define PRODUCT(NAME, W_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                     \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS, 2)                                                                \
       NAME(const half_t* a, W_PARAMETERS, const half_t* rank, const half_t* factor, long long ld_factor,                       \
            long long factor_stride, int inner, const int4* segments, const int2* meets, const u32* keep, int words,            \
            float keep_scale, const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) { \
-    matmul_4bit::product<W_K_MAJOR, ALIGNED, MASKED>(                                                                          \
+    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>(                                                                          \
         {a, k, m, k}, W_MATRIX, {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale},     \
         EPILOGUE(bias, operand, kept, kind), c, n);                                                                            \
   }
 #define PRODUCTS(HALF)                                                                   \
-  PRODUCT(matmul_4bit_fwd_##HALF, true, true, false, any_epilogue)                       \
-  PRODUCT(matmul_4bit_fwd_##HALF##_ragged, true, false, false, any_epilogue)             \
-  PRODUCT(matmul_4bit_bwd_input_##HALF, false, true, true, adding_epilogue)              \
-  PRODUCT(matmul_4bit_bwd_input_##HALF##_ragged, false, false, true, adding_epilogue)
+  PRODUCT(quantized_matmul_fwd_##HALF, true, true, false, any_epilogue)                       \
+  PRODUCT(quantized_matmul_fwd_##HALF##_ragged, true, false, false, any_epilogue)             \
+  PRODUCT(quantized_matmul_bwd_input_##HALF, false, true, true, adding_epilogue)              \
+  PRODUCT(quantized_matmul_bwd_input_##HALF##_ragged, false, false, true, adding_epilogue)
 OF_HALF(PRODUCTS)
 
 #define FEW_ROWS(NAME, TILES, F)                                                                                               \
@@ -97,10 +97,10 @@ OF_HALF(PRODUCTS)
                                    lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                         \
   }
 #define FEWS(HALF)                                                  \
-  FEW_ROWS(matmul_4bit_fwd_few_##HALF##_f32_rows8, 1, float)        \
-  FEW_ROWS(matmul_4bit_fwd_few_##HALF##_f32_rows16, 2, float)       \
-  FEW_ROWS(matmul_4bit_fwd_few_##HALF##_##HALF##_rows8, 1, half_t)  \
-  FEW_ROWS(matmul_4bit_fwd_few_##HALF##_##HALF##_rows16, 2, half_t)
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows8, 1, float)        \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows16, 2, float)       \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_##HALF##_rows8, 1, half_t)  \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_##HALF##_rows16, 2, half_t)
 OF_HALF(FEWS)
 
 #ifndef WARPTUNE_F16
@@ -112,9 +112,9 @@ OF_HALF(FEWS)
     __shared__ four_bit::Lookup lookup;                                                                                        \
     const four_bit::Matrix w W_MATRIX;                                                                                         \
     lookup.fill(w);                                                                                                            \
-    lora::up_f32<W_K_MAJOR>(a, matmul_4bit::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded,         \
+    lora::up_f32<W_K_MAJOR>(a, quantized_matmul::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded,         \
                             segments, meets, keep, words, keep_scale, EPILOGUE(bias, operand, kept, kind), c, m, n, k);        \
   }
-PRODUCT_F32(matmul_4bit_fwd_f32, true, any_epilogue)
-PRODUCT_F32(matmul_4bit_bwd_input_f32, false, adding_epilogue)
+PRODUCT_F32(quantized_matmul_fwd_f32, true, any_epilogue)
+PRODUCT_F32(quantized_matmul_bwd_input_f32, false, adding_epilogue)
 #endif
