@@ -9,10 +9,13 @@ use std::{
     collections::hash_map::DefaultHasher,
     env, fs,
     hash::{Hash, Hasher},
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, exit},
     sync::atomic::{AtomicUsize, Ordering},
 };
+
+use flate2::read::GzDecoder;
 
 /// What every kernel is compiled with. No fast math: where an approximation is wanted, the source says so.
 const FLAGS: &[&str] =
@@ -39,9 +42,10 @@ fn main() {
     sources.sort();
     // Tests compare what nvcc makes here with what the repository carries.
     let nvcc = if env::var_os("WARPTUNE_PREBUILT_KERNELS").is_some() { None } else { find_nvcc(&root) };
+    let modules: Vec<Module> = sources.into_iter().flat_map(Module::of).collect();
     let images = match &nvcc {
-        Some(nvcc) => compile(nvcc, &root, &sources, &out),
-        None => prebuilt(&root, &sources, &out),
+        Some(nvcc) => compile(nvcc, &root, &modules, &out),
+        None => prebuilt(&root, &modules, &out),
     };
     let origin = match &nvcc {
         Some(nvcc) => format!("compiled by {} for {}", nvcc.version, nvcc.targets()),
@@ -86,6 +90,30 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A file of kernels, compiled for bf16 or for f16.
+struct Module {
+    source: PathBuf,
+    f16: bool,
+}
+
+impl Module {
+    /// Those of a file: two where its kernels are named by the macros of kernels/common/elements.cuh. kernels/prebuild has the same rule.
+    fn of(source: PathBuf) -> Vec<Module> {
+        let text = String::from_utf8_lossy(&read(&source)).into_owned();
+        let twice = ["OF_TYPES(", "OF_PAIRS(", "OF_HALF("].iter().any(|word| text.contains(word));
+        let second = twice.then(|| Module { source: source.clone(), f16: true });
+        [Module { source, f16: false }].into_iter().chain(second).collect()
+    }
+
+    fn name(&self) -> String {
+        stem(&self.source) + if self.f16 { "_f16" } else { "" }
+    }
+
+    fn flags(&self) -> &'static [&'static str] {
+        if self.f16 { &["-DWARPTUNE_F16"] } else { &[] }
+    }
 }
 
 struct Nvcc {
@@ -148,15 +176,15 @@ fn gpu_archs() -> Vec<u32> {
 }
 
 /// Compiles every kernel, as many at a time as there are processors.
-fn compile(nvcc: &Nvcc, root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(String, PathBuf)> {
+fn compile(nvcc: &Nvcc, root: &Path, modules: &[Module], out: &Path) -> Vec<(String, PathBuf)> {
     let mut headers = files(&root.join("kernels/common"), "cuh");
     headers.sort();
     let next = AtomicUsize::new(0);
     let workers = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).clamp(1, 64);
     let work = || {
         let mut done = Vec::new();
-        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((stem(source), compile_one(nvcc, source, &headers, out)));
+        while let Some(module) = modules.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((module.name(), compile_one(nvcc, module, &headers, out)));
         }
         done
     };
@@ -171,20 +199,21 @@ fn compile(nvcc: &Nvcc, root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(St
     images
 }
 
-fn compile_one(nvcc: &Nvcc, source: &Path, headers: &[PathBuf], out: &Path) -> PathBuf {
+fn compile_one(nvcc: &Nvcc, module: &Module, headers: &[PathBuf], out: &Path) -> PathBuf {
     let mut hasher = DefaultHasher::new();
-    (FLAGS, &nvcc.version, &nvcc.archs).hash(&mut hasher);
-    for file in [source.to_path_buf()].iter().chain(headers) {
+    let source = &module.source;
+    (FLAGS, module.flags(), &nvcc.version, &nvcc.archs).hash(&mut hasher);
+    for file in [source].into_iter().chain(headers) {
         (stem(file), read(file)).hash(&mut hasher);
     }
     let kind = if nvcc.archs.is_empty() { "ptx" } else { "fatbin" };
-    let image = out.join(format!("{}.{:016x}.{kind}", stem(source), hasher.finish()));
+    let image = out.join(format!("{}.{:016x}.{kind}", module.name(), hasher.finish()));
     if image.is_file() {
         return image;
     }
     let part = image.with_extension("part");
     let mut command = Command::new(&nvcc.path);
-    command.args(FLAGS).arg("-o").arg(&part).arg(source);
+    command.args(FLAGS).args(module.flags()).arg("-o").arg(&part).arg(source);
     if nvcc.archs.is_empty() {
         command.arg("-ptx").arg(format!("-arch=sm_{BASELINE}"));
     } else {
@@ -217,10 +246,10 @@ fn compile_one(nvcc: &Nvcc, source: &Path, headers: &[PathBuf], out: &Path) -> P
 }
 
 /// The PTX that the repository carries.
-fn prebuilt(root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(String, PathBuf)> {
-    let take = |source: &PathBuf| {
-        let name = stem(source);
-        let file = root.join(format!("kernels/prebuilt/{name}.ptx"));
+fn prebuilt(root: &Path, modules: &[Module], out: &Path) -> Vec<(String, PathBuf)> {
+    let take = |module: &Module| {
+        let (name, source) = (module.name(), &module.source);
+        let file = root.join(format!("kernels/prebuilt/{name}.ptx.gz"));
         if !file.is_file() {
             let hint = "run tools/install-nvcc and build again, or kernels/prebuild where nvcc is at hand";
             fail(format!(
@@ -230,8 +259,13 @@ fn prebuilt(root: &Path, sources: &[PathBuf], out: &Path) -> Vec<(String, PathBu
             ));
         }
         let image = out.join(format!("{name}.ptx"));
-        write(&image, &[read(&file), vec![0]].concat());
+        let mut ptx = Vec::new();
+        if let Err(e) = GzDecoder::new(&read(&file)[..]).read_to_end(&mut ptx) {
+            fail(format!("{}: cannot decompress: {e}", file.display()));
+        }
+        ptx.push(0);
+        write(&image, &ptx);
         (name, image)
     };
-    sources.iter().map(take).collect()
+    modules.iter().map(take).collect()
 }

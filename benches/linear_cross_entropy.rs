@@ -6,6 +6,7 @@ use common::{DIM, VOCAB, compare, criterion, forward_backward, ids, random};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use warptune::autograd::{Gradients, Tape, Var};
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::linear_cross_entropy::linear_cross_entropy;
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
@@ -17,7 +18,7 @@ const LABELLED: usize = 512;
 fn unfused(x: &Tensor, w: &Tensor, labels: &[u32], gradient: bool) {
     let tape = if gradient { Tape::recording() } else { Tape::inference() };
     let input = tape.input(x.clone());
-    let logits = matmul(&tape, &input, &Var::constant(w.clone()), None).unwrap();
+    let logits = matmul(&tape, &input, &Var::constant(w.clone()), None, Epilogue::None).unwrap();
     let mut p = logits.value().to_vec_f32().unwrap();
     let n = labels.len() as f32;
     let losses: Vec<f32> = p

@@ -8,6 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use warptune::autograd::{Gradients, Tape, Var};
 use warptune::ops::add::add;
 use warptune::ops::dropout::dropout;
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::lora_matmul::{Lora, lora_matmul};
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
@@ -36,14 +37,15 @@ fn training(c: &mut Criterion) {
             ];
             let dy = random(5, &[TOKENS, n], dtype);
             let fused = |tape: &Tape, [x, w, a, b]: &[Var; 4]| {
-                lora_matmul(tape, x, w, None, &Lora { a, b, scale: SCALE, dropout: p }).unwrap()
+                lora_matmul(tape, x, w, None, &Lora { a, b, scale: SCALE, dropout: p }, Epilogue::None)
+                    .unwrap()
             };
             // The scale is left out: there is no op for it alone.
             let separate = |tape: &Tape, [x, w, a, b]: &[Var; 4]| {
-                let base = matmul(tape, x, w, None).unwrap();
+                let base = matmul(tape, x, w, None, Epilogue::None).unwrap();
                 let dropped = dropout(tape, x, p).unwrap();
-                let down = matmul(tape, &dropped, a, None).unwrap();
-                add(tape, &base, &matmul(tape, &down, b, None).unwrap()).unwrap()
+                let down = matmul(tape, &dropped, a, None, Epilogue::None).unwrap();
+                add(tape, &base, &matmul(tape, &down, b, None, Epilogue::None).unwrap()).unwrap()
             };
             // y and dx, and six products with the adapter.
             let flop = Throughput::Elements((2 * TOKENS * (2 * n * k + 3 * RANK * (n + k))) as u64);

@@ -6,7 +6,11 @@ use common::{DIM, HIDDEN, TOKENS, VOCAB, compare, criterion, forward_backward, r
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use warptune::autograd::{Tape, Var};
+use warptune::ops::add::add;
+use warptune::ops::epilogue::Epilogue;
+use warptune::ops::gelu::{GeluKind, gelu};
 use warptune::ops::matmul::matmul;
+use warptune::ops::swiglu::swiglu;
 use warptune::tensor::DType;
 
 /// y = x W^T, a row of y a task, the inner loop over the weight's columns so that it vectorises.
@@ -44,7 +48,7 @@ fn forward(c: &mut Criterion) {
                 _ => Throughput::Elements((2 * m * n * k) as u64),
             };
             let name = format!("{m}x{k}x{n}/{dtype}");
-            let ours = || drop(matmul(&Tape::inference(), &xv, &wv, None).unwrap());
+            let ours = || drop(matmul(&Tape::inference(), &xv, &wv, None, Epilogue::None).unwrap());
             let (x, w) = (x.as_f32().unwrap(), w.as_f32().unwrap());
             compare(
                 c,
@@ -62,7 +66,11 @@ fn backward(c: &mut Criterion) {
     for dtype in [DType::F32, DType::BF16] {
         let inputs = [random(1, &[TOKENS, DIM], dtype), random(2, &[HIDDEN, DIM], dtype)];
         let dy = random(3, &[TOKENS, HIDDEN], dtype);
-        let ours = || forward_backward(&inputs, &dy, |tape, v| matmul(tape, &v[0], &v[1], None).unwrap());
+        let ours = || {
+            forward_backward(&inputs, &dy, |tape, v| {
+                matmul(tape, &v[0], &v[1], None, Epilogue::None).unwrap()
+            })
+        };
         let (x, w) = (inputs[0].to_vec_f32().unwrap(), inputs[1].to_vec_f32().unwrap());
         let mut y = vec![0.0; TOKENS * HIDDEN];
         // Three products of the same size: y, dx and dW.
@@ -73,5 +81,43 @@ fn backward(c: &mut Criterion) {
     }
 }
 
-criterion_group! { name = benches; config = criterion(); targets = forward, backward }
+/// An epilogue against the op alone, after the product: forward and backward.
+fn epilogues(c: &mut Criterion) {
+    for dtype in [DType::F32, DType::BF16] {
+        let weight = random(2, &[HIDDEN, DIM], dtype);
+        let inputs = [random(1, &[TOKENS, DIM], dtype), weight, random(3, &[TOKENS, HIDDEN], dtype)];
+        let dy = random(4, &[TOKENS, HIDDEN], dtype);
+        let throughput = || Throughput::Elements((6 * TOKENS * DIM * HIDDEN) as u64);
+        let mut bench = |name: &str, fused: fn(&Tape, &[Var]) -> Var, separate: fn(&Tape, &[Var]) -> Var| {
+            compare(
+                c,
+                "matmul with an epilogue (FLOP)",
+                &format!("{name} {TOKENS}x{DIM}x{HIDDEN}/{dtype}"),
+                throughput(),
+                || forward_backward(&inputs, &dy, fused),
+                ("two ops", || forward_backward(&inputs, &dy, separate)),
+            );
+        };
+        fn product(tape: &Tape, v: &[Var], epilogue: Epilogue<'_>) -> Var {
+            matmul(tape, &v[0], &v[1], None, epilogue).unwrap()
+        }
+        bench(
+            "residual",
+            |tape, v| product(tape, v, Epilogue::Residual(&v[2])),
+            |tape, v| add(tape, &v[2], &product(tape, v, Epilogue::None)).unwrap(),
+        );
+        bench(
+            "gelu",
+            |tape, v| product(tape, v, Epilogue::Gelu(GeluKind::Tanh)),
+            |tape, v| gelu(tape, &product(tape, v, Epilogue::None), GeluKind::Tanh).unwrap(),
+        );
+        bench(
+            "swiglu",
+            |tape, v| product(tape, v, Epilogue::SwiGlu(&v[2])),
+            |tape, v| swiglu(tape, &v[2], &product(tape, v, Epilogue::None)).unwrap(),
+        );
+    }
+}
+
+criterion_group! { name = benches; config = criterion(); targets = forward, backward, epilogues }
 criterion_main!(benches);

@@ -5,7 +5,8 @@
 mod common;
 
 use criterion::{Criterion, Throughput};
-use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
+use warptune::autograd::{Tape, Var};
+use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope, rope_both};
 use warptune::tensor::{DType, Tensor};
 
 const HEAD_DIM: usize = 64;
@@ -30,6 +31,9 @@ fn main() {
     for pairing in [RopePairing::Half, RopePairing::Interleaved] {
         bench(&mut c, pairing, DType::F32);
         bench(&mut c, pairing, DType::BF16);
+    }
+    for dtype in [DType::F32, DType::BF16] {
+        together(&mut c, dtype);
     }
     c.final_summary();
 }
@@ -57,6 +61,26 @@ fn bench(c: &mut Criterion, pairing: RopePairing, dtype: DType) {
         ("plain loops in f32", || {
             std::hint::black_box(naive(&x, &ids, &table.inverse_frequencies, 1.0));
             std::hint::black_box(naive(&dy32, &ids, &table.inverse_frequencies, -1.0));
+        }),
+    );
+}
+
+/// Queries and keys together against one after the other.
+fn together(c: &mut Criterion, dtype: DType) {
+    let (rows, kv) = (common::TOKENS, common::DIM / 3);
+    let inputs = [common::random(1, &[rows, common::DIM], dtype), common::random(2, &[rows, kv], dtype)];
+    let positions = Tensor::from_u32((0..rows as u32).map(|i| i % 256).collect(), &[rows]);
+    let table = RopeTable::new(HEAD_DIM, 1e5, RopeScaling::None, RopePairing::Half).unwrap();
+    let vars = inputs.map(Var::constant);
+    let tape = Tape::inference();
+    common::compare(
+        c,
+        "rope, GB/s",
+        &format!("forward, queries and keys {dtype}"),
+        Throughput::Bytes((2 * rows * (common::DIM + kv) * dtype.size()) as u64),
+        || drop(rope_both(&tape, &vars[0], &vars[1], &positions, &table, HEAD_DIM).unwrap()),
+        ("one after the other", || {
+            vars.iter().for_each(|x| drop(rope(&tape, x, &positions, &table, HEAD_DIM).unwrap()));
         }),
     );
 }

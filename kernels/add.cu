@@ -1,7 +1,7 @@
 // Sums of two tensors.
 //
 //   add:        y[i] = a[i] + b[i]          all of one type
-//   add_assign: sum[i] = sum[i] + x[i]      of either type each; in place
+//   add_assign: sum[i] = sum[i] + x[i]      of any two types, but not bf16 and f16; in place
 //
 // Shapes: any; n elements. Saved for backward: nothing; both gradients are dy, which is handed on without a copy.
 // `add` writes every element of y, `add_assign` adds to sum. One rounding an element, in f32 arithmetic.
@@ -45,14 +45,10 @@ template <class S, class T> __device__ __forceinline__ void add_assign(S* sum, c
   extern "C" __global__ __launch_bounds__(THREADS) void add_fwd_##NAME(const T* a, const T* b, T* y, u64 n) { \
     add(a, b, y, n);                                                                                        \
   }
-ADD(f32, float)
-ADD(bf16, bf16)
+OF_TYPES(ADD)
 
 #define ADD_ASSIGN(NAME, S, T)                                                                                 \
   extern "C" __global__ __launch_bounds__(THREADS) void add_assign_##NAME(S* sum, const T* x, u64 n) { \
     add_assign(sum, x, n);                                                                                     \
   }
-ADD_ASSIGN(f32_f32, float, float)
-ADD_ASSIGN(f32_bf16, float, bf16)
-ADD_ASSIGN(bf16_f32, bf16, float)
-ADD_ASSIGN(bf16_bf16, bf16, bf16)
+OF_PAIRS(ADD_ASSIGN)

@@ -10,7 +10,7 @@
 // head: blocks that run together share keys and values in L2.
 // Tiles of keys that the mask hides from a whole tile of queries are skipped; a warp skips those hidden from its rows.
 // Deterministic: a row's sums are over its keys in order, from the start of its sequence; nothing depends on other sequences.
-// bf16: on tensor cores (common/attention_forward.cuh has tiles and what limits them), p rounded to bf16, all else f32; one kernel for
+// bf16 and f16: on tensor cores (common/attention_forward.cuh has tiles and what limits them), p rounded to their type, all else f32; one kernel for
 // each of some head sizes, which shorter heads are padded to in shared memory; `_ragged` where rows do not start on 16 bytes.
 // f32: on the ordinary cores (common/attention_f32.cuh).
 #include "common/attention_f32.cuh"
@@ -25,20 +25,24 @@
           lse_stride, group, dim, scale, scale2, causal != 0, window});                                                            \
   }
 
-#define TENSOR_CORES(D, SUFFIX, ALIGNED)                                                                                           \
-  FORWARD(attention_fwd_bf16_d##D##SUFFIX, bf16, attention::ForwardOf<D>::Plan::THREADS,                                           \
+#define TENSOR_CORES(HALF, D, SUFFIX, ALIGNED)                                                                                           \
+  FORWARD(attention_fwd_##HALF##_d##D##SUFFIX, half_t, attention::ForwardOf<D>::Plan::THREADS,                                           \
           (attention::forward<attention::ForwardOf<D>::Plan, ALIGNED>))
-TENSOR_CORES(32, , true)
-TENSOR_CORES(64, , true)
-TENSOR_CORES(96, , true)
-TENSOR_CORES(128, , true)
-TENSOR_CORES(192, , true)
-TENSOR_CORES(256, , true)
-TENSOR_CORES(64, _ragged, false)
-TENSOR_CORES(128, _ragged, false)
-TENSOR_CORES(256, _ragged, false)
+#define ALL_TENSOR_CORES(HALF)            \
+  TENSOR_CORES(HALF, 32, , true) \
+  TENSOR_CORES(HALF, 64, , true) \
+  TENSOR_CORES(HALF, 96, , true) \
+  TENSOR_CORES(HALF, 128, , true) \
+  TENSOR_CORES(HALF, 192, , true) \
+  TENSOR_CORES(HALF, 256, , true) \
+  TENSOR_CORES(HALF, 64, _ragged, false) \
+  TENSOR_CORES(HALF, 128, _ragged, false) \
+  TENSOR_CORES(HALF, 256, _ragged, false)
+OF_HALF(ALL_TENSOR_CORES)
 
+#ifndef WARPTUNE_F16
 #define ORDINARY_CORES(D) FORWARD(attention_fwd_f32_d##D, float, attention_f32::THREADS, attention_f32::forward<D / 64>)
 ORDINARY_CORES(64)
 ORDINARY_CORES(128)
 ORDINARY_CORES(256)
+#endif

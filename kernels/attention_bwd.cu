@@ -8,8 +8,10 @@
 // way round. So no gradient is summed across blocks, by atomics or otherwise: seven products instead of five are the price.
 // A key/value head sums over its query heads in order. Everything is overwritten. Gradients that nobody wants are not computed.
 // Deterministic: a row's sums are over queries or keys in order; nothing depends on other sequences.
-// bf16: on tensor cores (common/attention_backward.cuh has tiles and what limits them), p and ds rounded to bf16, all else f32; the
-// scale is applied to the sums. Above 128 elements a head, dk and dv are kernels of their own: their sums do not fit the
+// bf16 and f16: on tensor cores (common/attention_backward.cuh has tiles and what limits them), p and ds rounded to their type, all else
+// f32; the scale is applied to the sums. In f16, a ds below 6e-8 becomes 0, one above 65504 infinity, as in FlashAttention and PyTorch:
+// its size follows that of dout, which is therefore scaled where f16 is trained (loss scaling). p is at most 1, and what is below 6e-8
+// of it cannot be seen in sums of terms up to 1. Above 128 elements a head, dk and dv are kernels of their own: their sums do not fit the
 // registers together. `_ragged` where rows do not start on 16 bytes.
 // f32: on the ordinary cores (common/attention_f32.cuh).
 #include "common/attention_backward.cuh"
@@ -24,32 +26,36 @@
           delta, lse_stride, {dq, q_stride}, {dk, k_stride}, {dv, k_stride}, group, dim, scale, scale2, causal != 0, window});     \
   }
 
-#define TENSOR_CORES(D, GRADIENTS, WANT, SUFFIX, ALIGNED)                                                                          \
-  BACKWARD(attention_bwd_##GRADIENTS##_bf16_d##D##SUFFIX, bf16, (attention::BackwardOf<D, attention::Want::WANT>::Plan::THREADS),  \
+#define TENSOR_CORES(HALF, D, GRADIENTS, WANT, SUFFIX, ALIGNED)                                                                          \
+  BACKWARD(attention_bwd_##GRADIENTS##_##HALF##_d##D##SUFFIX, half_t, (attention::BackwardOf<D, attention::Want::WANT>::Plan::THREADS),  \
            (attention::backward<attention::BackwardOf<D, attention::Want::WANT>::Plan, attention::Want::WANT, ALIGNED>))
-#define SHORT_HEADS(D, SUFFIX, ALIGNED)                                                                                            \
-  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
-  TENSOR_CORES(D, dkdv, KV, SUFFIX, ALIGNED)
-#define LONG_HEADS(D, SUFFIX, ALIGNED)                                                                                             \
-  TENSOR_CORES(D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
-  TENSOR_CORES(D, dk, K, SUFFIX, ALIGNED)                                                                                          \
-  TENSOR_CORES(D, dv, V, SUFFIX, ALIGNED)
-SHORT_HEADS(32, , true)
-SHORT_HEADS(64, , true)
-SHORT_HEADS(96, , true)
-SHORT_HEADS(128, , true)
-LONG_HEADS(192, , true)
-LONG_HEADS(256, , true)
-SHORT_HEADS(64, _ragged, false)
-SHORT_HEADS(128, _ragged, false)
-LONG_HEADS(256, _ragged, false)
+#define SHORT_HEADS(HALF, D, SUFFIX, ALIGNED)                                                                                            \
+  TENSOR_CORES(HALF, D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
+  TENSOR_CORES(HALF, D, dkdv, KV, SUFFIX, ALIGNED)
+#define LONG_HEADS(HALF, D, SUFFIX, ALIGNED)                                                                                             \
+  TENSOR_CORES(HALF, D, dq, Q, SUFFIX, ALIGNED)                                                                                          \
+  TENSOR_CORES(HALF, D, dk, K, SUFFIX, ALIGNED)                                                                                          \
+  TENSOR_CORES(HALF, D, dv, V, SUFFIX, ALIGNED)
+#define ALL_TENSOR_CORES(HALF) \
+  SHORT_HEADS(HALF, 32, , true) \
+  SHORT_HEADS(HALF, 64, , true) \
+  SHORT_HEADS(HALF, 96, , true) \
+  SHORT_HEADS(HALF, 128, , true) \
+  LONG_HEADS(HALF, 192, , true) \
+  LONG_HEADS(HALF, 256, , true) \
+  SHORT_HEADS(HALF, 64, _ragged, false) \
+  SHORT_HEADS(HALF, 128, _ragged, false) \
+  LONG_HEADS(HALF, 256, _ragged, false)
+OF_HALF(ALL_TENSOR_CORES)
 
+#ifndef WARPTUNE_F16
 #define ORDINARY_CORES(D)                                                                                                          \
   BACKWARD(attention_bwd_dq_f32_d##D, float, attention_f32::THREADS, (attention_f32::backward<D / 64, false>))                     \
   BACKWARD(attention_bwd_dkdv_f32_d##D, float, attention_f32::THREADS, (attention_f32::backward<D / 64, true>))
 ORDINARY_CORES(64)
 ORDINARY_CORES(128)
 ORDINARY_CORES(256)
+#endif
 
 // A block has 32 tokens of 8 heads; `lanes` threads (a power of two, of one warp) sum a token's head, neighbours those of
 // neighbouring heads. Sums are gathered so that a warp writes 32 tokens of a head.
@@ -94,5 +100,4 @@ static_assert(DELTA_THREADS == DELTA_TOKENS * DELTA_HEADS, "a thread writes one 
       delta_of<1>(out, dout, delta, tokens, heads, dim, lanes);                                                                    \
     }                                                                                                                              \
   }
-DELTA(f32, float)
-DELTA(bf16, bf16)
+OF_TYPES(DELTA)

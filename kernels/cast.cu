@@ -4,7 +4,8 @@
 //
 // Shapes: any; n elements. Saved for backward: nothing (no op; Tensor::to_dtype). Writes every element of y.
 // Deterministic: each element is one thread's.
-// Memory-bound: a thread moves 16 bytes of the f32 side a step, so that a warp's accesses are whole sectors on both sides.
+// Memory-bound: a thread moves 16 bytes of the larger type a step, so that a warp's accesses are whole sectors on both sides. One
+// module has the casts of all types.
 
 #include "common/spans.cuh"
 
@@ -20,10 +21,11 @@ __device__ __forceinline__ void cast(const From* __restrict__ x, To* __restrict_
   });
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void cast_fwd_f32_bf16(const float* x, bf16* y, u64 n) {
-  cast(x, y, n);
-}
-
-extern "C" __global__ __launch_bounds__(THREADS) void cast_fwd_bf16_f32(const bf16* x, float* y, u64 n) {
-  cast(x, y, n);
-}
+#define CAST(NAME, FROM, TO)                                                                                      \
+  extern "C" __global__ __launch_bounds__(THREADS) void cast_fwd_##NAME(const FROM* x, TO* y, u64 n) { cast(x, y, n); }
+CAST(f32_bf16, float, bf16)
+CAST(f32_f16, float, f16)
+CAST(bf16_f32, bf16, float)
+CAST(bf16_f16, bf16, f16)
+CAST(f16_f32, f16, float)
+CAST(f16_bf16, f16, bf16)

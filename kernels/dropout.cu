@@ -40,5 +40,4 @@ __device__ __forceinline__ void dropout(const T* __restrict__ x, T* __restrict__
       const T* x, T* y, u64 n, u64 seed, u64 stream, u32 threshold, float scale) {                            \
     dropout(x, y, n, seed, stream, threshold, scale);                                                         \
   }
-DROPOUT(f32, float)
-DROPOUT(bf16, bf16)
+OF_TYPES(DROPOUT)

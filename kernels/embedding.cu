@@ -14,7 +14,6 @@
 #include "common/elements.cuh"
 
 constexpr int THREADS = 256;
-constexpr u32 MAX_TILE = 512;
 constexpr int ROWS_IN_FLIGHT = 4;
 constexpr int PACK_BWD = 4;  // columns of a thread: 16 bytes of dtable
 
@@ -48,14 +47,14 @@ __device__ __forceinline__ void gather(const u32* __restrict__ ids, const T* __r
       gather<1>(ids, table, y, count, vocab, dim, block_rows);                                                              \
     }                                                                                                                       \
   }
-FORWARD(f32_f32, float, float)
-FORWARD(f32_bf16, float, bf16)
-FORWARD(bf16_f32, bf16, float)
-FORWARD(bf16_bf16, bf16, bf16)
+OF_PAIRS(FORWARD)
 
 // Pairs are numbers that sort as they should: the id above, t below. No two are equal.
 __device__ __forceinline__ u32 id_of(u64 pair) { return static_cast<u32>(pair >> 32); }
 __device__ __forceinline__ u32 token_of(u64 pair) { return static_cast<u32>(pair); }
+
+#ifndef WARPTUNE_F16
+constexpr u32 MAX_TILE = 512;
 
 // pairs[..] = the pairs of each `tile` ids, sorted; tile is a power of two, blockDim.x half of it.
 extern "C" __global__ __launch_bounds__(MAX_TILE / 2) void embedding_bwd_sort_tiles(const u32* ids, u64* pairs, u32 count,
@@ -102,6 +101,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void embedding_bwd_sort_merge(c
   }
   to[start + (i - own * run) + (low - other)] = pair;
 }
+#endif
 
 // Block x has the pair of that number, a thread N columns.
 template <int N, class T>
@@ -144,5 +144,4 @@ __device__ __forceinline__ void add_rows(const u64* __restrict__ pairs, const T*
       add_rows<1>(pairs, dy, dtable, count, vocab, dim);                                                             \
     }                                                                                                                \
   }
-BACKWARD(f32, float)
-BACKWARD(bf16, bf16)
+OF_TYPES(BACKWARD)

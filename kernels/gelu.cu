@@ -7,38 +7,12 @@
 // Deterministic: each element is one thread's.
 // Memory-bound: 16 bytes of each operand a thread and step.
 
+#include "common/activations.cuh"
 #include "common/spans.cuh"
 
 constexpr int THREADS = 256;
 
-// P(x), with a small relative error in the tail too.
-__device__ __forceinline__ float distribution(float x) { return 0.5f * erfcf(x * -0.70710678f); }
-
-__device__ __forceinline__ float density(float x) { return 0.39894228f * expf(-0.5f * x * x); }
-
-// u and, for the derivative, u' of the tanh form.
-constexpr float SLOPE = 1.5957691f;
-constexpr float CUBIC = SLOPE * 0.044715f;
-
-struct Erf {
-  static __device__ __forceinline__ float value(float x) { return x * distribution(x); }
-  static __device__ __forceinline__ float slope(float x) { return fmaf(x, density(x), distribution(x)); }
-};
-
-struct Tanh {
-  static __device__ __forceinline__ float sigmoid(float x) {
-    const float u = x * fmaf(x * x, CUBIC, SLOPE);
-    return 1.0f / (1.0f + expf(-u));
-  }
-  static __device__ __forceinline__ float value(float x) { return x * sigmoid(x); }
-  static __device__ __forceinline__ float slope(float x) {
-    const float s = sigmoid(x);
-    // Where x u' overflows, s (1 - s) is exactly 0: it is cut first. fminf would lose what is not a number.
-    const float reach = x * fmaf(x * x, 3.0f * CUBIC, SLOPE);
-    const float cut = fabsf(reach) > 1e30f ? copysignf(1e30f, reach) : reach;
-    return fmaf(cut, s * (1.0f - s), s);
-  }
-};
+using activations::Erf, activations::Tanh;
 
 template <class Kind, class T>
 __device__ __forceinline__ void forward(const T* __restrict__ x, T* __restrict__ y, u64 n) {
@@ -70,14 +44,14 @@ __device__ __forceinline__ void backward(const T* __restrict__ x, const T* __res
   });
 }
 
-#define GELU(NAME, KIND, T)                                                                                      \
+#define KIND_OF_GELU(NAME, KIND, T)                                                                                      \
   extern "C" __global__ __launch_bounds__(THREADS) void gelu_fwd_##NAME(const T* x, T* y, u64 n) {               \
     forward<KIND>(x, y, n);                                                                                      \
   }                                                                                                              \
   extern "C" __global__ __launch_bounds__(THREADS) void gelu_bwd_##NAME(const T* x, const T* dy, T* dx, u64 n) { \
     backward<KIND>(x, dy, dx, n);                                                                                \
   }
-GELU(f32_erf, Erf, float)
-GELU(bf16_erf, Erf, bf16)
-GELU(f32_tanh, Tanh, float)
-GELU(bf16_tanh, Tanh, bf16)
+#define GELU(NAME, T)              \
+  KIND_OF_GELU(NAME##_erf, Erf, T) \
+  KIND_OF_GELU(NAME##_tanh, Tanh, T)
+OF_TYPES(GELU)

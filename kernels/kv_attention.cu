@@ -1,9 +1,9 @@
-// Attention of new tokens over paged caches of keys and values (inference only), and the caches' upkeep.
+// Attention of new tokens over paged caches of keys and values (inference only), which kernels/kv_append.cu fills. Sequences with MANY
+// new tokens or more are left to kernels/kv_prefill.cu.
 //
 //   o = softmax(scale q K^T) V over the keys that a token sees: itself and those before it, at most `window` in all
 //
-// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other; k, v [tokens, kv_heads *
-// head_dim]. A page holds 256 tokens of one sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up
+// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other. A page holds 256 tokens of one sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up
 // to a multiple of 16 bytes; what is padded is never read. Where a sequence's rows and pages are stands in a table in device
 // memory (Sequence, pages), so that one table serves all layers, and a captured launch finds the lengths of the day.
 //
@@ -12,14 +12,13 @@
 // cp.async, with an online softmax in base 2; no warp waits for another before the end, where they are merged in order. bf16:
 // 16 rows on tensor cores, the probabilities rounded to bf16 and summed as rounded; f32: 8 rows on the ordinary cores.
 // Sequences with few new tokens are split over blocks by pages, whatever the device: partial outputs (not yet divided) with
-// their maximum and sum, which merge adds in the order of the pages. With many new tokens a block walks all pages itself.
-// append: copies the new tokens' k and v into the pages, in the type that they have.
+// their maximum and sum, which merge adds in the order of the pages. With more new tokens a block walks all pages itself.
 //
 // Everything is overwritten, nothing added to. Deterministic, and a row's bits depend on nothing but its own sequence: which warp
 // takes a key follows from the key's place alone, and what a row does not see leaves its maximum, sum and output as they were.
 // Memory-bound where tokens are few: each page is read once for each tile of rows. 64 KiB of rings a block (32 KiB for heads of 64
-// in bf16): two blocks on an A100, with 64 KiB under way. With many tokens L2 limits it, since a tile is 16 rows. A grid is as
-// large as the tables may need; a block that finds nothing to do leaves at once.
+// in bf16): two blocks on an A100, with 64 KiB under way. A grid is as large as the tables may need; a block that finds nothing to do
+// leaves at once.
 
 #include "common/kv_attention.cuh"
 
@@ -128,15 +127,15 @@ __device__ __forceinline__ void write_four(T* row, u32 column, u32 head_dim, con
   }
 }
 
-// Which sequence row tile `tile` belongs to, and which of its tiles it is. Sequence i's tiles begin at i + (its rows before) / ROWS: so
-// there is room for all of them, and some are empty. Every warp finds it for itself.
+// Which sequence row tile `tile` belongs to, and which of its tiles it is. Sequence i's tiles begin at i + (rows of tiles before it) / ROWS,
+// tokens_before[i] being the tokens that these are of: so there is room for all of them, and some are empty. Every warp finds it for itself.
 template <int ROWS>
-__device__ __forceinline__ uint2 find_tile(const Sequence* __restrict__ sequences, u32 count, u32 group, u32 tile) {
+__device__ __forceinline__ uint2 find_tile(const u32* __restrict__ tokens_before, u32 count, u32 group, u32 tile) {
   u32 before = 0;
   u32 start = 0;
   for (u32 first = 0; first < count; first += 32) {
     const u32 i = first + threadIdx.x % 32;
-    const u32 begin = i < count ? i + sequences[i].row * group / ROWS : 0xffffffff;
+    const u32 begin = i < count ? i + tokens_before[i] * group / ROWS : 0xffffffff;
     const unsigned votes = __ballot_sync(0xffffffff, begin <= tile);
     if (votes == 0) {
       break;
@@ -149,6 +148,7 @@ __device__ __forceinline__ uint2 find_tile(const Sequence* __restrict__ sequence
 
 template <class Math, int DIM>
 __device__ __forceinline__ void forward(const typename Math::T* __restrict__ q, const Sequence* __restrict__ sequences,
+                                        const u32* __restrict__ tokens_before,
                                         const typename Math::T* const* __restrict__ pages, typename Math::T* __restrict__ out,
                                         float* __restrict__ parts, float* __restrict__ marks, u32 count,
                                         u32 page_capacity, u32 part_rows, u32 layer, u32 kv_heads, u32 group,
@@ -158,10 +158,10 @@ __device__ __forceinline__ void forward(const typename Math::T* __restrict__ q, 
   constexpr u32 ROWS = Math::ROWS;
   extern __shared__ __align__(128) unsigned char shared[];  // spans of the banks begin where rows do
 
-  const uint2 found = find_tile<ROWS>(sequences, count, group, blockIdx.x);
+  const uint2 found = find_tile<ROWS>(tokens_before, count, group, blockIdx.x);
   RowTile rows{sequences[found.x], found.y * ROWS, 0, group, window};
   const Sequence sequence = rows.sequence;
-  if (rows.first >= sequence.fresh * group) {
+  if (sequence.fresh >= MANY || rows.first >= sequence.fresh * group) {
     return;
   }
   rows.count = min(ROWS, sequence.fresh * group - rows.first);
@@ -312,56 +312,29 @@ __device__ __forceinline__ void merge(const float* __restrict__ parts, const flo
   write_four(out + ((u64(sequence.row) + token) * heads + head) * head_dim, column, head_dim, x, packed);
 }
 
-// Copies new keys (blockIdx.z = 0) or values (1) of sequence blockIdx.y into its pages, in packs of N elements.
-template <int N, class T>
-__device__ __forceinline__ void append(const T* __restrict__ x, const Sequence* __restrict__ sequences,
-                                       T* const* __restrict__ pages, u32 page_capacity, u32 layer, u32 kv_heads,
-                                       u32 head_dim) {
-  using Whole = typename Word<N * sizeof(T)>::Type;
-  const Sequence sequence = sequences[blockIdx.y];
-  const u32 packs = head_dim / N, id = blockIdx.x * blockDim.x + threadIdx.x;
-  const u32 row = id / packs, column = id % packs * N, token = row / kv_heads, kv_head = row % kv_heads;
-  if (token >= sequence.fresh) {
-    return;
-  }
-  const u32 padded = padded_dim<T>(head_dim), position = sequence.past + token;
-  const Place place(layer, kv_heads, kv_head, padded);
-  T* to = pages[u64(blockIdx.y) * page_capacity + position / PAGE] + (blockIdx.z == 0 ? place.keys : place.values) +
-          u64(position % PAGE) * padded + column;
-  const T* from = x + (u64(sequence.row) * kv_heads + row) * head_dim + column;
-  *reinterpret_cast<Whole*>(to) = *reinterpret_cast<const Whole*>(from);
-}
-
 #define FORWARD(NAME, MATH, DIM)                                                                                      \
   extern "C" __global__ __launch_bounds__(Block<MATH<DIM>, DIM>::THREADS) void kv_attention_fwd_##NAME##_##DIM(       \
-      const MATH<DIM>::T* q, const Sequence* sequences, const MATH<DIM>::T* const* pages, MATH<DIM>::T* out,          \
-      float* parts, float* marks, u32 count, u32 page_capacity, u32 part_rows, u32 layer, u32 kv_heads, u32 group,    \
-      u32 head_dim, u32 window, float scale, u32 packed) {                                                            \
-    forward<MATH<DIM>, DIM>(q, sequences, pages, out, parts, marks, count, page_capacity, part_rows, layer, kv_heads, \
-                            group, head_dim, window, scale, packed);                                                  \
+      const MATH<DIM>::T* q, const Sequence* sequences, const u32* tokens_before, const MATH<DIM>::T* const* pages,   \
+      MATH<DIM>::T* out, float* parts, float* marks, u32 count, u32 page_capacity, u32 part_rows, u32 layer,          \
+      u32 kv_heads, u32 group, u32 head_dim, u32 window, float scale, u32 packed) {                                   \
+    forward<MATH<DIM>, DIM>(q, sequences, tokens_before, pages, out, parts, marks, count, page_capacity, part_rows,   \
+                            layer, kv_heads, group, head_dim, window, scale, packed);                                 \
   }
+#ifndef WARPTUNE_F16
 FORWARD(f32, OrdinaryCores, 64)
 FORWARD(f32, OrdinaryCores, 128)
 FORWARD(f32, OrdinaryCores, 256)
-FORWARD(bf16, TensorCores, 64)
-FORWARD(bf16, TensorCores, 128)
-FORWARD(bf16, TensorCores, 256)
+#endif
+#define ALL_TENSOR_CORES(HALF)    \
+  FORWARD(HALF, TensorCores, 64)  \
+  FORWARD(HALF, TensorCores, 128) \
+  FORWARD(HALF, TensorCores, 256)
+OF_HALF(ALL_TENSOR_CORES)
 
-#define MERGE_APPEND(NAME, T)                                                                                         \
+#define MERGE(NAME, T)                                                                                                \
   extern "C" __global__ __launch_bounds__(128) void kv_attention_merge_##NAME(                                        \
       const float* parts, const float* marks, const Sequence* sequences, T* out, u32 part_rows, u32 heads,            \
       u32 head_dim, u32 window, u32 packed) {                                                                         \
     merge(parts, marks, sequences, out, part_rows, heads, head_dim, window, packed);                                  \
-  }                                                                                                                   \
-  extern "C" __global__ __launch_bounds__(256) void kv_attention_append_##NAME(                                       \
-      const T* k, const T* v, const Sequence* sequences, T* const* pages, u32 page_capacity, u32 layer, u32 kv_heads, \
-      u32 head_dim, u32 packed) {                                                                                     \
-    const T* x = blockIdx.z == 0 ? k : v;                                                                             \
-    if (packed) {                                                                                                     \
-      append<16 / sizeof(T)>(x, sequences, pages, page_capacity, layer, kv_heads, head_dim);                          \
-    } else {                                                                                                          \
-      append<1>(x, sequences, pages, page_capacity, layer, kv_heads, head_dim);                                       \
-    }                                                                                                                 \
   }
-MERGE_APPEND(f32, float)
-MERGE_APPEND(bf16, bf16)
+OF_TYPES(MERGE)

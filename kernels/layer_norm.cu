@@ -141,10 +141,7 @@ __device__ __forceinline__ void affine_part(const T* __restrict__ x, const float
       backward<1>(x, weight, moments, dy, dx, rows, dim, lanes);                                                 \
     }                                                                                                            \
   }
-FORWARD_BACKWARD(f32_f32, float, float)
-FORWARD_BACKWARD(f32_bf16, float, bf16)
-FORWARD_BACKWARD(bf16_f32, bf16, float)
-FORWARD_BACKWARD(bf16_bf16, bf16, bf16)
+OF_PAIRS(FORWARD_BACKWARD)
 
 // The parts are f32, so a pack is four elements whatever x is.
 #define AFFINE_PARTS(NAME, T)                                                                                    \
@@ -157,10 +154,11 @@ FORWARD_BACKWARD(bf16_bf16, bf16, bf16)
       affine_part<1>(x, moments, dy, parts, rows, dim, part_rows);                                               \
     }                                                                                                            \
   }
-AFFINE_PARTS(f32, float)
-AFFINE_PARTS(bf16, bf16)
+OF_TYPES(AFFINE_PARTS)
 
+#ifndef WARPTUNE_F16
 extern "C" __global__ __launch_bounds__(MAX_THREADS) void layer_norm_bwd_affine_sum(const float* parts, float* sums,
                                                                                    u32 count, u32 columns) {
   sum_parts(parts, sums, count, columns);
 }
+#endif

@@ -15,7 +15,8 @@
 // Logits are f32: in bf16 a logit of 20 is off by up to 0.06, and so is the loss of its token. The 6 bytes more that move for each logit
 // (written once, read twice) are 3 ps of an A100's memory, beside 26 ps for each product at dim 4096. Their gradient is made in place,
 // in bf16 in the first half of the row where the products then run on tensor cores (x and W bf16; common/gemm.cuh has tiles and order),
-// else in f32 (common/gemm_f32.cuh).
+// else in f32 (common/gemm_f32.cuh). With x and W f16 it is made in f16 and for a denominator of 1, since divided by that of a batch
+// little of p - onehot would be left above 6e-8: `times`, with which the backward scales, is then 1 / denominator.
 
 #include "common/gemm.cuh"
 #include "common/gemm_f32.cuh"
@@ -33,6 +34,7 @@ __device__ __forceinline__ u32 live_rows(const u32* count, u32 first, u32 rows) 
 
 // ---- the rows with a label ----
 
+#ifndef WARPTUNE_F16
 constexpr int SCAN_THREADS = 1024, SCAN_WARPS = SCAN_THREADS / 32, SCAN_ITEMS = 4;
 
 // One block, whose warps take 128 neighbouring rows each at a time. ranks[t]: the number of labels before row t if it has one, else IGNORE.
@@ -72,6 +74,7 @@ extern "C" __global__ __launch_bounds__(SCAN_THREADS) void linear_cross_entropy_
   }
   if (threadIdx.x == 0) *count = before;
 }
+#endif
 
 // The x of rank blockIdx.x, N elements a thread.
 template <int N, class From, class To>
@@ -84,10 +87,10 @@ __device__ __forceinline__ void gather(const From* __restrict__ x, const u32* __
   store<N>(out + u64(blockIdx.x) * dim + column, values);
 }
 
-// dx of row blockIdx.x: `scale` times the gradient of its rank, zero without a label.
+// dx of row blockIdx.x: scale times `times` times the gradient of its rank, zero without a label.
 template <int N, class From, class To>
 __device__ __forceinline__ void scatter(const From* __restrict__ gathered, const u32* __restrict__ ranks,
-                                        const float* __restrict__ scale, To* __restrict__ dx, u32 dim) {
+                                        const float* __restrict__ scale, float times, To* __restrict__ dx, u32 dim) {
   const u32 column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (column >= dim) return;
   const u32 rank = ranks[blockIdx.x];
@@ -95,7 +98,7 @@ __device__ __forceinline__ void scatter(const From* __restrict__ gathered, const
   if (rank != IGNORE) {
     load<N>(gathered + u64(rank) * dim + column, values);
 #pragma unroll
-    for (int i = 0; i < N; i++) values[i] *= *scale;
+    for (int i = 0; i < N; i++) values[i] *= *scale * times;
   }
   store<N>(dx + u64(blockIdx.x) * dim + column, values);
 }
@@ -110,20 +113,23 @@ __device__ __forceinline__ void scatter(const From* __restrict__ gathered, const
     }                                                                                                                          \
   }                                                                                                                            \
   extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_scatter_##NAME(                               \
-      const U* gathered, const u32* ranks, const float* scale, T* dx, u32 dim, u32 packed) {                                   \
+      const U* gathered, const u32* ranks, const float* scale, float times, T* dx, u32 dim, u32 packed) {                      \
     if (packed) {                                                                                                              \
-      scatter<pack_len<T, U>()>(gathered, ranks, scale, dx, dim);                                                              \
+      scatter<pack_len<T, U>()>(gathered, ranks, scale, times, dx, dim);                                                       \
     } else {                                                                                                                   \
-      scatter<1>(gathered, ranks, scale, dx, dim);                                                                             \
+      scatter<1>(gathered, ranks, scale, times, dx, dim);                                                                      \
     }                                                                                                                          \
   }
+#define GATHERS_SCATTERS(HALF)                  \
+  GATHER_SCATTER(HALF##_f32, half_t, float)     \
+  GATHER_SCATTER(HALF##_##HALF, half_t, half_t)
+OF_HALF(GATHERS_SCATTERS)
+#ifndef WARPTUNE_F16
 GATHER_SCATTER(f32_f32, float, float)
-GATHER_SCATTER(bf16_f32, bf16, float)
-GATHER_SCATTER(bf16_bf16, bf16, bf16)
 
-// dW *= scale, which is 1 at the end of most tapes: then nothing is read.
-extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_scale(float* dw, const float* scale, u64 n) {
-  const float factor = *scale;
+// dW *= scale times, which is 1 at the end of most tapes: then nothing is read.
+extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_scale(float* dw, const float* scale, float times, u64 n) {
+  const float factor = *scale * times;
   if (factor == 1.0f) return;
   for_spans<4>(n, aligned<4>(dw), [=](auto span, u64 i) {
     float values[span.len];
@@ -133,21 +139,25 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_cross_entropy_bwd_s
     store<span.len>(dw + i, values);
   });
 }
+#endif
 
 // ---- the three products of a chunk ----
 
 // l = x W^T: a x, b W, c l.
-template <bool ALIGNED> __device__ __forceinline__ void logits(const bf16* x, const bf16* w, float* l, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, nullptr, l, ld);
+template <bool ALIGNED> __device__ __forceinline__ void logits(const half_t* x, const half_t* w, float* l, long long ld, int m, int vocab, int dim) {
+  gemm::run<true, true, ALIGNED>({x, dim, m, dim}, {w, dim, vocab, dim}, {}, l, ld);
 }
 // dx = g W: a g, b W, c dx.
-template <bool ALIGNED> __device__ __forceinline__ void grad_x(const bf16* g, const bf16* w, bf16* dx, long long ld, int m, int vocab, int dim) {
-  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, nullptr, dx, dim);
+template <bool ALIGNED> __device__ __forceinline__ void grad_x(const half_t* g, const half_t* w, half_t* dx, long long ld, int m, int vocab, int dim) {
+  gemm::run<true, false, ALIGNED>({g, ld, m, vocab}, {w, dim, dim, vocab}, {}, dx, dim);
 }
 // dW = g^T x, or dW += g^T x: a g, b x, c dW.
 template <bool ALIGNED>
-__device__ __forceinline__ void grad_w(const bf16* g, const bf16* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
-  gemm::run<false, false, ALIGNED, true>({g, ld, vocab, live}, {x, dim, dim, live}, nullptr, dw, dim, add);
+__device__ __forceinline__ void grad_w(const half_t* g, const half_t* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
+  gemm::run<false, false, ALIGNED>({g, ld, vocab, live}, {x, dim, dim, live}, Epilogue<float>::adding(add ? dw : nullptr), dw, dim);
+}
+__device__ __forceinline__ void grad_w_f32(const float* g, const float* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
+  gemm_f32::run<false, false>(g, x, ld, dim, Epilogue<float>::adding(add ? dw : nullptr), dw, dim, vocab, dim, live);
 }
 
 // Blocks whose tile has no live row leave. `ld` is that of l; of g in bf16 it is twice that. `add` is the third product's.
@@ -164,14 +174,18 @@ __device__ __forceinline__ void grad_w(const bf16* g, const bf16* x, float* dw, 
 #define ORDINARY_CORES(NAME, BODY, A, B, C, OUTER)                                                                             \
   ROWS_PRODUCT(NAME, BODY, gemm_f32::TILE, gemm_f32::TILE, A, B, C, OUTER, gemm_f32::THREADS)
 
-TENSOR_CORES(fwd_logits_bf16, logits<true>(a, b, c, ld, m, vocab, dim), bf16, bf16, float, vocab)
-TENSOR_CORES(fwd_logits_bf16_ragged, logits<false>(a, b, c, ld, m, vocab, dim), bf16, bf16, float, vocab)
-TENSOR_CORES(fwd_dx_bf16, grad_x<true>(a, b, c, 2 * ld, m, vocab, dim), bf16, bf16, bf16, dim)
-TENSOR_CORES(fwd_dx_bf16_ragged, grad_x<false>(a, b, c, 2 * ld, m, vocab, dim), bf16, bf16, bf16, dim)
-ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, float, float, vocab)
-ORDINARY_CORES(fwd_logits_f32_bf16, (gemm_f32::run<true, true>(a, b, dim, dim, nullptr, c, ld, m, vocab, dim)), float, bf16, float, vocab)
-ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, float, float, dim)
-ORDINARY_CORES(fwd_dx_f32_bf16, (gemm_f32::run<true, false>(a, b, ld, dim, nullptr, c, dim, m, dim, vocab)), float, bf16, float, dim)
+#define ROWS_PRODUCTS(HALF)                                                                                                                      \
+  TENSOR_CORES(fwd_logits_##HALF, logits<true>(a, b, c, ld, m, vocab, dim), half_t, half_t, float, vocab)                                        \
+  TENSOR_CORES(fwd_logits_##HALF##_ragged, logits<false>(a, b, c, ld, m, vocab, dim), half_t, half_t, float, vocab)                              \
+  TENSOR_CORES(fwd_dx_##HALF, grad_x<true>(a, b, c, 2 * ld, m, vocab, dim), half_t, half_t, half_t, dim)                                         \
+  TENSOR_CORES(fwd_dx_##HALF##_ragged, grad_x<false>(a, b, c, 2 * ld, m, vocab, dim), half_t, half_t, half_t, dim)                               \
+  ORDINARY_CORES(fwd_logits_f32_##HALF, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, half_t, float, vocab) \
+  ORDINARY_CORES(fwd_dx_f32_##HALF, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, half_t, float, dim)
+OF_HALF(ROWS_PRODUCTS)
+#ifndef WARPTUNE_F16
+ORDINARY_CORES(fwd_logits_f32_f32, (gemm_f32::run<true, true>(a, b, dim, dim, {}, c, ld, m, vocab, dim)), float, float, float, vocab)
+ORDINARY_CORES(fwd_dx_f32_f32, (gemm_f32::run<true, false>(a, b, ld, dim, {}, c, dim, m, dim, vocab)), float, float, float, dim)
+#endif
 
 // Sums over the live rows; without one, what is there stays, and what is not becomes zero.
 #define WEIGHT_PRODUCT(NAME, BODY, T, CALL_THREADS)                                                                            \
@@ -181,10 +195,13 @@ ORDINARY_CORES(fwd_dx_f32_bf16, (gemm_f32::run<true, false>(a, b, ld, dim, nullp
     if (add && live == 0) return;                                                                                              \
     BODY;                                                                                                                      \
   }
-WEIGHT_PRODUCT(fwd_dweight_bf16, grad_w<true>(a, b, c, 2 * ld, live, vocab, dim, add), bf16, gemm::THREADS)
-WEIGHT_PRODUCT(fwd_dweight_bf16_ragged, grad_w<false>(a, b, c, 2 * ld, live, vocab, dim, add), bf16, gemm::THREADS)
-WEIGHT_PRODUCT(fwd_dweight_f32, (gemm_f32::run<false, false>(a, b, ld, dim, nullptr, c, dim, vocab, dim, live, add)), float,
-               gemm_f32::THREADS)
+#define WEIGHT_PRODUCTS(HALF)                                                                                               \
+  WEIGHT_PRODUCT(fwd_dweight_##HALF, grad_w<true>(a, b, c, 2 * ld, live, vocab, dim, add), half_t, gemm::THREADS)           \
+  WEIGHT_PRODUCT(fwd_dweight_##HALF##_ragged, grad_w<false>(a, b, c, 2 * ld, live, vocab, dim, add), half_t, gemm::THREADS)
+OF_HALF(WEIGHT_PRODUCTS)
+#ifndef WARPTUNE_F16
+WEIGHT_PRODUCT(fwd_dweight_f32, grad_w_f32(a, b, c, ld, live, vocab, dim, add), float, gemm_f32::THREADS)
+#endif
 
 // ---- softmax, loss and gradient of a chunk ----
 
@@ -307,9 +324,10 @@ __device__ __forceinline__ void softmax_row(float* logits, u64 ld, const u32* ta
       float denominator) {                                                                                                     \
     softmax_row<GRADIENT, G>(logits, ld, targets, losses, count, first, rows, vocab, denominator);                             \
   }
+#define GRADIENT(NAME, G) SOFTMAX(gradient_##NAME, true, G)
+OF_TYPES(GRADIENT)
+#ifndef WARPTUNE_F16
 SOFTMAX(loss, false, float)
-SOFTMAX(gradient_f32, true, float)
-SOFTMAX(gradient_bf16, true, bf16)
 
 constexpr int SUM_THREADS = 1024;
 
@@ -327,3 +345,4 @@ extern "C" __global__ __launch_bounds__(SUM_THREADS) void linear_cross_entropy_f
   }
   if (threadIdx.x == 0) *loss = static_cast<float>(parts[0] / denominator);
 }
+#endif

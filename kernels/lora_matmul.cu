@@ -1,18 +1,21 @@
 // A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), or with several in one batch, each for its own rows.
 //
 //   u = s x~ A^T             [M, r]         x~ = dropout(x): keep(i) ? x[i] / (1 - p) : 0, keep as in dropout.cu
-//   y = x W^T + u B^T + bias [M, out]       one product, whose inner dimension is that of the adapter and then the layer's
+//   y = epilogue(x W^T + u B^T) [M, out]    one product, whose inner dimension is that of the adapter and then the layer's; bias, and a
+//                                           residual, an activation or a gate (common/epilogue.cuh)
 //   v = s dy B               [M, r]
-//   dx = dropout'(v A) + dy W               one product too: the mask is put on the sums in registers, after the adapter's part
+//   dx = dropout'(v A) + dy W + residual    one product too, added to the gradient that x has already, if any: the mask is put on the sums in registers, after the adapter's part
 //   dA = v^T x~ [r, in]   dB = dy^T u [out, r]
 //
 // Shapes: x, dx [M, in]; W [out, in]; A [r, in], B [out, r], or stacked [E, r, in], [E, out, r]; any sizes, r rounded up to 8
-// (`padded`) inside. Saved for backward: x and u. The mask is drawn again: as a bit an element, once a backward.
+// (`padded`) inside. Saved for backward: x and u, and
+// what an activation was made of. The mask is drawn again: as a bit an element, once a backward.
 // Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
 // the parts are added in order. x is read once by each product that needs it.
 //
 // x and W both bf16: tensor cores. What is f32 then (u, v, and A and B where they are) becomes two bf16, hi = bf16(z) and
-// lo = bf16(z - hi), which together keep 16 bits of it: u B^T = [u_hi u_lo u_hi] [B_hi B_hi B_lo]^T, and so on, so that the adapter
+// lo = bf16(z - hi), which together keep 16 bits of it (both f16: the same with two f16, which keep 22 bits, but none below 2^-25, and
+// nothing above 65504): u B^T = [u_hi u_lo u_hi] [B_hi B_hi B_lo]^T, and so on, so that the adapter
 // is as exact as in f32 to within 2^-16 (rounding u alone to bf16, as autocast does, costs 2^-9). That is 3 r of inner dimension
 // where the naive product has r: 0.8 % of a product over 4096 at r = 16. With A and B in bf16 their low parts are left out. The
 // mask's 1 / (1 - p) goes to the sums, so that x~ is x, exactly, with zeros.
@@ -28,69 +31,17 @@
 // base among all rows: a tile goes through the rank of each segment that it meets, with other segments' rows of u as zeros.
 #include "common/gemm_f32.cuh"
 #include "common/gemv.cuh"
-#include "common/low_rank.cuh"
+#include "common/lora.cuh"
 #include "common/rows.cuh"
 
 namespace lora {
 
-using low_rank::CHUNK, low_rank::ROWS, low_rank::Rows, low_rank::rows_of, low_rank::STEP, low_rank::THREADS;
-
-// The second pair of operands of the long product: u or v, and the factors of the adapters; and what the mask does to it.
-struct Adapters {
-  const bf16* rank;
-  const bf16* factor;
-  long long ld_factor, factor_stride;
-  int inner;             // pieces times padded: also the length of a row of `rank`
-  const int4* segments;  // null: one adapter for all rows
-  const int2* meets;     // the segments that each tile of rows meets: from, to
-  const u32* keep;       // null: no mask
-  int words;
-  float keep_scale;
-};
-
-// Rows m0 .. m0 + 128 of u or v, as far as they are in `rows`.
-__device__ __forceinline__ void fetch_rank(bf16* tile, const bf16* rank, int inner, int m0, Rows rows, int k0) {
-#pragma unroll
-  for (int i = 0; i < gemm::TILE_ELEMENTS / CHUNK / THREADS; i++) {
-    const int id = threadIdx.x + i * THREADS, row = m0 + id / (STEP / CHUNK), chunk = id % (STEP / CHUNK), across = k0 + chunk * CHUNK;
-    // The rank is a whole number of chunks.
-    const bool inside = row >= rows.begin && row < rows.end && across < inner;
-    copy_async_16(tile + gemm::place<true>(id / (STEP / CHUNK), chunk), inside ? rank + u64(row) * inner + across : rank, inside ? 16 : 0);
-  }
-}
-
-// Keeps of the adapter's part what the dropout kept of x.
-__device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapters, gemm::Corner block, int m) {
-  const gemm::Corner warp = gemm::corner_of_warp();
-  const int lane = threadIdx.x % 32, word0 = (block.n0 + warp.n0) / 32;
-#pragma unroll
-  for (int i = 0; i < gemm::WARP_M / 16; i++) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = block.m0 + warp.m0 + i * 16 + half * 8 + lane / 4;
-      u32 kept[gemm::WARP_N / 32];
-#pragma unroll
-      for (int w = 0; w < gemm::WARP_N / 32; w++) {
-        const bool inside = row < m && word0 + w < adapters.words;
-        kept[w] = inside ? adapters.keep[u64(row) * adapters.words + word0 + w] >> lane % 4 * 2 : 0;
-      }
-#pragma unroll
-      for (int j = 0; j < gemm::WARP_N / 8; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float& value = sum[i][j][2 * half + e];
-          value = kept[j / 4] >> (j % 4 * 8 + e) & 1 ? value * adapters.keep_scale : 0.0f;
-        }
-      }
-    }
-  }
-}
-
-// c = mask(rank factor) + a b + bias.
+// c = epilogue(mask(rank factor) + a b).
 template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
-__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const float* bias, bf16* c) {
+__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const Epilogue<half_t> epilogue,
+                                   half_t* c) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const int m = a.outer, n = b.outer;
   const gemm::Corner block = gemm::corner_of_block(m, n);
   const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
@@ -98,12 +49,12 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
   const int steps = adapter_steps + (a.k + STEP - 1) / STEP;
   const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
   const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
-  auto bring = [&](bf16* stage, int step) {
+  auto bring = [&](half_t* stage, int step) {
     if (step < adapter_steps) {
       const Rows rows = rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
       const int k0 = step % segment_steps * STEP;
       fetch_rank(stage, adapters.rank, adapters.inner, block.m0, rows, k0);
-      const bf16* factor = adapters.factor + rows.adapter * adapters.factor_stride;
+      const half_t* factor = adapters.factor + rows.adapter * adapters.factor_stride;
       gemm::fetch<B_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
     } else {
       const int k0 = (step - adapter_steps) * STEP;
@@ -120,13 +71,10 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
     if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
     gemm::advance<true, B_K_MAJOR>(sum, ring, adapter_steps, steps, steps, bring);
   }
-  gemm::write_tile(sum, smem, block, m, n, bias, c, n);
+  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
 
-// The same in f32 on the ordinary cores. Here u and v are f32 [M, padded], the factors are f32 as they are, and a tile is half as high.
-using gemm_f32::Part;
-constexpr int SMALL = gemm_f32::TILE;
-static_assert(ROWS == 2 * SMALL, "a range of rows is two tiles");
+// The same in f32 on the ordinary cores.
 
 // As low_rank::down. The factor is [rank, k] (FACTOR_K_MAJOR, for u) or [k, rank] (for v).
 template <bool FACTOR_K_MAJOR, class X>
@@ -153,44 +101,6 @@ __device__ __forceinline__ void down_f32(const X* x, const float* factor, const 
   }
 }
 
-// As `up`: c = mask(rank factor) + a b + bias, with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward.
-template <bool B_K_MAJOR, class X, class W>
-__device__ __forceinline__ void up_f32(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded,
-                                       const int4* segments, const int2* meets_of, const u32* keep, int words, float keep_scale,
-                                       const float* bias, X* c, int m, int n, int k) {
-  __shared__ gemm_f32::Tiles shared;
-  const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
-  const int2 meets = segments == nullptr ? make_int2(0, 1) : meets_of[m0 / ROWS];
-  gemm_f32::Sums sum = {};
-  for (int i = meets.x; i < meets.y; i++) {
-    const Rows rows = rows_of(segments, i, m, m);
-    const float* of_adapter = factor + u64(rows.adapter) * rank * n;
-    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<float>{rank_rows, padded, rows.begin, rows.end},
-                                          Part<float>{of_adapter, B_K_MAJOR ? rank : n, 0, n}, m0, n0, 0, rank);
-  }
-  const int row0 = m0 + gemm_f32::row_of_thread(), col0 = n0 + gemm_f32::col_of_thread();
-  if (keep != nullptr) {
-#pragma unroll
-    for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
-#pragma unroll
-      for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-        const int row = row0 + r, col = col0 + s;
-        const bool kept = row < m && col < n && keep[u64(row) * words + col / 32] >> col % 32 & 1;
-        sum[r][s] = kept ? sum[r][s] * keep_scale : 0.0f;
-      }
-    }
-  }
-  gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, Part<W>{b, B_K_MAJOR ? k : n, 0, n}, m0, n0, 0, k);
-#pragma unroll
-  for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
-#pragma unroll
-    for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-      const int row = row0 + r, col = col0 + s;
-      if (row < m && col < n) c[u64(row) * n + col] = from_f32<X>(sum[r][s] + (bias == nullptr ? 0.0f : bias[col]));
-    }
-  }
-}
-
 // As low_rank::factor_parts.
 template <class X>
 __device__ __forceinline__ void factor_parts_f32(const X* x, const float* v, const X* dy, const float* u, const u32* keep, int words,
@@ -213,12 +123,12 @@ __device__ __forceinline__ void factor_parts_f32(const X* x, const float* v, con
   }
 }
 
-// Up to 16 rows, in bf16 and without a mask (decoding): W is streamed once as in gemv.cuh, and the factors are used as they are.
+// Up to 16 rows, x and W of half_t and without a mask (decoding): W is streamed once as in gemv.cuh, and the factors are used as they are.
 
 // u[row][j] = s sum over k of x[row][k] A[j][k] in f32, j below `padded`; a block each. `adapter_of` has the adapter of each row, -1 for none;
 // null: adapter 0.
 template <class F>
-__device__ __forceinline__ void few_down(const bf16* __restrict__ x, const F* __restrict__ a, const int* adapter_of, const float* scales,
+__device__ __forceinline__ void few_down(const half_t* __restrict__ x, const F* __restrict__ a, const int* adapter_of, const float* scales,
                                          float scale, float* __restrict__ u, int k, int rank, int padded) {
   constexpr int N = 4;
   const int j = blockIdx.x, row = blockIdx.y, adapter = adapter_of == nullptr ? 0 : adapter_of[row];
@@ -240,95 +150,89 @@ __device__ __forceinline__ void few_down(const bf16* __restrict__ x, const F* __
   if (threadIdx.x == 0) u[u64(row) * padded + j] = scale * sum[0];
 }
 
-// What a row's adapter adds to column `col` of y.
-template <class F> struct FewUp {
-  const float* u;  // [m, padded]
-  const F* b;
-  const int* adapter_of;
-  int rank, padded, n;
-
-  __device__ __forceinline__ float operator()(float sum, int row, int col) const {
-    const int adapter = adapter_of == nullptr ? 0 : adapter_of[row];
-    if (adapter < 0) return sum;
-    const F* factor = b + (u64(adapter) * n + col) * rank;
-    float of_adapter = 0.0f;
-#pragma unroll 4
-    for (int j = 0; j < rank; j++) of_adapter = fmaf(u[row * padded + j], to_f32(factor[j]), of_adapter);
-    return sum + of_adapter;
-  }
-};
-
 }  // namespace lora
 
 #define PACK(NAME, FORWARD, T)                                                                                                    \
-  extern "C" __global__ void __launch_bounds__(256) NAME(const T* a, const T* b, bf16* to_a, bf16* to_b, long long lda,           \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const T* a, const T* b, half_t* to_a, half_t* to_b, long long lda,           \
                                                          long long ldb, int rank, int padded, int k, int n) {                     \
     low_rank::pack<FORWARD>(a, b, to_a, to_b, lda, ldb, rank, padded, k, n);                                                          \
   }
-PACK(lora_matmul_fwd_pack_f32, true, float)
-PACK(lora_matmul_fwd_pack_bf16, true, bf16)
-PACK(lora_matmul_bwd_pack_f32, false, float)
-PACK(lora_matmul_bwd_pack_bf16, false, bf16)
+#define PACKS(HALF)                                         \
+  PACK(lora_matmul_fwd_pack_f32_##HALF, true, float)        \
+  PACK(lora_matmul_fwd_pack_##HALF##_##HALF, true, half_t)  \
+  PACK(lora_matmul_bwd_pack_f32_##HALF, false, float)       \
+  PACK(lora_matmul_bwd_pack_##HALF##_##HALF, false, half_t)
+OF_HALF(PACKS)
 
+#ifndef WARPTUNE_F16
 extern "C" __global__ void __launch_bounds__(256) lora_matmul_keep(u32* bits, int words, int k, u64 seed, u64 stream, u32 threshold) {
   low_rank::keep_bits(bits, words, k, {seed, stream, threshold});
 }
+#endif
 
 #define DOWN(NAME, RANK, ALIGNED, DROPOUT)                                                                                        \
   extern "C" __global__ void __launch_bounds__(low_rank::THREADS)                                                                     \
-      NAME(const bf16* x, const bf16* factor, long long ld, long long factor_stride, u32 has_low, const int4* tiles,              \
+      NAME(const half_t* x, const half_t* factor, long long ld, long long factor_stride, u32 has_low, const int4* tiles,              \
            const float* scales, float scale, float* parts, int m, int k, int padded, int part_steps, u64 seed, u64 stream,        \
            u32 threshold) {                                                                                                       \
     low_rank::down<RANK, ALIGNED, DROPOUT>(x, factor, ld, factor_stride, has_low, tiles, scales, scale, parts, m, k, padded,          \
                                        part_steps, {seed, stream, threshold});                                                    \
   }
-DOWN(lora_matmul_down_bf16_r16, 16, true, false)
-DOWN(lora_matmul_down_bf16_r32, 32, true, false)
-DOWN(lora_matmul_down_bf16_r64, 64, true, false)
-DOWN(lora_matmul_down_bf16_r32_ragged, 32, false, false)
-DOWN(lora_matmul_down_bf16_r16_dropout, 16, true, true)
-DOWN(lora_matmul_down_bf16_r32_dropout, 32, true, true)
-DOWN(lora_matmul_down_bf16_r64_dropout, 64, true, true)
-DOWN(lora_matmul_down_bf16_r32_dropout_ragged, 32, false, true)
+#define DOWNS(HALF)                                                   \
+  DOWN(lora_matmul_down_##HALF##_r16, 16, true, false)                \
+  DOWN(lora_matmul_down_##HALF##_r32, 32, true, false)                \
+  DOWN(lora_matmul_down_##HALF##_r64, 64, true, false)                \
+  DOWN(lora_matmul_down_##HALF##_r32_ragged, 32, false, false)        \
+  DOWN(lora_matmul_down_##HALF##_r16_dropout, 16, true, true)         \
+  DOWN(lora_matmul_down_##HALF##_r32_dropout, 32, true, true)         \
+  DOWN(lora_matmul_down_##HALF##_r64_dropout, 64, true, true)         \
+  DOWN(lora_matmul_down_##HALF##_r32_dropout_ragged, 32, false, true)
+OF_HALF(DOWNS)
 
 #define RANK_SUMS(NAME, T)                                                                                                        \
-  extern "C" __global__ void __launch_bounds__(256) NAME(const float* parts, T* to, int count, int m, int padded, int pieces) {   \
+  extern "C" __global__ void __launch_bounds__(256) lora_matmul_rank_##NAME(const float* parts, T* to, int count, int m, int padded,       \
+                                                                          int pieces) {                                           \
     low_rank::rank_sums(parts, to, count, m, padded, pieces);                                                                         \
   }
-RANK_SUMS(lora_matmul_rank_bf16, bf16)
-RANK_SUMS(lora_matmul_rank_f32, float)
+OF_TYPES(RANK_SUMS)
 
 // y [m, n] = x [m, k] W^T with W [n, k]; dx [m, n] = dy [m, k] W with W [k, n].
-#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED)                                                                                              \
+#define UP(NAME, B_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
-      NAME(const bf16* a, const bf16* b, const bf16* rank, const bf16* factor, long long ld_factor, long long factor_stride,      \
+      NAME(const half_t* a, const half_t* b, const half_t* rank, const half_t* factor, long long ld_factor, long long factor_stride,      \
            int inner, const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,   \
-           bf16* c, int m, int n, int k) {                                                                                        \
-    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                                      \
-                                 {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, bias, \
-                                 c);                                                                                              \
+           const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                             \
+    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                              \
+                                         {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, \
+                                         EPILOGUE(bias, operand, kept, kind), c);                                                 \
   }
-UP(lora_matmul_fwd_bf16, true, true, false)
-UP(lora_matmul_fwd_bf16_ragged, true, false, false)
-UP(lora_matmul_bwd_input_bf16, false, true, true)
-UP(lora_matmul_bwd_input_bf16_ragged, false, false, true)
+#define UPS(HALF)                                                              \
+  UP(lora_matmul_fwd_##HALF, true, true, false, any_epilogue)                  \
+  UP(lora_matmul_fwd_##HALF##_ragged, true, false, false, any_epilogue)        \
+  UP(lora_matmul_bwd_input_##HALF, false, true, true, adding_epilogue)         \
+  UP(lora_matmul_bwd_input_##HALF##_ragged, false, false, true, adding_epilogue)
+OF_HALF(UPS)
 
 #define FACTOR_PARTS(NAME, RANK, ALIGNED)                                                                                         \
   extern "C" __global__ void __launch_bounds__(low_rank::THREADS)                                                                     \
-      NAME(const bf16* x, const bf16* v, const bf16* dy, const bf16* u, const u32* keep, int words, const int4* chunks,           \
+      NAME(const half_t* x, const half_t* v, const half_t* dy, const half_t* u, const u32* keep, int words, const int4* chunks,           \
            int chunk_rows, float* parts, int m, int k, int n, int padded, int inner) {                                            \
     low_rank::factor_parts<RANK, ALIGNED>({x, v, k}, {dy, u, n}, keep, words, chunks, chunk_rows, parts, m, padded, inner);           \
   }
-FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r16, 16, true)
-FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r32, 32, true)
-FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r64, 64, true)
-FACTOR_PARTS(lora_matmul_bwd_parts_bf16_r32_ragged, 32, false)
+#define ALL_FACTOR_PARTS(HALF)                                       \
+  FACTOR_PARTS(lora_matmul_bwd_parts_##HALF##_r16, 16, true)         \
+  FACTOR_PARTS(lora_matmul_bwd_parts_##HALF##_r32, 32, true)         \
+  FACTOR_PARTS(lora_matmul_bwd_parts_##HALF##_r64, 64, true)         \
+  FACTOR_PARTS(lora_matmul_bwd_parts_##HALF##_r32_ragged, 32, false)
+OF_HALF(ALL_FACTOR_PARTS)
 
+#ifndef WARPTUNE_F16
 extern "C" __global__ void __launch_bounds__(256) lora_matmul_bwd_factors(const float* parts, const int* first, int count, float* da,
                                                                          float* db, int k, int n, int rank, int padded,
                                                                          float keep_scale) {
   low_rank::factor_sums(parts, first, count, da, db, k, n, rank, padded, keep_scale);
 }
+#endif
 
 // On the ordinary cores, by the types of x (and dy), and of W.
 #define DOWN_F32(NAME, FACTOR_K_MAJOR, X)                                                                                         \
@@ -337,36 +241,41 @@ extern "C" __global__ void __launch_bounds__(256) lora_matmul_bwd_factors(const 
            float* parts, int m, int k, int rank, int padded, int part_steps) {                                                    \
     lora::down_f32<FACTOR_K_MAJOR>(x, factor, keep, words, tiles, scales, scale, parts, m, k, rank, padded, part_steps);          \
   }
-DOWN_F32(lora_matmul_fwd_down_f32, true, float)
-DOWN_F32(lora_matmul_fwd_down_bf16, true, bf16)
-DOWN_F32(lora_matmul_bwd_down_f32, false, float)
-DOWN_F32(lora_matmul_bwd_down_bf16, false, bf16)
+#define DOWNS_F32(NAME, T)                        \
+  DOWN_F32(lora_matmul_fwd_down_##NAME, true, T)  \
+  DOWN_F32(lora_matmul_bwd_down_##NAME, false, T)
+OF_TYPES(DOWNS_F32)
 
-#define UP_F32(NAME, B_K_MAJOR, X, W)                                                                                             \
+#define UP_F32(NAME, B_K_MAJOR, EPILOGUE, X, W)                                                                                   \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
       NAME(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded, const int4* segments,       \
-           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, X* c, int m, int n, int k) {       \
-    lora::up_f32<B_K_MAJOR>(a, b, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale, bias, c, m, n, k);   \
+           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, const X* operand, X* kept,         \
+           u32 kind, X* c, int m, int n, int k) {                                                                                 \
+    lora::up_f32<B_K_MAJOR>(a, gemm_f32::Part<W>{b, B_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale,                      \
+                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                     \
   }
-UP_F32(lora_matmul_fwd_f32_f32, true, float, float)
-UP_F32(lora_matmul_fwd_f32_bf16, true, float, bf16)
-UP_F32(lora_matmul_fwd_bf16_f32, true, bf16, float)
-UP_F32(lora_matmul_bwd_input_f32_f32, false, float, float)
-UP_F32(lora_matmul_bwd_input_f32_bf16, false, float, bf16)
-UP_F32(lora_matmul_bwd_input_bf16_f32, false, bf16, float)
+#define MIXED_UPS_F32(HALF)                                                        \
+  UP_F32(lora_matmul_fwd_f32_##HALF, true, any_epilogue, float, half_t)            \
+  UP_F32(lora_matmul_fwd_##HALF##_f32, true, any_epilogue, half_t, float)          \
+  UP_F32(lora_matmul_bwd_input_f32_##HALF, false, adding_epilogue, float, half_t)  \
+  UP_F32(lora_matmul_bwd_input_##HALF##_f32, false, adding_epilogue, half_t, float)
+OF_HALF(MIXED_UPS_F32)
+#ifndef WARPTUNE_F16
+UP_F32(lora_matmul_fwd_f32_f32, true, any_epilogue, float, float)
+UP_F32(lora_matmul_bwd_input_f32_f32, false, adding_epilogue, float, float)
+#endif
 
 #define FACTOR_PARTS_F32(NAME, X)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
-      NAME(const X* x, const float* v, const X* dy, const float* u, const u32* keep, int words, const int4* chunks,               \
+      lora_matmul_bwd_parts_##NAME(const X* x, const float* v, const X* dy, const float* u, const u32* keep, int words, const int4* chunks,               \
            int chunk_rows, float* parts, int m, int k, int n, int padded) {                                                       \
     lora::factor_parts_f32(x, v, dy, u, keep, words, chunks, chunk_rows, parts, m, k, n, padded);                                 \
   }
-FACTOR_PARTS_F32(lora_matmul_bwd_parts_f32, float)
-FACTOR_PARTS_F32(lora_matmul_bwd_parts_bf16, bf16)
+OF_TYPES(FACTOR_PARTS_F32)
 
 #define FEW(NAME, F)                                                                                                              \
   extern "C" __global__ void __launch_bounds__(32 * MAX_WARPS)                                                                    \
-      lora_matmul_fwd_down_few_##NAME(const bf16* x, const F* a, const int* adapter_of, const float* scales, float scale,         \
+      lora_matmul_fwd_down_few_##NAME(const half_t* x, const F* a, const int* adapter_of, const float* scales, float scale,         \
                                       float* u, int k, int rank, int padded) {                                                    \
     lora::few_down(x, a, adapter_of, scales, scale, u, k, rank, padded);                                                          \
   }                                                                                                                               \
@@ -374,10 +283,14 @@ FACTOR_PARTS_F32(lora_matmul_bwd_parts_bf16, bf16)
   FEW_UP(NAME##_rows16, 2, F)
 #define FEW_UP(NAME, TILES, F)                                                                                                    \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                                  \
-      lora_matmul_fwd_few_##NAME(const bf16* x, const bf16* w, const float* u, const F* b, const int* adapter_of,                 \
-                                 const float* bias, bf16* y, int m, int n, int k, int rank, int padded) {                         \
+      lora_matmul_fwd_few_##NAME(const half_t* x, const half_t* w, const float* u, const F* b, const int* adapter_of,                 \
+                                 const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* y, int m, int n, int k,      \
+                                 int rank, int padded) {                                                                          \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                            \
-    gemv::tensor_cores<TILES, true>(x, w, bias, y, m, n, k, parts, lora::FewUp<F>{u, b, adapter_of, rank, padded, n});            \
+    gemv::tensor_cores<TILES, true>(x, w, Epilogue<half_t>{bias, operand, kept, kind}, y, m, n, k, parts,                           \
+                                    lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                           \
   }
-FEW(f32, float)
-FEW(bf16, bf16)
+#define FEWS(HALF)           \
+  FEW(HALF##_f32, float)     \
+  FEW(HALF##_##HALF, half_t)
+OF_HALF(FEWS)

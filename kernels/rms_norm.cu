@@ -166,14 +166,8 @@ __device__ __forceinline__ void weight_part(const T* __restrict__ x, const float
       backward<1, true>(x, weight, scales, dy, other, dx, rows, dim, lanes);                                     \
     }                                                                                                            \
   }
-SUMS(f32_f32, float, float)
-SUMS(f32_bf16, float, bf16)
-SUMS(bf16_f32, bf16, float)
-SUMS(bf16_bf16, bf16, bf16)
-FORWARD_BACKWARD(f32_f32, float, float)
-FORWARD_BACKWARD(f32_bf16, float, bf16)
-FORWARD_BACKWARD(bf16_f32, bf16, float)
-FORWARD_BACKWARD(bf16_bf16, bf16, bf16)
+OF_PAIRS(SUMS)
+OF_PAIRS(FORWARD_BACKWARD)
 
 // The parts are f32, so a pack is four elements whatever x is.
 #define WEIGHT_PARTS(NAME, T)                                                                                    \
@@ -186,10 +180,11 @@ FORWARD_BACKWARD(bf16_bf16, bf16, bf16)
       weight_part<1>(x, scales, dy, parts, rows, dim, part_rows);                                                \
     }                                                                                                            \
   }
-WEIGHT_PARTS(f32, float)
-WEIGHT_PARTS(bf16, bf16)
+OF_TYPES(WEIGHT_PARTS)
 
+#ifndef WARPTUNE_F16
 extern "C" __global__ __launch_bounds__(MAX_THREADS) void rms_norm_bwd_dweight_sum(const float* parts, float* dweight,
                                                                                   u32 count, u32 columns) {
   sum_parts(parts, dweight, count, columns);
 }
+#endif

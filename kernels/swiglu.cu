@@ -7,11 +7,12 @@
 // Deterministic: each element is one thread's.
 // Memory-bound: 16 bytes of each operand a thread and step; both gradients come out of one pass.
 
+#include "common/activations.cuh"
 #include "common/spans.cuh"
 
 constexpr int THREADS = 256;
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+using activations::sigmoid;
 
 template <class T>
 __device__ __forceinline__ void forward(const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ y,
@@ -60,5 +61,4 @@ __device__ __forceinline__ void backward(const T* __restrict__ gate, const T* __
                                                                           T* dgate, T* dup, u64 n) {              \
     backward(gate, up, dy, dgate, dup, n);                                                                        \
   }
-SWIGLU(f32, float)
-SWIGLU(bf16, bf16)
+OF_TYPES(SWIGLU)

@@ -13,7 +13,7 @@ namespace attention {
 using i64 = long long;
 
 constexpr float LOG2_E = 1.4426950408889634f;
-constexpr int CHUNK = 8;          // bf16 elements of 16 bytes
+constexpr int CHUNK = 8;         // elements of 16 bytes
 constexpr int KEPT_BYTES = 128;  // of what the threads of a block know in common
 
 // A condition that is known when the kernel is compiled, as an argument.
@@ -90,6 +90,33 @@ template <class T> struct ForwardArguments {
   int window;
 };
 
+// A forward kernel's keys and values where they lie packed like its queries. ALIGNED: all rows start on 16 bytes and have whole chunks.
+template <class T, bool ALIGNED> struct Packed {
+  static constexpr bool KEYS_ALIGNED = ALIGNED;
+  // Keys and values of a block's head from its first tile on.
+  struct Stream {
+    const T* from[2];
+  };
+  const ForwardArguments<T>& a;
+
+  __device__ __forceinline__ Sequence sequence() const {
+    return Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  }
+  __device__ __forceinline__ Stream stream(const Sequence& seq, int kv_head, int begin) const {
+    return {{a.k.at(seq.k_begin + begin, kv_head * a.dim).data, a.v.at(seq.k_begin + begin, kv_head * a.dim).data}};
+  }
+  // Keys (0) or values (1) from row `first` of the stream on.
+  __device__ __forceinline__ Rows<const T> rows(const Stream& stream, int which, int first) const {
+    return Rows<const T>{stream.from[which], which == 0 ? a.k.stride : a.v.stride}.at(first, 0);
+  }
+  // Calls f with whether queries and outputs are aligned.
+  template <class F> __device__ __forceinline__ void with_alignment(F f) const { f(Known<ALIGNED>()); }
+  // Saves log sum e^s of a row, of which the largest score and the sum relative to that are known.
+  __device__ __forceinline__ void save(int head, i64 row, float most, float total) const {
+    a.lse[head * a.lse_stride + row] = most * a.scale + logf(total);
+  }
+};
+
 // What backward kernels take.
 template <class T> struct BackwardArguments {
   const uint2* tiles;
@@ -104,7 +131,7 @@ template <class T> struct BackwardArguments {
   int window;
 };
 
-// How a tile of rows of D bf16 elements lies in shared memory. Chunks of 16 bytes are permuted within groups, by the row, so that
+// How a tile of rows of D elements of 16 bits lies in shared memory. Chunks of 16 bytes are permuted within groups, by the row, so that
 // neither copies nor ldmatrix meet a bank twice: where rows are whole spans of the banks (128 bytes), eight chunks by row % 8; where
 // they are odd halves of it, four chunks by row / 2 % 4.
 template <int D> struct Layout {
@@ -136,15 +163,15 @@ template <int D> struct Layout {
 };
 
 // Brings ROWS rows of `dim` elements to shared memory; rows from `rows` on and columns from `dim` on become zero. ALIGNED: rows start
-// on 16 bytes and have whole chunks; the copies are asynchronous, the caller closes their group. Otherwise elements come one by one.
+// on 16 bytes; the copies are asynchronous, the caller closes their group. Otherwise elements come one by one.
 template <int D, int ROWS, int THREADS, bool ALIGNED>
-__device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int rows, int dim) {
+__device__ __forceinline__ void fetch(u32 to, const Rows<const half_t> from, int rows, int dim) {
   using L = Layout<D>;
   constexpr int STEP = THREADS / L::GROUP, PASSES = (ROWS + STEP - 1) / STEP, GROUPS = D / CHUNK / L::GROUP;
   static_assert(STEP % 8 == 0, "a thread's rows are permuted alike");
   const int thread = thread_again(), row0 = thread / L::GROUP, chunk0 = thread % L::GROUP;
   const u32 place = to + L::place(row0, chunk0);
-  const bf16* at = from.data + row0 * from.stride + chunk0 * CHUNK;
+  const half_t* at = from.data + row0 * from.stride + chunk0 * CHUNK;
   if (ALIGNED && rows >= ROWS && dim == D) {  // nothing to leave out: most tiles
 #pragma unroll
     for (int pass = 0; pass < PASSES; pass++) {
@@ -164,16 +191,16 @@ __device__ __forceinline__ void fetch(u32 to, const Rows<const bf16> from, int r
 #pragma unroll
     for (int group = 0; group < GROUPS; group++) {
       const int left = row < rows ? dim - (chunk0 + group * L::GROUP) * CHUNK : 0;
-      const bf16* source = left > 0 ? at + group * L::GROUP * CHUNK : from.data;
+      const half_t* source = left > 0 ? at + group * L::GROUP * CHUNK : from.data;
       const u32 target = place + pass * STEP * L::ROW_BYTES + group * L::GROUP * 16;
       if constexpr (ALIGNED) {
-        copy_async_16(target, source, left > 0 ? 16 : 0);
+        copy_async_16(target, source, left > 0 ? min(left, CHUNK) * 2 : 0);
       } else {
         uint4 packed = {0, 0, 0, 0};
         u32* words = &packed.x;
 #pragma unroll
         for (int e = 0; e < CHUNK; e++) {
-          const u32 bits = e < left ? __bfloat16_as_ushort(source[e]) : 0;
+          const u32 bits = e < left ? bits_of(source[e]) : 0;
           words[e / 2] |= bits << (e % 2 * 16);
         }
         store_shared_16(target, packed);
@@ -235,20 +262,14 @@ __device__ __forceinline__ void add_scores(float (&s)[M][N / 8][4], const Left<D
       load_matrix_x4(b, Layout<D>::fragment(at, n * 16, k * 16));
 #pragma unroll
       for (int m = 0; m < M; m++) {
-        mma_bf16(s[m][2 * n], a[m], b[0], b[1]);
-        mma_bf16(s[m][2 * n + 1], a[m], b[2], b[3]);
+        mma_half(s[m][2 * n], a[m], b[0], b[1]);
+        mma_half(s[m][2 * n + 1], a[m], b[2], b[3]);
       }
     }
   }
 }
 
-// Two neighbouring elements, the first in the lower half.
-__device__ __forceinline__ u32 pack2(float first, float second) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return *reinterpret_cast<const u32*>(&pair);
-}
-
-// sum += p right, p rounded to bf16, for N rows of `right`; `at` is the start of these plus lane_down().
+// sum += p right, p rounded to half_t, for N rows of `right`; `at` is the start of these plus lane_down().
 template <int D, int M, int N>
 __device__ __forceinline__ void add_rows(float (&sum)[M][D / 8][4], const float (&p)[M][N / 8][4], u32 at) {
 #pragma unroll
@@ -256,10 +277,10 @@ __device__ __forceinline__ void add_rows(float (&sum)[M][D / 8][4], const float 
     u32 a[M][4];  // where the results of a product lie is where left operands do
 #pragma unroll
     for (int m = 0; m < M; m++) {
-      a[m][0] = pack2(p[m][2 * k][0], p[m][2 * k][1]);
-      a[m][1] = pack2(p[m][2 * k][2], p[m][2 * k][3]);
-      a[m][2] = pack2(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-      a[m][3] = pack2(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+      a[m][0] = pair_of<half_t>(p[m][2 * k][0], p[m][2 * k][1]);
+      a[m][1] = pair_of<half_t>(p[m][2 * k][2], p[m][2 * k][3]);
+      a[m][2] = pair_of<half_t>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+      a[m][3] = pair_of<half_t>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
     }
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
@@ -267,8 +288,8 @@ __device__ __forceinline__ void add_rows(float (&sum)[M][D / 8][4], const float 
       load_matrix_x4_transposed(b, Layout<D>::fragment(at, k * 16, n * 16));
 #pragma unroll
       for (int m = 0; m < M; m++) {
-        mma_bf16(sum[m][2 * n], a[m], b[0], b[1]);
-        mma_bf16(sum[m][2 * n + 1], a[m], b[2], b[3]);
+        mma_half(sum[m][2 * n], a[m], b[0], b[1]);
+        mma_half(sum[m][2 * n + 1], a[m], b[2], b[3]);
       }
     }
   }
@@ -299,7 +320,7 @@ __device__ __forceinline__ void for_hidden(int first, RangeOf range, Hide hide) 
 // Writes a warp's 16 M x D results, row r times factor[r / 8], to the rows of `to`, by way of shared memory that is the warp's own from
 // `slab` on (rows as in a tile), so that a store is 16 bytes of a row. Rows from `rows` on and columns from `dim` on are left out.
 template <int D, int M, bool ALIGNED>
-__device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], const float (&factor)[M][2], u32 slab, const Rows<bf16> to,
+__device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], const float (&factor)[M][2], u32 slab, const Rows<half_t> to,
                                            int rows, int dim) {
   using L = Layout<D>;
   const int lane = threadIdx.x % 32;
@@ -311,7 +332,7 @@ __device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], cons
 #pragma unroll
       for (int n = 0; n < D / 8; n++) {
         const float first = sum[m][n][2 * half] * factor[m][half], second = sum[m][n][2 * half + 1] * factor[m][half];
-        store_shared_4(slab + L::place(row, n) + lane % 4 * 4, pack2(first, second));
+        store_shared_4(slab + L::place(row, n) + lane % 4 * 4, pair_of<half_t>(first, second));
       }
     }
   }
@@ -322,14 +343,14 @@ __device__ __forceinline__ void write_rows(const float (&sum)[M][D / 8][4], cons
     const int id = lane + i * 32, row = id / CHUNKS, chunk = id % CHUNKS, left = dim - chunk * CHUNK;
     if (row >= rows || left <= 0) continue;
     const uint4 packed = load_shared_16(slab + L::place(row, chunk));
-    bf16* target = to.data + row * to.stride + chunk * CHUNK;
+    half_t* target = to.data + row * to.stride + chunk * CHUNK;
     if constexpr (ALIGNED) {
       store_global_16(target, packed);
     } else {
       const u32 words[] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
       for (int e = 0; e < CHUNK; e++) {
-        if (e < left) target[e] = __ushort_as_bfloat16(static_cast<unsigned short>(words[e / 2] >> (e % 2 * 16)));
+        if (e < left) target[e] = of_bits<half_t>(static_cast<unsigned short>(words[e / 2] >> (e % 2 * 16)));
       }
     }
   }

@@ -3,7 +3,7 @@
 // One scheme for all gradients. A block has a tile of rows of its own: keys and values for dk and dv, queries and dout for dq.
 // The others stream by, in tiles of TILE rows of both matrices through a ring of STAGES stages, and are used STEP rows at a time.
 // With own matrices x, y and streamed ones u, w: s = x u^T gives p, y w^T - delta gives ds, and sums grow by ds u and, for
-// dv, p w. A warp has 16 M own rows; scores stay in its registers: rounded to bf16, the accumulators of the first products are the left
+// dv, p w. A warp has 16 M own rows; scores stay in its registers: rounded to half_t, the accumulators of the first products are the left
 // operands of the second.
 #pragma once
 
@@ -42,7 +42,7 @@ template <Want WANT> struct BackwardOf<128, WANT> { using Plan = BackwardPlan<12
 template <Want WANT> struct BackwardOf<192, WANT> { using Plan = BackwardPlan<192, 1, 16, 32, 2, true, true>; };
 template <Want WANT> struct BackwardOf<256, WANT> { using Plan = BackwardPlan<256, 1, 16, 16, 2, false, false>; };
 
-template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void backward(const BackwardArguments<bf16>& a) {
+template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void backward(const BackwardArguments<half_t>& a) {
   constexpr int D = P::D, M = P::M, STEP = P::STEP, TILE = P::TILE;
   constexpr bool OWN_KEYS = WANT != Want::Q;
   constexpr bool DS = WANT != Want::V;                      // sums of ds u
@@ -54,7 +54,7 @@ template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void back
     Sequence seq;
     int begin, end, others;             // streamed rows: the first of the first tile, behind the last that is seen, all
     int tiles, first_whole, first_cut;  // tiles that some own row sees; those between the latter are seen by all
-    const bf16 *u, *w;                  // streamed rows from the sequence's first on
+    const half_t *u, *w;                  // streamed rows from the sequence's first on
     const float *lse, *delta;
   };
   static_assert(sizeof(Kept) <= KEPT_BYTES, "there is room for it");
@@ -76,8 +76,8 @@ template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void back
   {
     const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
     const int rows = rows_of(seq);
-    const Rows<const bf16> q = a.q.at(seq.q_begin, first_head * a.dim), dout = a.dout.at(seq.q_begin, first_head * a.dim);
-    const Rows<const bf16> k = a.k.at(seq.k_begin, kv_head * a.dim), v = a.v.at(seq.k_begin, kv_head * a.dim);
+    const Rows<const half_t> q = a.q.at(seq.q_begin, first_head * a.dim), dout = a.dout.at(seq.q_begin, first_head * a.dim);
+    const Rows<const half_t> k = a.k.at(seq.k_begin, kv_head * a.dim), v = a.v.at(seq.k_begin, kv_head * a.dim);
     const i64 first_query = first_head * a.lse_stride + seq.q_begin;
     if (threadIdx.x == 0) {
       // What the block's first and last row see.
@@ -123,7 +123,7 @@ template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void back
     if (number < count()) {
       const int head = OWN_KEYS ? number / kept.tiles : 0, j = number - head * kept.tiles;
       const int first = kept.begin + j * TILE, there = kept.others - first;
-      const Rows<const bf16> u = {kept.u, OWN_KEYS ? a.q.stride : a.k.stride}, w = {kept.w, OWN_KEYS ? a.dout.stride : a.v.stride};
+      const Rows<const half_t> u = {kept.u, OWN_KEYS ? a.q.stride : a.k.stride}, w = {kept.w, OWN_KEYS ? a.dout.stride : a.v.stride};
       const u32 to = ring + number % P::STAGES * P::STAGE_BYTES;
       fetch<D, TILE, P::THREADS, ALIGNED>(to, u.at(first, head * a.dim), there, a.dim);
       fetch<D, TILE, P::THREADS, ALIGNED>(to + P::TILE_BYTES, w.at(first, head * a.dim), there, a.dim);
@@ -222,7 +222,7 @@ template <class P, Want WANT, bool ALIGNED> __device__ __forceinline__ void back
   const int first_row = warp_row(), own_rows = rows_of(kept.seq) - first_row;  // of the warp
   const i64 out_row = (OWN_KEYS ? kept.seq.k_begin : kept.seq.q_begin) + kept.seq.first + first_row;
   const u32 slab = ring + first_row * L::ROW_BYTES;
-  const auto write = [&](const auto& sum, float times, const Rows<bf16>& to, int to_head) {
+  const auto write = [&](const auto& sum, float times, const Rows<half_t>& to, int to_head) {
     float factor[M][2];
 #pragma unroll
     for (int m = 0; m < M; m++) factor[m][0] = factor[m][1] = times;

@@ -1,4 +1,4 @@
-// Attention in f32 on the ordinary cores, forward and backward: plain tiles, for activations that are not bf16.
+// Attention in f32 on the ordinary cores, forward and backward: plain tiles, for activations in f32.
 //
 // A block of 256 threads has 64 rows of its own (queries; keys for the gradients of keys and values) and walks over the 64-row tiles of
 // the others that the mask leaves. A thread has 4 x 4 of a tile of scores and, for each 64 columns of a head, 4 x 4 of each
@@ -113,14 +113,16 @@ __device__ __forceinline__ void write(const float (&sum)[PIECES][EACH][EACH], co
   }
 }
 
-template <int PIECES> __device__ __forceinline__ void forward(const ForwardArguments<float>& a) {
+// `from` says where the block's sequence, keys and values are (attention::Packed).
+template <int PIECES, class From, class Arguments>
+__device__ __forceinline__ void forward(const From& from, const Arguments& a) {
   __shared__ __align__(16) Shared shared;
   const int head = blockIdx.y, kv_head = head / a.group;
-  const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  const Sequence seq = from.sequence();
   const int rows = min(seq.queries - seq.first, TILE);
   const int begin = seq.keys_of(seq.first).begin / TILE * TILE, end = seq.keys_of(seq.first + rows - 1).end;
   const Rows<const float> q = a.q.at(seq.q_begin + seq.first, head * a.dim);
-  const Rows<const float> keys = a.k.at(seq.k_begin, kv_head * a.dim), values = a.v.at(seq.k_begin, kv_head * a.dim);
+  const typename From::Stream stream = from.stream(seq, kv_head, 0);
 
   const float scale2 = a.scale2;
   float most[EACH], total[EACH], sum[PIECES][EACH][EACH] = {};
@@ -133,7 +135,7 @@ template <int PIECES> __device__ __forceinline__ void forward(const ForwardArgum
   for (int first = begin; first < end; first += TILE) {
     const int others = min(seq.keys - first, TILE);
     float s[EACH][EACH];
-    product(s, shared, q, rows, keys.at(first, 0), others, a.dim);
+    product(s, shared, q, rows, from.rows(stream, 0, first), others, a.dim);
 #pragma unroll
     for (int r = 0; r < EACH; r++) {
       const Range visible = seq.keys_of(seq.first + first_row() + r);
@@ -163,7 +165,7 @@ template <int PIECES> __device__ __forceinline__ void forward(const ForwardArgum
         for (int c = 0; c < EACH; c++) sum[piece][r][c] *= shrink;
       }
     }
-    accumulate<PIECES>(sum, shared, s, values.at(first, 0), others, a.dim);
+    accumulate<PIECES>(sum, shared, s, from.rows(stream, 1, first), others, a.dim);
   }
 
   float inverse[EACH];
@@ -175,10 +177,14 @@ template <int PIECES> __device__ __forceinline__ void forward(const ForwardArgum
     inverse[r] = total[r] == 0.0f ? 0.0f : 1.0f / total[r];
     const int row = first_row() + r;
     if (first_column() == 0 && row < rows) {
-      a.lse[head * a.lse_stride + seq.q_begin + seq.first + row] = most[r] * a.scale + logf(total[r]);
+      from.save(head, seq.q_begin + seq.first + row, most[r], total[r]);
     }
   }
   write<PIECES>(sum, inverse, a.out.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+}
+
+template <int PIECES> __device__ __forceinline__ void forward(const ForwardArguments<float>& a) {
+  forward<PIECES>(attention::Packed<float, false>{a}, a);
 }
 
 // dk and dv of a tile of keys (OWN_KEYS), or dq of a tile of queries: attention_backward.cuh has the scheme.

@@ -1,8 +1,8 @@
-// Attention forward on tensor cores; kernels/attention.cu says what it computes.
+// Attention forward on tensor cores; kernels/attention.cu says what it computes, kernels/kv_prefill.cu does so over pages.
 //
 // A block of WARPS warps has a tile of 16 M WARPS queries of one head, a warp 16 M of them; keys and values stream by in tiles of KEYS
 // rows, K0, V0, K1, V1, ..., through a ring of RING slots, so that RING - 1 copies are under way while one tile is used. A
-// warp's scores stay in registers: the accumulators of q k^T, rounded to bf16, are the left operand of p v.
+// warp's scores stay in registers: the accumulators of q k^T, rounded to half_t, are the left operand of p v.
 #pragma once
 
 #include "attention.cuh"
@@ -79,7 +79,8 @@ template <class P> struct Softmax {
   }
 };
 
-template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<bf16>& a) {
+// `from` says where the block's sequence, keys and values are (Packed).
+template <class P, class From, class Arguments> __device__ __forceinline__ void forward(const From& from, const Arguments& a) {
   constexpr int D = P::D, M = P::M, KEYS = P::KEYS;
   using L = Layout<D>;
   extern __shared__ __align__(128) unsigned char smem[];
@@ -88,7 +89,7 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     Sequence seq;
     int begin, left;                    // the first key of the first tile, the keys from there on
     int tiles, first_whole, first_cut;  // tiles that some row sees; those between the latter are seen by all rows
-    const bf16* streamed[2];            // keys and values from `begin` on
+    typename From::Stream stream;       // keys and values from `begin` on
   };
   static_assert(sizeof(Kept) <= KEPT_BYTES, "there is room for it");
   Kept& kept = *reinterpret_cast<Kept*>(smem + P::KEPT_AT);
@@ -96,7 +97,7 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
   const int head = blockIdx.y, kv_head = head / a.group;
   const auto warp_row = [] { return thread_again() / 32 * 16 * M; };
 
-  const Sequence seq = Sequence::of_tile(a.tiles, a.q_spans, a.k_spans, a.causal, a.window);
+  const Sequence seq = from.sequence();
   const int rows = min(seq.queries - seq.first, P::ROWS);
   // What the block's first and last row see.
   const Range low = seq.keys_of(seq.first), high = seq.keys_of(seq.first + rows - 1);
@@ -108,10 +109,12 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
     kept.tiles = max((high.end - begin + KEYS - 1) / KEYS, 0);
     kept.first_whole = min((high.begin - begin + KEYS - 1) / KEYS, kept.tiles);
     kept.first_cut = (low.end - begin) / KEYS;
-    kept.streamed[0] = a.k.at(seq.k_begin + begin, kv_head * a.dim).data;
-    kept.streamed[1] = a.v.at(seq.k_begin + begin, kv_head * a.dim).data;
+    kept.stream = from.stream(seq, kv_head, begin);
   }
-  fetch<D, P::ROWS, P::THREADS, ALIGNED>(q_tile, a.q.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+  from.with_alignment([&](auto aligned) {
+    constexpr bool ALIGNED = decltype(aligned)::value;
+    fetch<D, P::ROWS, P::THREADS, ALIGNED>(q_tile, a.q.at(seq.q_begin + seq.first, head * a.dim), rows, a.dim);
+  });
   copy_async_commit();
   __syncthreads();  // Hazard: `kept` was written by one thread.
 
@@ -119,8 +122,8 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
   auto bring = [&](int number) {
     if (number < 2 * kept.tiles) {
       const int first = number / 2 * KEYS;
-      const Rows<const bf16> from = {kept.streamed[number % 2], number % 2 == 0 ? a.k.stride : a.v.stride};
-      fetch<D, KEYS, P::THREADS, ALIGNED>(ring + number % P::RING * P::SLOT_BYTES, from.at(first, 0), kept.left - first, a.dim);
+      const Rows<const half_t> tile = from.rows(kept.stream, number % 2, first);
+      fetch<D, KEYS, P::THREADS, From::KEYS_ALIGNED>(ring + number % P::RING * P::SLOT_BYTES, tile, kept.left - first, a.dim);
     }
     copy_async_commit();
   };
@@ -188,13 +191,20 @@ template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const F
       inverse[m][half] = total == 0.0f ? 0.0f : 1.0f / total;
       const int row = m * 16 + half * 8 + lane / 4;
       if (lane % 4 == 0 && row < own_rows) {
-        a.lse[out_head * a.lse_stride + out_row + row] = softmax.most[m][half] * a.scale + logf(total);
+        from.save(out_head, out_row + row, softmax.most[m][half], total);
       }
     }
   }
   // The warp's rows of the tile of queries, which no other warp reads, become its way out.
   __syncwarp();  // Hazard: other lanes' reads of them.
-  write_rows<D, M, ALIGNED>(sum, inverse, q_tile + first_row * L::ROW_BYTES, a.out.at(out_row, out_head * a.dim), own_rows, a.dim);
+  from.with_alignment([&](auto aligned) {
+    const Rows<half_t> out = a.out.at(out_row, out_head * a.dim);
+    write_rows<D, M, decltype(aligned)::value>(sum, inverse, q_tile + first_row * L::ROW_BYTES, out, own_rows, a.dim);
+  });
+}
+
+template <class P, bool ALIGNED> __device__ __forceinline__ void forward(const ForwardArguments<half_t>& a) {
+  forward<P>(Packed<half_t, ALIGNED>{a}, a);
 }
 
 }  // namespace attention

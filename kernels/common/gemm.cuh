@@ -1,4 +1,5 @@
-// C = A B + bias on tensor cores: bf16 operands, f32 sums, C bf16 or f32. A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
+// C = epilogue(A B) on tensor cores: operands of half_t (elements.cuh), f32 sums, C half_t or f32 (epilogue.cuh: bias, residual,
+// activation). A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
 // stand alone (Tiles, start, advance, write_tile), for products that go on over other operands (the rank of a LoRA) or do something
 // to the sums in between.
 //
@@ -15,6 +16,7 @@
 
 #include "async_copy.cuh"
 #include "elements.cuh"
+#include "epilogue.cuh"
 #include "mma.cuh"
 
 namespace gemm {
@@ -25,15 +27,13 @@ constexpr int CHUNK = 8;  // elements of 16 bytes
 constexpr int TILE_ELEMENTS = TILE_M * TILE_K;
 constexpr int STAGE_ELEMENTS = 2 * TILE_ELEMENTS;
 constexpr int SMEM_BYTES = STAGES * STAGE_ELEMENTS * 2;
-// The results of 16 rows of a warp on their way out; 8 floats of padding keep the banks apart.
-constexpr int SLAB_STRIDE = WARP_N + 8;
 static_assert(TILE_M == TILE_N, "one tile shape for both operands");
 static_assert((TILE_M / WARP_M) * (TILE_N / WARP_N) == WARPS, "the warps cover the tile");
-static_assert(WARPS * 16 * SLAB_STRIDE * 4 <= SMEM_BYTES, "the slabs fit the ring");
+static_assert(TILE_M * TILE_N * 4 <= SMEM_BYTES, "the results fit the ring");
 
 // A matrix and where it ends: `outer` is m or n.
 struct Operand {
-  const bf16* data;
+  const half_t* data;
   long long ld;
   int outer, k;
 };
@@ -46,13 +46,14 @@ __device__ __forceinline__ int place(int row, int chunk) {
 }
 
 // What a thread copies of an operand's tiles: four chunks, which are a fixed number of rows of the matrix apart.
-template <bool K_MAJOR, bool ALIGNED> struct Tiles {
+// WHOLE: of each chunk all is in the matrix, or nothing.
+template <bool K_MAJOR, bool ALIGNED, bool WHOLE = false> struct Tiles {
   static constexpr int CHUNKS = (K_MAJOR ? TILE_K : TILE_M) / CHUNK;  // of a row
   static constexpr int ROWS = THREADS / CHUNKS;                       // that the block copies at once
   static constexpr int ROW_ELEMENTS = K_MAJOR ? TILE_K : TILE_M;
   static_assert(ROWS % 8 == 0, "the permutation of chunks repeats after 8 rows");
 
-  const bf16* from;  // the first chunk of the tile at k = 0
+  const half_t* from;  // the first chunk of the tile at k = 0
   long long ld;
   int to;            // where it goes in a tile
   int down, across;  // rows and elements of the matrix from there on
@@ -67,22 +68,22 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
   }
 
   // Brings the tile at k0 to shared memory; what lies outside the matrix becomes zero. No byte outside it is read.
-  __device__ __forceinline__ void fetch(bf16* tile, int k0) const {
+  __device__ __forceinline__ void fetch(half_t* tile, int k0) const {
     const int rows = K_MAJOR ? down : down - k0;
     const int count = min(max(K_MAJOR ? across - k0 : across, 0), CHUNK);
-    const bf16* at = from + (K_MAJOR ? k0 : k0 * ld);
+    const half_t* at = from + (K_MAJOR ? k0 : k0 * ld);
 #pragma unroll
     for (int i = 0; i < TILE_ELEMENTS / CHUNK / THREADS; i++) {
       const int some = i * ROWS < rows ? count : 0;
-      bf16* target = tile + to + i * ROWS * ROW_ELEMENTS;
+      half_t* target = tile + to + i * ROWS * ROW_ELEMENTS;
       if constexpr (ALIGNED) {
-        copy_async_16(target, at, 2 * some);
+        copy_async_16(target, at, WHOLE ? (some > 0 ? 16 : 0) : 2 * some);
       } else {
         uint4 packed = {0, 0, 0, 0};
         unsigned* words = &packed.x;
 #pragma unroll
         for (int e = 0; e < CHUNK; e++) {
-          const unsigned bits = e < some ? __bfloat16_as_ushort(at[e]) : 0;
+          const unsigned bits = e < some ? bits_of(at[e]) : 0;
           words[e / 2] |= bits << (e % 2 * 16);
         }
         *reinterpret_cast<uint4*>(target) = packed;
@@ -94,13 +95,13 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
 
 // One tile alone.
 template <bool K_MAJOR, bool ALIGNED>
-__device__ __forceinline__ void fetch(bf16* tile, const Operand& x, int outer0, int k0) {
+__device__ __forceinline__ void fetch(half_t* tile, const Operand& x, int outer0, int k0) {
   Tiles<K_MAJOR, ALIGNED>(x, outer0).fetch(tile, k0);
 }
 
 // The fragments of A for 16 rows and 16 k, from row `row` and k `k` of the tile.
 template <bool K_MAJOR>
-__device__ __forceinline__ void load_a(unsigned (&out)[4], const bf16* tile, int row, int k) {
+__device__ __forceinline__ void load_a(unsigned (&out)[4], const half_t* tile, int row, int k) {
   const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
   if constexpr (K_MAJOR) {
     load_matrix_x4(out, tile + place<true>(row + matrix % 2 * 8 + line, k / CHUNK + matrix / 2));
@@ -111,7 +112,7 @@ __device__ __forceinline__ void load_a(unsigned (&out)[4], const bf16* tile, int
 
 // The fragments of B for 16 k and 16 columns: two operations' worth.
 template <bool K_MAJOR>
-__device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int col, int k) {
+__device__ __forceinline__ void load_b(unsigned (&out)[4], const half_t* tile, int col, int k) {
   const int lane = threadIdx.x % 32, matrix = lane / 8, line = lane % 8;
   if constexpr (K_MAJOR) {
     load_matrix_x4(out, tile + place<true>(col + matrix / 2 * 8 + line, k / CHUNK + matrix % 2));
@@ -121,21 +122,18 @@ __device__ __forceinline__ void load_b(unsigned (&out)[4], const bf16* tile, int
 }
 
 // Writes neighbouring results: 16 bytes.
-__device__ __forceinline__ void store_chunk(bf16* to, const float (&v)[8]) {
+__device__ __forceinline__ void store_chunk(half_t* to, const float (&v)[8]) {
   uint4 packed;
   unsigned* words = &packed.x;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-    words[i] = *reinterpret_cast<const unsigned*>(&pair);
+    words[i] = pair_of<half_t>(v[2 * i], v[2 * i + 1]);
   }
   *reinterpret_cast<uint4*>(to) = packed;
 }
 __device__ __forceinline__ void store_chunk(float* to, const float (&v)[4]) {
   *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
 }
-__device__ __forceinline__ void store1(bf16* to, float v) { *to = __float2bfloat16_rn(v); }
-__device__ __forceinline__ void store1(float* to, float v) { *to = v; }
 
 // A warp's part of a tile of C, as mma leaves it: element e of [i][j] is at row 16 i + lane / 4 + e / 2 * 8 and column
 // 8 j + lane % 4 * 2 + e % 2.
@@ -159,7 +157,7 @@ __device__ __forceinline__ Corner corner_of_warp() {
 }
 
 // Starts the first copies. bring(stage, step) copies what a step multiplies: a tile of A, a tile of B behind it.
-template <class Bring> __device__ __forceinline__ void start(bf16* ring, int steps, const Bring& bring) {
+template <class Bring> __device__ __forceinline__ void start(half_t* ring, int steps, const Bring& bring) {
 #pragma unroll 1
   for (int step = 0; step < STAGES - 1; step++) {
     if (step < steps) bring(ring + step * STAGE_ELEMENTS, step);
@@ -167,10 +165,28 @@ template <class Bring> __device__ __forceinline__ void start(bf16* ring, int ste
   }
 }
 
+// Adds the product of a tile of A and one of B: 32 along k.
+template <bool A_K_MAJOR, bool B_K_MAJOR>
+__device__ __forceinline__ void multiply(Sums& sum, const half_t* tile_a, const half_t* tile_b) {
+  const Corner warp = corner_of_warp();
+#pragma unroll
+  for (int k = 0; k < TILE_K; k += 16) {
+    unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
+#pragma unroll
+    for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
+#pragma unroll
+    for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
+#pragma unroll
+    for (int i = 0; i < WARP_M / 16; i++) {
+#pragma unroll
+      for (int j = 0; j < WARP_N / 8; j++) mma_half(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+  }
+}
+
 // Adds the products of the steps `from` to `to` of `steps`.
 template <bool A_K_MAJOR, bool B_K_MAJOR, class Bring>
-__device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to, int steps, const Bring& bring) {
-  const Corner warp = corner_of_warp();
+__device__ __forceinline__ void advance(Sums& sum, half_t* ring, int from, int to, int steps, const Bring& bring) {
 #pragma unroll 1
   for (int step = from; step < to; step++) {
     copy_async_wait<STAGES - 2>();
@@ -180,95 +196,98 @@ __device__ __forceinline__ void advance(Sums& sum, bf16* ring, int from, int to,
     const int next = step + STAGES - 1;
     if (next < steps) bring(ring + next % STAGES * STAGE_ELEMENTS, next);
     copy_async_commit();
-    const bf16* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
-    const bf16* tile_b = tile_a + TILE_ELEMENTS;
-#pragma unroll
-    for (int k = 0; k < TILE_K; k += 16) {
-      unsigned fa[WARP_M / 16][4], fb[WARP_N / 16][4];
-#pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++) load_a<A_K_MAJOR>(fa[i], tile_a, warp.m0 + i * 16, k);
-#pragma unroll
-      for (int j = 0; j < WARP_N / 16; j++) load_b<B_K_MAJOR>(fb[j], tile_b, warp.n0 + j * 16, k);
-#pragma unroll
-      for (int i = 0; i < WARP_M / 16; i++) {
-#pragma unroll
-        for (int j = 0; j < WARP_N / 8; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
-      }
-    }
+    const half_t* tile_a = ring + step % STAGES * STAGE_ELEMENTS;
+    multiply<A_K_MAJOR, B_K_MAJOR>(sum, tile_a, tile_a + TILE_ELEMENTS);
   }
 }
 
-// Writes the block's tile of C, or with ADDS (C f32) and `add` adds it to what C holds, which is rounded once more then. The
-// results go out through shared memory, 16 rows a warp at a time, so that each store is 16 bytes of a row. `bias` may be null.
-template <bool ADDS = false, typename Out>
-__device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem, Corner block, int m, int n, const float* bias, Out* c,
-                                           long long ldc, bool add = false) {
+// Where chunk `chunk` of four results of row `row` of a warp's part lies on its way out, so that neither mma's layout nor rows meet a
+// bank twice.
+__device__ __forceinline__ int place_result(int row, int chunk) {
+  return row * WARP_N + (chunk ^ chunk >> 3 ^ (row & 3) << 1) * 4;
+}
+
+// Writes the block's tile of C. The results go out through shared memory, so that each access is 16 bytes of a row; the epilogue's operand
+// is under way for four of them at once. C may be the operand itself.
+template <class Out>
+__device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem, Corner block, int m, int n,
+                                           const Epilogue<Out>& epilogue, Out* c, long long ldc) {
+  constexpr int LEN = 16 / sizeof(Out), LANES = WARP_N / LEN, ROWS = 32 / LANES, AHEAD = 4;
+  static_assert(WARP_M % (ROWS * AHEAD) == 0, "whole turns");
   const int lane = threadIdx.x % 32;
   const Corner warp = corner_of_warp();
   copy_async_wait<0>();
-  __syncthreads();  // Hazard: the slabs lie where other warps may still read the last tiles.
-  float* slab = reinterpret_cast<float*>(smem) + threadIdx.x / 32 * 16 * SLAB_STRIDE;
+  __syncthreads();  // Hazard: the results lie where other warps may still read the last tiles.
+  float* results = reinterpret_cast<float*>(smem) + threadIdx.x / 32 * WARP_M * WARP_N;
 #pragma unroll
   for (int i = 0; i < WARP_M / 16; i++) {
-    const int row = lane / 4, col = lane % 4 * 2;
 #pragma unroll
     for (int j = 0; j < WARP_N / 8; j++) {
-      *reinterpret_cast<float2*>(&slab[row * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][0], sum[i][j][1]};
-      *reinterpret_cast<float2*>(&slab[(row + 8) * SLAB_STRIDE + j * 8 + col]) = {sum[i][j][2], sum[i][j][3]};
+      float* to = results + place_result(i * 16 + lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 2;
+      *reinterpret_cast<float2*>(to) = {sum[i][j][0], sum[i][j][1]};
+      *reinterpret_cast<float2*>(to + 8 * WARP_N) = {sum[i][j][2], sum[i][j][3]};
     }
-    __syncwarp();  // Hazard: lanes read what others wrote.
-    constexpr int OUT_CHUNK = 16 / sizeof(Out);
+  }
+  __syncwarp();  // Hazard: lanes read what others wrote.
+  const int line = lane / LANES, across = lane % LANES * LEN;
+  const int row0 = block.m0 + warp.m0 + line, col = block.n0 + warp.n0 + across, count = min(n - col, LEN);
+  if (count <= 0) return;
+  float bias[LEN];
 #pragma unroll
-    for (int part = 0; part < 16 * WARP_N / OUT_CHUNK / 32; part++) {
-      const int id = lane + part * 32, r = id / (WARP_N / OUT_CHUNK), across = id % (WARP_N / OUT_CHUNK) * OUT_CHUNK;
-      const int global_row = block.m0 + warp.m0 + i * 16 + r, global_col = block.n0 + warp.n0 + across;
-      if (global_row >= m || global_col >= n) continue;
-      float v[OUT_CHUNK];
-      Out* to = c + global_row * ldc + global_col;
-      const bool whole = global_col + OUT_CHUNK <= n && (reinterpret_cast<unsigned long long>(to) & 15) == 0;
+  for (int e = 0; e < LEN; e++) bias[e] = epilogue.bias != nullptr && e < count ? epilogue.bias[col + e] : 0.0f;
+  const bool whole = count == LEN && ldc % LEN == 0 && epilogue.template packs<LEN>(c);
+#pragma unroll 1
+  for (int turn = 0; turn < WARP_M; turn += ROWS * AHEAD) {
+    uint4 ahead[AHEAD] = {};
+    if (whole && epilogue.operand != nullptr) {
 #pragma unroll
-      for (int e = 0; e < OUT_CHUNK; e++) {
-        v[e] = slab[r * SLAB_STRIDE + across + e];
-        if (bias != nullptr && global_col + e < n) v[e] += bias[global_col + e];
+      for (int i = 0; i < AHEAD; i++) {
+        const int row = row0 + turn + i * ROWS;
+        if (row < m) ahead[i] = *reinterpret_cast<const uint4*>(epilogue.operand + row * ldc + col);
       }
-      if constexpr (ADDS) {
-        static_assert(sizeof(Out) == 4, "sums are f32");
-        if (add && whole) {
-          const float4 old = *reinterpret_cast<const float4*>(to);
-          v[0] += old.x, v[1] += old.y, v[2] += old.z, v[3] += old.w;
-        }
+    }
+    // Not unrolled, as an activation of all elements of a thread would be long.
+#pragma unroll 1
+    for (int i = 0; i < AHEAD; i++) {
+      const int row = row0 + turn + i * ROWS;
+      if (row >= m) return;
+      float z[LEN], with[LEN];
 #pragma unroll
-        for (int e = 0; e < OUT_CHUNK; e++) {
-          if (add && !whole && global_col + e < n) v[e] += to[e];
-        }
+      for (int e = 0; e < LEN; e += 4) {
+        float four[4];
+        load<4>(results + place_result(line + turn + i * ROWS, (across + e) / 4), four);
+#pragma unroll
+        for (int f = 0; f < 4; f++) z[e + f] = four[f] + bias[e + f];
       }
+      const long long at = row * ldc + col;
       if (whole) {
-        store_chunk(to, v);
+        const uint4 mine = i == 0 ? ahead[0] : i == 1 ? ahead[1] : i == 2 ? ahead[2] : ahead[3];
+        load<LEN>(reinterpret_cast<const Out*>(&mine), with);
+        epilogue.finish_pack(z, with, c, at);
       } else {
-        for (int e = 0; e < OUT_CHUNK && global_col + e < n; e++) store1(to + e, v[e]);
+        epilogue.finish(z, c, at, count);
       }
     }
-    __syncwarp();  // Hazard: the next 16 rows overwrite these.
   }
 }
 
 // The kernel's body.
-template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, bool ADDS = false, typename Out>
-__device__ __forceinline__ void run(const Operand a, const Operand b, const float* bias, Out* c, long long ldc, bool add = false) {
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
+__device__ __forceinline__ void run(const Operand a, const Operand b, const Epilogue<Out>& epilogue, Out* c, long long ldc) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const Corner block = corner_of_block(a.outer, b.outer);
   const int steps = (a.k + TILE_K - 1) / TILE_K;
   const Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, block.m0);
   const Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
-  auto bring = [&](bf16* stage, int step) {
+  auto bring = [&](half_t* stage, int step) {
     tiles_a.fetch(stage, step * TILE_K);
     tiles_b.fetch(stage + TILE_ELEMENTS, step * TILE_K);
   };
   Sums sum = {};
   start(ring, steps, bring);
   advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
-  write_tile<ADDS>(sum, smem, block, a.outer, b.outer, bias, c, ldc, add);
+  write_tile(sum, smem, block, a.outer, b.outer, epilogue, c, ldc);
 }
 
 }  // namespace gemm

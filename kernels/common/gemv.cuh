@@ -1,7 +1,10 @@
 // The products of a linear layer with few rows: what kernels/gemv.cu says, for kernels that add something of their own to the sums.
 #pragma once
 
+#include <type_traits>
+
 #include "elements.cuh"
+#include "epilogue.cuh"
 #include "mma.cuh"
 
 namespace gemv {
@@ -42,7 +45,7 @@ template <int COUNT, bool ALIGNED, class T> __device__ __forceinline__ void fetc
       if constexpr (sizeof(T) == 4) {
         out[i] = __float_as_uint(x[i]);
       } else {
-        out[i / 2] |= static_cast<u32>(__bfloat16_as_ushort(x[i])) << (i % 2 * 16);
+        out[i / 2] |= static_cast<u32>(bits_of(x[i])) << (i % 2 * 16);
       }
     }
   }
@@ -53,7 +56,7 @@ template <class T> __device__ __forceinline__ float element(const u32* words, in
   if constexpr (sizeof(T) == 4) {
     return __uint_as_float(words[i]);
   } else {
-    return __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+    return i % 2 == 0 ? first_of<T>(words[i / 2]) : second_of<T>(words[i / 2]);
   }
 }
 
@@ -76,25 +79,29 @@ struct Plain {
   __device__ __forceinline__ float operator()(float sum, int, int) const { return sum; }
 };
 
-// Adds the warps' parts of the block's columns, in order, and writes y. What plus(sum, row, column) makes of a sum is rounded.
+// Adds the warps' parts of the block's columns, in order, and writes y: plus(sum, row, column) goes into the epilogue.
 template <int ROWS, class X, class Plus>
-__device__ __forceinline__ void finish(const float (&parts)[WARPS][ROWS][PART_STRIDE], const float* __restrict__ bias,
+__device__ __forceinline__ void finish(const float (&parts)[WARPS][ROWS][PART_STRIDE], const Epilogue<X>& epilogue,
                                        X* __restrict__ y, int m, int n, int n0, const Plus& plus) {
   __syncthreads();  // Hazard: the parts are read by other threads than wrote them.
+#pragma unroll 1
   for (int id = threadIdx.x; id < m * TILE_N; id += THREADS) {
     const int row = id / TILE_N, col = id % TILE_N;
     if (n0 + col >= n) continue;
     float sum = parts[0][row][col];
 #pragma unroll
     for (int w = 1; w < WARPS; w++) sum += parts[w][row][col];
-    if (bias != nullptr) sum += bias[n0 + col];
-    y[static_cast<long long>(row) * n + n0 + col] = from_f32<X>(plus(sum, row, n0 + col));
+    if (epilogue.bias != nullptr) sum += epilogue.bias[n0 + col];
+    float z[1] = {plus(sum, row, n0 + col)};
+    epilogue.finish(z, y, static_cast<long long>(row) * n + n0 + col, 1);
   }
 }
 
-// Eight elements of x as fragments of PIECES bf16 each, which add up to them, the smallest first.
+// Eight elements of x as fragments of PIECES half_t each, which add up to them, the smallest first. Of an x in f32 that is bf16 only: f16
+// has not the range.
 template <bool ALIGNED, class X> struct Pieces {
   static constexpr int PIECES = sizeof(X) == 2 ? 1 : 3;
+  static_assert(PIECES == 1 || std::is_same_v<half_t, bf16>, "f16 has not the range of f32");
   u32 words[PIECES][4];
 
   __device__ __forceinline__ void bring(const X* __restrict__ x, int left) {
@@ -108,11 +115,10 @@ template <bool ALIGNED, class X> struct Pieces {
         float a = __uint_as_float(whole[2 * i]), b = __uint_as_float(whole[2 * i + 1]);
 #pragma unroll
         for (int p = PIECES - 1; p >= 0; p--) {
-          const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-          words[p][i] = *reinterpret_cast<const u32*>(&pair);
+          words[p][i] = pair_of<half_t>(a, b);
           // What is left is exact: it has 8 bits less each time.
-          a -= __uint_as_float(words[p][i] << 16);
-          b -= __uint_as_float(words[p][i] & 0xffff0000u);
+          a -= first_of<half_t>(words[p][i]);
+          b -= second_of<half_t>(words[p][i]);
         }
       }
     }
@@ -121,13 +127,13 @@ template <bool ALIGNED, class X> struct Pieces {
 
 // On tensor cores: 8 TILES rows of x at most.
 template <int TILES, bool ALIGNED, class X, class Plus = Plain>
-__device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const bf16* __restrict__ w, const float* __restrict__ bias,
+__device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const half_t* __restrict__ w, const Epilogue<X>& epilogue,
                                              X* __restrict__ y, int m, int n, int k, float (&parts)[WARPS][8 * TILES][PART_STRIDE],
                                              const Plus& plus = {}) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, n0 = blockIdx.x * TILE_N;
-  constexpr int STEP = 4 * LEN<bf16>, STRIDE = WARPS * STEP, SLOTS = AHEAD_TENSOR + 1;
+  constexpr int STEP = 4 * LEN<half_t>, STRIDE = WARPS * STEP, SLOTS = AHEAD_TENSOR + 1;
   float sum[OWN / 2][TILES][4] = {};
-  Weights<ALIGNED, bf16> slots[SLOTS];
+  Weights<ALIGNED, half_t> slots[SLOTS];
   int k0 = threadIdx.x / 32 * STEP;
 #pragma unroll
   for (int s = 0; s < AHEAD_TENSOR; s++) slots[s].bring(w, n, k, n0, k0 + s * STRIDE);
@@ -138,7 +144,7 @@ __device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const bf16
     for (int s = 0; s < SLOTS; s++, k0 += STRIDE) {
       slots[(s + AHEAD_TENSOR) % SLOTS].bring(w, n, k, n0, k0 + AHEAD_TENSOR * STRIDE);
       const u32(&words)[OWN][4] = slots[s].words;
-      const int at = k0 + t * LEN<bf16>;
+      const int at = k0 + t * LEN<half_t>;
 #pragma unroll
       for (int j = 0; j < TILES; j++) {
         const int row = 8 * j + g;
@@ -148,14 +154,15 @@ __device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const bf16
         for (const u32(&piece)[4] : b.words) {
 #pragma unroll
           for (int i = 0; i < OWN; i += 2) {
-            mma_bf16(sum[i / 2][j], {words[i][0], words[i + 1][0], words[i][1], words[i + 1][1]}, piece[0], piece[1]);
-            mma_bf16(sum[i / 2][j], {words[i][2], words[i + 1][2], words[i][3], words[i + 1][3]}, piece[2], piece[3]);
+            mma_half(sum[i / 2][j], {words[i][0], words[i + 1][0], words[i][1], words[i + 1][1]}, piece[0], piece[1]);
+            mma_half(sum[i / 2][j], {words[i][2], words[i + 1][2], words[i][3], words[i + 1][3]}, piece[2], piece[3]);
           }
         }
       }
     }
   }
-  float(&part)[8 * TILES][PART_STRIDE] = parts[threadIdx.x / 32];
+  // By a shuffle, since nvcc would find the address before the loop and have no register for it there.
+  float(&part)[8 * TILES][PART_STRIDE] = parts[__shfl_sync(0xffffffff, threadIdx.x / 32, 0)];
 #pragma unroll
   for (int i = 0; i < OWN / 2; i++) {
 #pragma unroll
@@ -164,7 +171,7 @@ __device__ __forceinline__ void tensor_cores(const X* __restrict__ x, const bf16
       for (int e = 0; e < 4; e++) part[8 * j + 2 * t + e % 2][16 * i + e / 2 * 8 + g] = sum[i][j][e];
     }
   }
-  finish(parts, bias, y, m, n, n0, plus);
+  finish(parts, epilogue, y, m, n, n0, plus);
 }
 
 // A warp's ring of parts of x: of each step 4 LEN<W> elements of ROWS rows.
@@ -194,7 +201,7 @@ template <int ROWS, bool ALIGNED, class X, class W> struct Ring {
 // On the ordinary cores: groups of up to ROWS rows of x, one a block. The blocks of a tile of W follow each other, so that all but
 // the first find it in L2.
 template <int ROWS, bool ALIGNED, class X, class W>
-__device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W* __restrict__ w, const float* __restrict__ bias,
+__device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W* __restrict__ w, const Epilogue<X>& epilogue,
                                                X* __restrict__ y, int m, int n, int k) {
   const int groups = (m + ROWS - 1) / ROWS, first = blockIdx.x % groups * ROWS;
   x += static_cast<long long>(first) * k;
@@ -250,7 +257,7 @@ __device__ __forceinline__ void ordinary_cores(const X* __restrict__ x, const W*
       if (t == 0) parts[threadIdx.x / 32][r][8 * i + g] = total;
     }
   }
-  finish(parts, bias, y, m, n, n0, Plain{});
+  finish(parts, epilogue.after(static_cast<long long>(first) * n), y, m, n, n0, Plain{});
 }
 
 }  // namespace gemv

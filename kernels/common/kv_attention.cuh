@@ -11,6 +11,7 @@ namespace kv_attention {
 constexpr u32 PAGE = 256;  // tokens of a page, and of a split
 constexpr int KEYS = 16;   // of a warp's tile: the depth of an mma
 constexpr u32 WHOLE = 0xffffffff;
+constexpr u32 MANY = 64;  // new tokens from which on a sequence is kernels/kv_prefill.cu's
 static_assert(PAGE % KEYS == 0, "a tile of keys lies in one page");
 
 // A sequence of a pass: its first row in q, how many tokens are new, how many lie before them in the cache, and its first row among
@@ -75,7 +76,7 @@ __device__ __forceinline__ float base_of(float top) { return top == -INFINITY ? 
 
 // A warp's online softmax on tensor cores. Lane l holds rows l / 4 and l / 4 + 8, as mma has them.
 template <int DIM> struct TensorCores {
-  using T = bf16;
+  using T = half_t;
   using In = Rows<T, DIM>;
   static constexpr int ROWS = 16;
   static constexpr int SCRATCH_BYTES = 0;
@@ -121,13 +122,13 @@ template <int DIM> struct TensorCores {
       unsigned b[4];
       load_matrix_x4(b, In::step(across, 2 * k));
       if constexpr (KEEP) {
-        mma_bf16(s[0], kept[k], b[0], b[1]);
-        mma_bf16(s[1], kept[k], b[2], b[3]);
+        mma_half(s[0], kept[k], b[0], b[1]);
+        mma_half(s[1], kept[k], b[2], b[3]);
       } else {
         unsigned a[4];
         load_matrix_x4(a, In::step(queries, 2 * k));
-        mma_bf16(s[0], a, b[0], b[1]);
-        mma_bf16(s[1], a, b[2], b[3]);
+        mma_half(s[0], a, b[0], b[1]);
+        mma_half(s[1], a, b[2], b[3]);
       }
     }
     // Only where some row does not see some key.
@@ -154,9 +155,8 @@ template <int DIM> struct TensorCores {
       top[h] = now;
 #pragma unroll
       for (int n = 0; n < 2; n++) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(exp2_approx(fmaf(s[n][2 * h], scale, -base)),
-                                                          exp2_approx(fmaf(s[n][2 * h + 1], scale, -base)));
-        p[2 * n + h] = reinterpret_cast<const unsigned&>(pair);
+        p[2 * n + h] = pair_of<half_t>(exp2_approx(fmaf(s[n][2 * h], scale, -base)),
+                                       exp2_approx(fmaf(s[n][2 * h + 1], scale, -base)));
       }
     }
     // Maxima seldom rise: a factor of 1 is no factor.
@@ -170,15 +170,14 @@ template <int DIM> struct TensorCores {
         }
       }
     }
-    constexpr unsigned ONES = 0x3f803f80;  // two of bf16
-    mma_bf16(sum, p, ONES, ONES);
+    mma_half(sum, p, HALF_ONES, HALF_ONES);
     const u32 down = shared_address(values) + In::place(lane % 16, lane / 16);
 #pragma unroll
     for (int d = 0; d < DIM / 16; d++) {
       unsigned b[4];
       load_matrix_x4_transposed(b, In::step(down, 2 * d));
-      mma_bf16(acc[2 * d], p, b[0], b[1]);
-      mma_bf16(acc[2 * d + 1], p, b[2], b[3]);
+      mma_half(acc[2 * d], p, b[0], b[1]);
+      mma_half(acc[2 * d + 1], p, b[2], b[3]);
     }
   }
 

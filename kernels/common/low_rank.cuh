@@ -49,17 +49,17 @@ struct Mask {
   }
 };
 
-// Bits 0 and 1 of `bits` as a mask on two bf16 in a register.
+// Bits 0 and 1 of `bits` as a mask on two half_t in a register.
 __device__ __forceinline__ unsigned on_pair(u32 bits) { return ((bits & 1) | (bits & 2) << 15) * 0xffffu; }
 
-// Both factors of adapter blockIdx.z / 2 as bf16, with hi and lo as lora_matmul.cu says (lo only of f32): A [rank, k] where blockIdx.z is
+// Both factors of adapter blockIdx.z / 2 as half_t, with hi and lo as lora_matmul.cu says (lo only of f32): A [rank, k] where blockIdx.z is
 // even, B [n, rank] where it is odd. Forward: A to [hi; lo], rows of lda elements below each other, B to [hi hi lo] side by side.
 // Backward: A to [hi; hi; lo], B to [hi; lo] of B^T, rows of ldb. What of the rank is between `rank` and `padded` becomes zeros.
 // A block has 32 elements of the rank and 32 along the other dimension; they pass through shared memory so that loads and stores go
 // along rows.
 template <bool FORWARD, class T>
-__device__ __forceinline__ void pack(const T* __restrict__ a, const T* __restrict__ b, bf16* __restrict__ to_a,
-                                     bf16* __restrict__ to_b, long long lda, long long ldb, int rank, int padded, int k, int n) {
+__device__ __forceinline__ void pack(const T* __restrict__ a, const T* __restrict__ b, half_t* __restrict__ to_a,
+                                     half_t* __restrict__ to_b, long long lda, long long ldb, int rank, int padded, int k, int n) {
   constexpr bool HAS_LOW = sizeof(T) == 4;
   __shared__ float tile[32][33];
   const bool is_b = blockIdx.z % 2 == 1, side_by_side = is_b && FORWARD;
@@ -75,14 +75,14 @@ __device__ __forceinline__ void pack(const T* __restrict__ a, const T* __restric
   __syncthreads();  // Hazard: elements are read by other threads than wrote them.
   const int highs = is_b == FORWARD ? 2 : 1, pieces = highs + HAS_LOW;
   const long long ld = is_b ? ldb : lda, piece = side_by_side ? padded : padded * ld;
-  bf16* to = (is_b ? to_b : to_a) + blockIdx.z / 2 * ld * (side_by_side ? n : pieces * padded);
+  half_t* to = (is_b ? to_b : to_a) + blockIdx.z / 2 * ld * (side_by_side ? n : pieces * padded);
 #pragma unroll
   for (int i = 0; i < 32; i += 8) {
     const int down = side_by_side ? lane : line + i, across = side_by_side ? line + i : lane, j = rank0 + down, along = along0 + across;
     if (j >= padded || along >= len) continue;
     const float value = tile[down][across];
-    const bf16 high = from_f32<bf16>(value), low = from_f32<bf16>(value - to_f32(high));
-    bf16* at = to + (side_by_side ? along * ld + j : j * ld + along);
+    const half_t high = from_f32<half_t>(value), low = from_f32<half_t>(value - to_f32(high));
+    half_t* at = to + (side_by_side ? along * ld + j : j * ld + along);
     for (int part = 0; part < pieces; part++) at[part * piece] = part < highs ? high : low;
   }
 }
@@ -97,11 +97,11 @@ __device__ __forceinline__ void keep_bits(u32* __restrict__ bits, int words, int
 template <int RANK> struct FactorTiles {
   static constexpr int COUNT = 2 * RANK * STEP / CHUNK / THREADS;
 
-  const bf16* from[COUNT];  // the first chunk at column 0
+  const half_t* from[COUNT];  // the first chunk at column 0
   bool inside[COUNT];
   int to, across;  // where it goes in a tile; elements of the row from there on
 
-  __device__ __forceinline__ FactorTiles(const bf16* factor, long long ld, int rank0, int padded, bool has_low, int k) {
+  __device__ __forceinline__ FactorTiles(const half_t* factor, long long ld, int rank0, int padded, bool has_low, int k) {
     const int chunk = threadIdx.x % (STEP / CHUNK);
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -113,7 +113,7 @@ template <int RANK> struct FactorTiles {
     across = k - chunk * CHUNK;
   }
 
-  __device__ __forceinline__ void fetch(bf16* tile, int k0) const {
+  __device__ __forceinline__ void fetch(half_t* tile, int k0) const {
     const int count = min(max(across - k0, 0), CHUNK);
 #pragma unroll
     for (int i = 0; i < COUNT; i++) copy_async_16(tile + to + i * THREADS * CHUNK, from[i] + k0, inside[i] ? 2 * count : 0);
@@ -123,11 +123,11 @@ template <int RANK> struct FactorTiles {
 // parts[part][row][j] = s sum over the part's columns of x[row] factor[j], x [m, k]. Blocks: tiles of rows, tiles of the rank, parts of
 // `part_steps` steps of columns.
 template <int RANK, bool ALIGNED, bool DROPOUT>
-__device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __restrict__ factor, long long ld, long long factor_stride,
+__device__ __forceinline__ void down(const half_t* __restrict__ x, const half_t* __restrict__ factor, long long ld, long long factor_stride,
                                      bool has_low, const int4* tiles, const float* scales, float scale, float* __restrict__ parts, int m,
                                      int k, int padded, int part_steps, Mask mask) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * WARP_ROWS, rank0 = blockIdx.y * RANK;
   const Rows rows = rows_of(tiles, blockIdx.x, ROWS, m);
   const int first = blockIdx.z * part_steps;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
   const gemm::Tiles<true, ALIGNED> tiles_x({x, k, rows.end, k}, rows.begin);
   const FactorTiles<RANK> tiles_factor(factor, ld, rank0, padded, has_low, k);
   auto bring = [&](int step) {
-    bf16* stage = ring + step % STAGES * STAGE<RANK>;
+    half_t* stage = ring + step % STAGES * STAGE<RANK>;
     const int k0 = (first + step) * STEP;
     tiles_x.fetch(stage, k0);
     tiles_factor.fetch(stage + gemm::TILE_ELEMENTS, k0);
@@ -156,8 +156,8 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
     __syncthreads();
     if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
     copy_async_commit();
-    const bf16* tile = ring + step % STAGES * STAGE<RANK>;
-    const bf16* tile_high = tile + gemm::TILE_ELEMENTS;
+    const half_t* tile = ring + step % STAGES * STAGE<RANK>;
+    const half_t* tile_high = tile + gemm::TILE_ELEMENTS;
     u32 kept[WARP_ROWS / 16][2];
     if constexpr (DROPOUT) {
       const u64 row = rows.begin + warp_row + lane;
@@ -189,8 +189,8 @@ __device__ __forceinline__ void down(const bf16* __restrict__ x, const bf16* __r
           gemm::load_b<true>(ff, tile_high + low * RANK * STEP, j * 16, at);
 #pragma unroll
           for (int i = 0; i < WARP_ROWS / 16; i++) {
-            mma_bf16(sum[i][2 * j], fx[i], ff[0], ff[1]);
-            mma_bf16(sum[i][2 * j + 1], fx[i], ff[2], ff[3]);
+            mma_half(sum[i][2 * j], fx[i], ff[0], ff[1]);
+            mma_half(sum[i][2 * j + 1], fx[i], ff[2], ff[3]);
           }
         }
       }
@@ -239,7 +239,7 @@ __device__ __forceinline__ void rank_sums(const float* __restrict__ parts, Out* 
     float high[8], low[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      high[i] = to_f32(from_f32<bf16>(sum[i]));
+      high[i] = to_f32(from_f32<half_t>(sum[i]));
       low[i] = sum[i] - high[i];
     }
     gemm::store_chunk(to, high);
@@ -257,8 +257,8 @@ template <int RANK> __device__ __forceinline__ int place_rank(int row, int chunk
 
 // One side of the factors' gradients: x and v for dA, dy and u for dB.
 struct Side {
-  const bf16* data;  // [M, cols]
-  const bf16* rank;  // [M, inner], hi and then lo
+  const half_t* data;  // [M, cols]
+  const half_t* rank;  // [M, inner], hi and then lo
   int cols;
 };
 
@@ -266,11 +266,11 @@ struct Side {
 template <int RANK> struct RankTiles {
   static constexpr int COUNT = 2 * RANK * STEP / CHUNK / THREADS, CHUNKS = RANK / CHUNK;
 
-  const bf16* from[COUNT];  // the first chunk at row 0
+  const half_t* from[COUNT];  // the first chunk at row 0
   int rows[COUNT];          // from there on; none of what is not in the rank
   int inner, to;            // length of a row; where the first chunk goes in the two tiles
 
-  __device__ __forceinline__ RankTiles(const bf16* rank, int inner, int rank0, int padded, int end) : inner(inner) {
+  __device__ __forceinline__ RankTiles(const half_t* rank, int inner, int rank0, int padded, int end) : inner(inner) {
     const int chunk = threadIdx.x % CHUNKS, across = rank0 + chunk * CHUNK;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -282,7 +282,7 @@ template <int RANK> struct RankTiles {
     to = row / STEP * RANK * STEP + place_rank<RANK>(row % STEP, chunk);
   }
 
-  __device__ __forceinline__ void fetch(bf16* tile, int row0) const {
+  __device__ __forceinline__ void fetch(half_t* tile, int row0) const {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       copy_async_16(tile + to + i * THREADS * CHUNK, from[i] + u64(row0) * inner, row0 < rows[i] ? 16 : 0);
@@ -296,7 +296,7 @@ template <int RANK, bool ALIGNED>
 __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restrict__ keep, int words, const int4* chunks, int chunk_rows,
                                              float* __restrict__ parts, int m, int padded, int inner) {
   extern __shared__ __align__(128) unsigned char smem[];
-  bf16* ring = reinterpret_cast<bf16*>(smem);
+  half_t* ring = reinterpret_cast<half_t*>(smem);
   const int lane = threadIdx.x % 32, warp_col = threadIdx.x / 32 * WARP_ROWS, rank0 = blockIdx.y * RANK;
   const int tiles_x = (x.cols + COLUMNS - 1) / COLUMNS;
   const bool is_x = static_cast<int>(blockIdx.x) < tiles_x;
@@ -307,7 +307,7 @@ __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restr
   const gemm::Tiles<false, ALIGNED> tiles_data({side.data, side.cols, side.cols, rows.end}, col0);
   const RankTiles<RANK> tiles_rank(side.rank, inner, rank0, padded, rows.end);
   auto bring = [&](int step) {
-    bf16* stage = ring + step % STAGES * STAGE<RANK>;
+    half_t* stage = ring + step % STAGES * STAGE<RANK>;
     const int row0 = rows.begin + step * STEP;
     tiles_data.fetch(stage, row0);
     tiles_rank.fetch(stage + gemm::TILE_ELEMENTS, row0);
@@ -333,8 +333,8 @@ __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restr
     __syncthreads();
     if (step + STAGES - 1 < steps) bring(step + STAGES - 1);
     copy_async_commit();
-    const bf16* tile = ring + step % STAGES * STAGE<RANK>;
-    const bf16* tile_high = tile + gemm::TILE_ELEMENTS;
+    const half_t* tile = ring + step % STAGES * STAGE<RANK>;
+    const half_t* tile_high = tile + gemm::TILE_ELEMENTS;
     const u32 bits = next_bits;
     if (masked) next_bits = kept_of(step + 1);
 #pragma unroll
@@ -367,8 +367,8 @@ __device__ __forceinline__ void factor_parts(Side x, Side dy, const u32* __restr
           load_matrix_x4_transposed(fr, tile_high + low * RANK * STEP + place_rank<RANK>(at + matrix % 2 * 8 + line, j * 2 + matrix / 2));
 #pragma unroll
           for (int i = 0; i < WARP_ROWS / 16; i++) {
-            mma_bf16(sum[i][2 * j], fx[i], fr[0], fr[1]);
-            mma_bf16(sum[i][2 * j + 1], fx[i], fr[2], fr[3]);
+            mma_half(sum[i][2 * j], fx[i], fr[0], fr[1]);
+            mma_half(sum[i][2 * j + 1], fx[i], fr[2], fr[3]);
           }
         }
       }

@@ -104,10 +104,11 @@ impl BackwardContext<'_> {
     }
 
     /// What has been given for input `i` so far, by ops that used the value later, taken out: for an op whose kernel adds it to
-    /// its own gradient, and so saves a pass over both. What it then gives has to contain it. `None` if nothing has arrived.
-    pub fn take(&mut self, i: usize) -> Option<Tensor> {
+    /// its own gradient, and so saves a pass over both. What it then gives has to contain it. `None` if nothing has arrived, or if
+    /// that is not of type `dtype` (the input is a parameter): then it stays.
+    pub fn take(&mut self, i: usize, dtype: DType) -> Option<Tensor> {
         let index = self.inputs.get(i).copied().flatten()?;
-        self.slots[index].take()
+        self.slots[index].take_if(|sum| sum.dtype() == dtype)
     }
 
     /// Where gradients of parameters are summed (for ops that hold whole sub-computations, as checkpointing does).

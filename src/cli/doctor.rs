@@ -20,11 +20,10 @@ pub(super) struct DoctorArgs {
 
 impl DoctorArgs {
     pub(super) fn run(&self) -> Result<()> {
-        if let Some(name) = &self.device {
-            device::open(name)?;
-        }
+        // What is wrong with it stands in the report too, which is what was asked for.
+        let opened = self.device.as_ref().map(|name| device::open(name));
         report();
-        Ok(())
+        opened.transpose().map(|_| ())
     }
 }
 
@@ -102,9 +101,10 @@ fn memory_gib() -> Option<(f64, f64)> {
 }
 
 fn driver_library() -> String {
-    match cuda::driver_present() {
-        true => "found".to_string(),
-        false => "none (libcuda.so.1 comes with NVIDIA's driver)".to_string(),
+    match (cuda::driver_present(), cuda::driver_version()) {
+        (false, _) => "none (libcuda.so.1 comes with NVIDIA's driver)".to_string(),
+        (true, Ok((major, minor))) => format!("found, of CUDA {major}.{minor}"),
+        (true, Err(e)) => format!("found; {e}"),
     }
 }
 

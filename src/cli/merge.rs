@@ -43,6 +43,9 @@ impl MergeArgs {
         if self.source.has_adapter() {
             lora::merge(&mut model)?;
         }
+        // What had no adapter. The folder is a plain one.
+        let dtype = model.dtype();
+        model.dequantize(dtype)?;
         model.save(&self.output)?;
         tokenizer.save(&self.output)?;
         say(format!("model in {}", self.output.display()));

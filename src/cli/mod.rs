@@ -10,6 +10,7 @@ mod interrupt;
 mod merge;
 mod pretrain;
 mod preview;
+mod quantize;
 mod quickstart;
 mod sampling;
 mod settings;
@@ -45,6 +46,7 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     Chat(Box<chat::ChatArgs>),
     Merge(merge::MergeArgs),
+    Quantize(quantize::QuantizeArgs),
     Preview(preview::PreviewArgs),
     Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
@@ -101,6 +103,7 @@ fn run(command: Command) -> Result<()> {
         Command::Generate(args) => args.run(),
         Command::Chat(args) => args.run(),
         Command::Merge(args) => args.run(),
+        Command::Quantize(args) => args.run(),
         Command::Preview(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),

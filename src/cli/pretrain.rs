@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::device;
-use crate::cli::settings::{RawTrain, check, float_dtype};
+use crate::cli::settings::{RawTrain, check, training_dtype};
 use crate::cli::start::{HasOutput, Prepared, RunArgs};
 use crate::train::recipes::pretrain::{ModelShape, Options, TokenizerSource, run};
 use crate::{Error, Result};
@@ -161,7 +161,7 @@ impl Raw {
                 norm_eps: model.norm_eps,
                 tie_word_embeddings: model.tie_word_embeddings,
             },
-            dtype: float_dtype("model.dtype", &model.dtype)?,
+            dtype: training_dtype("model.dtype", &model.dtype)?,
             tokenizer: match self.tokenizer.path.as_str() {
                 "" => TokenizerSource::Train(self.tokenizer.vocab_size),
                 path => TokenizerSource::Folder(PathBuf::from(path)),

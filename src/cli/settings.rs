@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::optim::schedule::ScheduleKind;
-use crate::tensor::DType;
-use crate::train::options::{TrainOptions, Warmup};
+use crate::tensor::{DType, QuantKind};
+use crate::train::options::{TrainOptions, Warmup, check_dtype};
 use crate::{Error, Result};
 
 /// `[train]`.
@@ -119,8 +119,20 @@ pub(super) fn float_dtype(key: &str, name: &str) -> Result<DType> {
     match name {
         "f32" => Ok(DType::F32),
         "bf16" => Ok(DType::BF16),
-        other => Err(Error::config(key, format!("is '{other}'; allowed: f32, bf16"))),
+        "f16" => Ok(DType::F16),
+        other => Err(Error::config(key, format!("is '{other}'; allowed: f32, bf16, f16"))),
     }
+}
+
+/// The float type that `key` names, for training.
+pub(super) fn training_dtype(key: &str, name: &str) -> Result<DType> {
+    let dtype = float_dtype(key, name)?;
+    check_dtype(key, dtype).map(|()| dtype)
+}
+
+/// The kind of 4-bit codes that `key` names.
+pub(super) fn quant_kind(key: &str, name: &str) -> Result<QuantKind> {
+    name.parse().map_err(|_| Error::config(key, format!("is '{name}'; allowed: nf4, fp4")))
 }
 
 /// A setting that has no default.

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::cli::device;
-use crate::cli::settings::{RawTrain, check, float_dtype, required};
+use crate::cli::settings::{RawTrain, check, quant_kind, required, training_dtype};
 use crate::cli::start::{Prepared, RunArgs};
 use crate::data::{OverLong, PromptStyle, TrainOn};
 use crate::formats::peft::{LoraConfig, Targets};
+use crate::ops::quantize::Quantization;
 use crate::train::recipes::sft::{DataOptions, Method, Options, run};
 
 /// Learning rates that usually work: adapters bear more than whole models.
@@ -31,6 +32,9 @@ pub(super) struct SftArgs {
     /// Train every weight instead of LoRA adapters
     #[arg(long)]
     full: bool,
+    /// Quantize the frozen weights of the linear layers to 4 bits as they are loaded (QLoRA)
+    #[arg(long, value_name = "nf4|fp4", conflicts_with = "full")]
+    quantize: Option<String>,
     /// Rank of the adapters
     #[arg(long, value_name = "R")]
     lora_r: Option<u32>,
@@ -87,11 +91,23 @@ enum RawMethod {
 struct RawModel {
     path: String,
     dtype: String,
+    /// `nf4` or `fp4`: quantize the linear layers as they are loaded.
+    quantize: Option<String>,
+    /// Whether the scales are quantized too.
+    double_quant: bool,
+    /// Weights that share a scale.
+    quant_block: usize,
 }
 
 impl Default for RawModel {
     fn default() -> RawModel {
-        RawModel { path: String::new(), dtype: "f32".to_string() }
+        RawModel {
+            path: String::new(),
+            dtype: "f32".to_string(),
+            quantize: None,
+            double_quant: true,
+            quant_block: 64,
+        }
     }
 }
 
@@ -230,6 +246,7 @@ impl SftArgs {
         });
         let flags = [
             ("model.path", self.model.clone().map(toml::Value::String)),
+            ("model.quantize", self.quantize.clone().map(toml::Value::String)),
             ("data.train", self.data.clone().map(toml::Value::String)),
             ("data.validation", validation),
             ("method", self.full.then(|| "full".into())),
@@ -258,7 +275,16 @@ impl Raw {
         let model = required("model.path", &self.model.path, "--model PATH_OR_ID")?.to_string();
         let data = required("data.train", &self.data.train, "--data FILE")?.to_string();
         check("data.max_tokens", self.data.max_tokens, self.data.max_tokens >= 2, "must be at least 2")?;
-        let dtype = float_dtype("model.dtype", &self.model.dtype)?;
+        let dtype = training_dtype("model.dtype", &self.model.dtype)?;
+        let quantization = match &self.model.quantize {
+            None => None,
+            Some(kind) => {
+                let (block, double) = (self.model.quant_block, self.model.double_quant);
+                let how = Quantization { kind: quant_kind("model.quantize", kind)?, block, double };
+                how.check()?;
+                Some(how)
+            }
+        };
         let (method, rate) = match self.method {
             RawMethod::Lora => (Method::Lora(Box::new(self.lora.resolve(&model)?)), LORA_RATE),
             RawMethod::Full => (Method::Full, FULL_RATE),
@@ -290,6 +316,7 @@ impl Raw {
         Ok(Options {
             model,
             dtype,
+            quantization,
             method,
             data: DataOptions { train, validation, validation_fraction, packing, examples },
             train: self.train.resolve(rate, self.seed)?,

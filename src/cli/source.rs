@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::cli::device;
-use crate::cli::settings::float_dtype;
+use crate::cli::settings::{float_dtype, quant_kind};
 use crate::formats::hub;
 use crate::formats::peft::{CONFIG_FILE, LoraConfig};
+use crate::ops::quantize::Quantization;
 use crate::peft::lora;
 use crate::text::{TOKENIZER_FILE, TextTokenizer};
 use crate::train::base_model::{self, BaseModel};
@@ -24,8 +25,11 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = device::VALUES, default_value = "cpu")]
     device: String,
     /// Type of weights and computation
-    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    #[arg(long, value_name = "f32|bf16|f16", default_value = "f32")]
     dtype: String,
+    /// Quantize the linear layers to 4 bits as they are loaded (blocks of 64, scales in 8 bits)
+    #[arg(long, value_name = "nf4|fp4")]
+    quantize: Option<String>,
 }
 
 impl ModelArgs {
@@ -45,7 +49,9 @@ impl ModelArgs {
             (None, Some(folder)) => base_of(folder)?,
             (None, None) => return Err(Error::config("model", "is missing: give --model PATH_OR_ID")),
         };
-        let mut base = base_model::load(&hub::resolve(&source, None)?, dtype)?;
+        let how = self.quantize.as_deref().map(|kind| quant_kind("quantize", kind)).transpose()?;
+        let how = how.map(Quantization::new);
+        let mut base = base_model::load_with(&hub::resolve(&source, None)?, dtype, how.as_ref())?;
         base.model.to_device(device)?;
         if let Some(folder) = &adapter {
             lora::load(&mut base.model, folder)?;

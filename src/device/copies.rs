@@ -11,7 +11,14 @@ pub(crate) struct Copies<T, K = ()>(Mutex<Vec<(Device, K, T)>>);
 
 impl<T, K> Default for Copies<T, K> {
     fn default() -> Copies<T, K> {
-        Copies(Mutex::default())
+        Copies::new()
+    }
+}
+
+impl<T, K> Copies<T, K> {
+    /// None yet.
+    pub const fn new() -> Copies<T, K> {
+        Copies(Mutex::new(Vec::new()))
     }
 }
 

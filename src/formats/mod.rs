@@ -5,6 +5,7 @@
 //! before anything is allocated or indexed by it.
 
 mod atomic;
+pub mod bitsandbytes;
 mod bytes;
 mod checkpoint;
 pub mod gguf;

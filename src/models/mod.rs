@@ -2,4 +2,4 @@
 
 pub mod decoder;
 
-pub use decoder::{DecodeStep, Decoder};
+pub use decoder::{DecodeStep, Decoder, quantize_checkpoint};

@@ -1,9 +1,12 @@
 //! Keys and values of the tokens that a model has already seen.
 
+use crate::autograd::{Tape, Var};
 use crate::device::Device;
 use crate::ops::kv_attention::{
-    KvAttentionSpec, KvTable, KvView, PAGE, PageShape, Paged, kv_append, kv_attention, paged_attention,
+    KvAttentionSpec, KvTable, KvView, PAGE, PageShape, Paged, kv_append, kv_append_turned, kv_attention,
+    paged_attention,
 };
+use crate::ops::rope::{RopeTable, rope_both};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -206,6 +209,38 @@ impl<'a, 'b> KvPass<'a, 'b> {
             Some(table) => kv_append(table, layer, k, v)?,
             None => self.append_host(layer, k, v)?,
         }
+        self.count(layer);
+        Ok(())
+    }
+
+    /// As [`KvPass::append`] of keys that are not turned yet to their positions (u32 `[new tokens of all sequences]`) by the rotary embedding;
+    /// returns the turned queries. On a device it is one launch.
+    ///
+    /// # Errors
+    /// As [`KvPass::append`] and [`rope`](crate::ops::rope::rope).
+    pub fn append_turned(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [&Tensor; 3],
+        positions: &Tensor,
+        turns: &RopeTable,
+    ) -> Result<Tensor> {
+        let q = match &self.table {
+            Some(table) => kv_append_turned(table, layer, [q, k, v], positions, turns)?,
+            None => {
+                let head_dim = 2 * turns.inverse_frequencies.len();
+                let [q, k] = [q, k].map(|x| Var::constant(x.clone()));
+                let [q, k] = rope_both(&Tape::inference(), &q, &k, positions, turns, head_dim)?;
+                self.append_host(layer, k.value(), v)?;
+                q.into_value()
+            }
+        };
+        self.count(layer);
+        Ok(q)
+    }
+
+    /// Counts the new tokens as cached when the last layer has them.
+    fn count(&mut self, layer: usize) {
         for (cache, new) in self.caches.iter_mut().zip(self.new_lens) {
             if let Held::Device(pages) = &mut cache.held
                 && layer + 1 == pages.shape.layers()
@@ -213,7 +248,6 @@ impl<'a, 'b> KvPass<'a, 'b> {
                 pages.len += new;
             }
         }
-        Ok(())
     }
 
     fn append_host(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
@@ -328,6 +362,17 @@ impl KvSteps {
     /// As [`KvPass::append`], but nothing counts as cached before [`KvSteps::commit`].
     pub(crate) fn append(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         kv_append(&self.table, layer, k, v)
+    }
+
+    /// As [`KvPass::append_turned`], but nothing counts as cached before [`KvSteps::commit`].
+    pub(crate) fn append_turned(
+        &self,
+        layer: usize,
+        qkv: [&Tensor; 3],
+        positions: &Tensor,
+        turns: &RopeTable,
+    ) -> Result<Tensor> {
+        kv_append_turned(&self.table, layer, qkv, positions, turns)
     }
 
     /// As [`KvPass::attend`].

@@ -2,8 +2,11 @@
 
 use crate::autograd::{Param, Tape, Var};
 use crate::device::Device;
-use crate::ops::lora_matmul::{Lora, lora_matmul};
+use crate::nn::QuantizedWeight;
+use crate::ops::epilogue::Epilogue;
+use crate::ops::lora_matmul::{Lora, lora_matmul, quantized_lora_matmul};
 use crate::ops::matmul::matmul;
+use crate::ops::quantized_matmul::quantized_matmul;
 use crate::{Error, Result};
 
 /// How a linear layer's weight `[out, in]` is stored.
@@ -12,6 +15,30 @@ use crate::{Error, Result};
 pub enum Weight {
     /// One float an element.
     Dense(Param),
+    /// 4-bit blocks; frozen.
+    Quantized(QuantizedWeight),
+}
+
+impl Weight {
+    /// The weight, if it is in 4-bit blocks.
+    pub fn quantized(&self) -> Option<&QuantizedWeight> {
+        match self {
+            Weight::Dense(_) => None,
+            Weight::Quantized(weight) => Some(weight),
+        }
+    }
+
+    /// Output and input features.
+    fn dims(&self) -> (usize, usize) {
+        match self {
+            // Whoever made the layer checked that its weight is a matrix.
+            Weight::Dense(weight) => (weight.value().shape()[0], weight.value().shape()[1]),
+            Weight::Quantized(weight) => {
+                let [out, input] = *weight.value().shape();
+                (out, input)
+            }
+        }
+    }
 }
 
 /// A low-rank addition to a linear layer (LoRA): `scale * B A`.
@@ -55,16 +82,28 @@ impl Linear {
 
     /// Output and input features.
     pub fn dims(&self) -> (usize, usize) {
-        let Weight::Dense(weight) = &self.weight;
-        let value = weight.value();
-        // Whoever made the layer checked that its weight is a matrix.
-        (value.shape()[0], value.shape()[1])
+        self.weight.dims()
+    }
+
+    /// Puts another weight in its place.
+    ///
+    /// # Errors
+    /// A weight of other dimensions.
+    pub fn set_weight(&mut self, weight: Weight) -> Result<()> {
+        let (dims, new) = (self.dims(), weight.dims());
+        if dims != new {
+            return Err(Error::model(self.path.as_str(), format!("a weight {new:?} for one of {dims:?}")));
+        }
+        self.weight = weight;
+        Ok(())
     }
 
     /// Where the weight is.
     pub fn device(&self) -> Device {
-        let Weight::Dense(weight) = &self.weight;
-        weight.value().device()
+        match &self.weight {
+            Weight::Dense(weight) => weight.value().device(),
+            Weight::Quantized(weight) => weight.value().device(),
+        }
     }
 
     /// The adapter, if one is attached.
@@ -101,23 +140,44 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, tape: &Tape, x: &Var, adapters: bool) -> Result<Var> {
+        self.forward_with(tape, x, adapters, Epilogue::None)
+    }
+
+    /// As [`Linear::forward`], with what `epilogue` makes of it.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_with(&self, tape: &Tape, x: &Var, adapters: bool, epilogue: Epilogue<'_>) -> Result<Var> {
         let _scope = tape.scope(self.path.as_str());
-        let Weight::Dense(weight) = &self.weight;
-        let weight = tape.param(weight);
         let bias = self.bias.as_ref().map(|bias| tape.param(bias));
         match &self.adapter {
             Some(adapter) if adapters => {
                 let (a, b) = (tape.param(&adapter.a), tape.param(&adapter.b));
                 let lora = Lora { a: &a, b: &b, scale: adapter.scale, dropout: adapter.dropout };
-                lora_matmul(tape, x, &weight, bias.as_ref(), &lora)
+                match &self.weight {
+                    Weight::Dense(weight) => {
+                        lora_matmul(tape, x, &tape.param(weight), bias.as_ref(), &lora, epilogue)
+                    }
+                    Weight::Quantized(weight) => {
+                        quantized_lora_matmul(tape, x, &weight.value(), bias.as_ref(), &lora, epilogue)
+                    }
+                }
             }
-            _ => matmul(tape, x, &weight, bias.as_ref()),
+            _ => match &self.weight {
+                Weight::Dense(weight) => matmul(tape, x, &tape.param(weight), bias.as_ref(), epilogue),
+                Weight::Quantized(weight) => {
+                    quantized_matmul(tape, x, &weight.value(), bias.as_ref(), epilogue)
+                }
+            },
         }
     }
 
-    /// The layer's own parameters (not the adapter's), in the order in which they are saved.
+    /// The layer's own parameters (not the adapter's), in the order in which they are saved. A weight in 4-bit blocks is none.
     pub fn parameters(&self) -> Vec<Param> {
-        let Weight::Dense(weight) = &self.weight;
-        std::iter::once(weight.clone()).chain(self.bias.clone()).collect()
+        let weight = match &self.weight {
+            Weight::Dense(weight) => Some(weight.clone()),
+            Weight::Quantized(_) => None,
+        };
+        weight.into_iter().chain(self.bias.clone()).collect()
     }
 }

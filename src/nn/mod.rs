@@ -4,6 +4,7 @@ mod embedding;
 mod kv_cache;
 mod linear;
 mod norm;
+mod quantized;
 mod token_batch;
 
 pub use embedding::Embedding;
@@ -11,4 +12,5 @@ pub(crate) use kv_cache::KvSteps;
 pub use kv_cache::{KvCache, KvPass};
 pub use linear::{Adapter, Linear, Weight};
 pub use norm::Norm;
+pub use quantized::QuantizedWeight;
 pub use token_batch::TokenBatch;

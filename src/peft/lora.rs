@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use crate::autograd::Param;
+use crate::device::Device;
 use crate::device::cpu::parallel::rows_mut;
 use crate::device::philox::Philox;
 use crate::formats::peft::{self, LoraConfig, LoraPair, tensor_name};
 use crate::formats::{Architecture, RawTensor};
 use crate::models::Decoder;
 use crate::nn::{Adapter, Linear, Weight};
-use crate::tensor::Tensor;
+use crate::ops::quantize::dequantize;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// Streams of initial values, apart from those of dropout (numbered from 0) and of fresh models.
@@ -123,15 +125,16 @@ pub fn save(model: &Decoder, config: &LoraConfig, folder: &Path) -> Result<()> {
 }
 
 /// Adds the adapters to the weights, W + scale B A computed in f32 (on the host, wherever the model is) and rounded once to
-/// the weight's type, and takes them off.
+/// the weight's type (a weight in 4-bit blocks becomes one of the activations' type), and takes them off.
 ///
 /// # Errors
 /// [`Error::Model`] when there is no adapter.
 pub fn merge(model: &mut Decoder) -> Result<()> {
     let mut merged = 0;
+    let dtype = model.dtype();
     for (_, linear) in model.linears_mut() {
         if let Some(adapter) = linear.detach() {
-            merge_one(linear, &adapter)?;
+            merge_one(linear, &adapter, dtype)?;
             merged += 1;
         }
     }
@@ -141,14 +144,13 @@ pub fn merge(model: &mut Decoder) -> Result<()> {
     }
 }
 
-fn merge_one(linear: &Linear, adapter: &Adapter) -> Result<()> {
-    let Weight::Dense(weight) = linear.weight();
+/// Merges into one layer; a weight in 4-bit blocks becomes one of type `dtype`.
+fn merge_one(linear: &mut Linear, adapter: &Adapter, dtype: DType) -> Result<()> {
     let (a, b) = (adapter.a.value().fetch_f32()?, adapter.b.value().fetch_f32()?);
     let (_, input) = linear.dims();
     let r = a.len() / input.max(1);
-    weight.update(|value| {
-        let mut sum = value.fetch_f32()?;
-        rows_mut(&mut sum, input, |first, rows| {
+    let add = |sum: &mut [f32]| {
+        rows_mut(sum, input, |first, rows| {
             let mut delta = vec![0.0f32; input];
             for (i, row) in rows.chunks_exact_mut(input).enumerate() {
                 delta.fill(0.0);
@@ -158,9 +160,27 @@ fn merge_one(linear: &Linear, adapter: &Adapter) -> Result<()> {
                 row.iter_mut().zip(&delta).for_each(|(w, d)| *w += adapter.scale * d);
             }
         });
-        *value = Tensor::from_f32(sum, value.shape()).to_dtype(value.dtype())?.to_device(value.device())?;
-        Ok(())
-    })
+    };
+    match linear.weight() {
+        Weight::Dense(weight) => weight.update(|value| {
+            let mut sum = value.fetch_f32()?;
+            add(&mut sum);
+            *value =
+                Tensor::from_f32(sum, value.shape()).to_dtype(value.dtype())?.to_device(value.device())?;
+            Ok(())
+        }),
+        Weight::Quantized(weight) => {
+            let device = weight.value().device();
+            let value = dequantize(&weight.value().to_device(Device::Cpu)?, DType::F32)?;
+            let shape = value.shape().to_vec();
+            let mut sum = value.into_vec_f32()?;
+            add(&mut sum);
+            let merged = Tensor::from_f32(sum, &shape).to_dtype(dtype)?.to_device(device)?;
+            let param = Param::new(weight.name(), merged);
+            param.set_trainable(false);
+            linear.set_weight(Weight::Dense(param))
+        }
+    }
 }
 
 /// Takes the adapters off; the weights are as they were.

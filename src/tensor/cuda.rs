@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::storage::Storage;
-use super::{DType, Tensor, numel};
+use super::{DType, Element, Tensor, numel};
 use crate::device::Device;
-use crate::device::cuda::{Buffer, CudaDevice, Pointer, kernel};
+use crate::device::cuda::{Buffer, CudaDevice, Entry, Pointer, kernel};
 use crate::{Error, Result};
 
 impl Tensor {
@@ -39,7 +39,7 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor of f32 or bf16 on a device, every element of which is `value` (rounded to the type). Nothing is copied from the host.
+    /// A tensor of a float type on a device, every element of which is `value` (rounded to the type). Nothing is copied from the host.
     ///
     /// # Errors
     /// [`Error::Cuda`] when it does not fit; [`Error::DType`] for another type.
@@ -48,12 +48,15 @@ impl Tensor {
         let Device::Cuda(_) = device else {
             return Tensor::from_f32(vec![value; len], shape).to_dtype(dtype);
         };
-        let bits = dtype.select("full_on", [value.to_bits(), u32::from(bf16::from_f32(value).to_bits())])?;
+        if !dtype.is_float() {
+            return Err(dtype.not_a_float("full_on"));
+        }
         let tensor = Tensor::uninitialised(device.cuda()?, shape, dtype)?;
         if let Some(buffer) = tensor.storage.cuda() {
             match dtype {
-                DType::BF16 => buffer.fill_u16(len, bits as u16)?,
-                _ => buffer.fill_u32(len, bits)?,
+                DType::BF16 => buffer.fill_u16(len, <bf16 as Element>::from_f32(value).to_bits())?,
+                DType::F16 => buffer.fill_u16(len, <f16 as Element>::from_f32(value).to_bits())?,
+                _ => buffer.fill_u32(len, value.to_bits())?,
             }
         }
         Ok(tensor)
@@ -91,7 +94,9 @@ impl Tensor {
         Ok(match self.dtype {
             DType::F32 => Tensor::from_f32(fetch(self, buffer)?, &self.shape),
             DType::BF16 => Tensor::from_bf16(fetch(self, buffer)?, &self.shape),
+            DType::F16 => Tensor::from_f16(fetch(self, buffer)?, &self.shape),
             DType::U32 => Tensor::from_u32(fetch(self, buffer)?, &self.shape),
+            DType::U8 => Tensor::from_u8(fetch(self, buffer)?, &self.shape),
         })
     }
 
@@ -100,7 +105,9 @@ impl Tensor {
         Ok(match self.dtype {
             DType::F32 => bytemuck::cast_slice(self.as_f32()?),
             DType::BF16 => bytemuck::cast_slice(self.as_bf16()?),
+            DType::F16 => bytemuck::cast_slice(self.as_f16()?),
             DType::U32 => bytemuck::cast_slice(self.as_u32()?),
+            DType::U8 => self.as_u8()?,
         })
     }
 
@@ -132,7 +139,9 @@ impl Tensor {
             None => Ok(match self.dtype {
                 DType::F32 => Tensor::from_f32(self.as_f32()?.to_vec(), &self.shape),
                 DType::BF16 => Tensor::from_bf16(self.as_bf16()?.to_vec(), &self.shape),
+                DType::F16 => Tensor::from_f16(self.as_f16()?.to_vec(), &self.shape),
                 DType::U32 => Tensor::from_u32(self.as_u32()?.to_vec(), &self.shape),
+                DType::U8 => Tensor::from_u8(self.as_u8()?.to_vec(), &self.shape),
             }),
         }
     }
@@ -196,7 +205,11 @@ impl Tensor {
         const OP: &str = "to_dtype";
         let entry = match (self.dtype, dtype) {
             (DType::F32, DType::BF16) => "cast_fwd_f32_bf16",
+            (DType::F32, DType::F16) => "cast_fwd_f32_f16",
             (DType::BF16, DType::F32) => "cast_fwd_bf16_f32",
+            (DType::BF16, DType::F16) => "cast_fwd_bf16_f16",
+            (DType::F16, DType::F32) => "cast_fwd_f16_f32",
+            (DType::F16, DType::BF16) => "cast_fwd_f16_bf16",
             (from, to) => {
                 return Err(Error::DType { op: OP, detail: format!("{from} to {to}, float types expected") });
             }
@@ -204,7 +217,7 @@ impl Tensor {
         let y = Tensor::uninitialised(device, &self.shape, dtype)?;
         let arguments =
             Cast { x: self.pointer(OP, device)?, y: y.pointer(OP, device)?, n: self.numel() as u64 };
-        device.launch(entry, arguments, device.spans(self.numel(), 4))?;
+        device.launch(entry, arguments, device.spans(self.numel(), self.dtype.pack().min(dtype.pack())))?;
         Ok(y)
     }
 
@@ -214,6 +227,7 @@ impl Tensor {
         let f32s = ["add_assign_f32_f32", "add_assign_f32_bf16"];
         let bf16s = ["add_assign_bf16_f32", "add_assign_bf16_bf16"];
         let entry = other.dtype.select(OP, self.dtype.select(OP, [f32s, bf16s])?)?;
+        let entry = Entry::of(OP, entry, &[self.dtype, other.dtype])?;
         let x = other.pointer(OP, device)?;
         self.make_unshared()?;
         let arguments = AddAssign { sum: self.pointer(OP, device)?, x, n: self.numel() as u64 };

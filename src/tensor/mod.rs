@@ -3,13 +3,16 @@
 
 mod cuda;
 mod dtype;
+mod quantized;
 mod storage;
 
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 
 pub use dtype::{DType, Element};
+pub(crate) use quantized::check_block;
+pub use quantized::{BlockScales, NestedScales, QuantKind, QuantizedTensor};
 pub use storage::SharedBytes;
 use storage::Storage;
 
@@ -50,9 +53,19 @@ impl Tensor {
         Tensor::from_storage(Storage::BF16(data), shape, DType::BF16)
     }
 
+    /// As [`Tensor::from_f32`], of f16 elements.
+    pub fn from_f16(data: Vec<f16>, shape: &[usize]) -> Tensor {
+        Tensor::from_storage(Storage::F16(data), shape, DType::F16)
+    }
+
     /// As [`Tensor::from_f32`], of u32 elements.
     pub fn from_u32(data: Vec<u32>, shape: &[usize]) -> Tensor {
         Tensor::from_storage(Storage::U32(data), shape, DType::U32)
+    }
+
+    /// As [`Tensor::from_f32`], of bytes.
+    pub fn from_u8(data: Vec<u8>, shape: &[usize]) -> Tensor {
+        Tensor::from_storage(Storage::U8(data), shape, DType::U8)
     }
 
     /// A tensor that uses `bytes[start..]` in place. `None` if the range is not inside, or not aligned for `dtype`:
@@ -78,7 +91,9 @@ impl Tensor {
         match dtype {
             DType::F32 => Tensor::from_f32(vec![0.0; n], shape),
             DType::BF16 => Tensor::from_bf16(vec![bf16::ZERO; n], shape),
+            DType::F16 => Tensor::from_f16(vec![f16::ZERO; n], shape),
             DType::U32 => Tensor::from_u32(vec![0; n], shape),
+            DType::U8 => Tensor::from_u8(vec![0; n], shape),
         }
     }
 
@@ -177,15 +192,25 @@ impl Tensor {
         self.slice(DType::BF16)
     }
 
+    /// The elements of a host f16 tensor.
+    pub fn as_f16(&self) -> Result<&[f16]> {
+        self.slice(DType::F16)
+    }
+
     /// The elements of a host u32 tensor.
     pub fn as_u32(&self) -> Result<&[u32]> {
         self.slice(DType::U32)
     }
 
+    /// The elements of a host tensor of bytes.
+    pub fn as_u8(&self) -> Result<&[u8]> {
+        self.slice(DType::U8)
+    }
+
     /// A copy of the elements of a host tensor as f32 (floats only).
     pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
         crate::dispatch_float!("to_vec_f32", self.dtype, T => {
-            Ok(T::slice(self)?.iter().map(|x| x.to_f32()).collect())
+            Ok(crate::device::cpu::slices::converted::<T, f32>(T::slice(self)?))
         })
     }
 
@@ -232,7 +257,7 @@ impl Tensor {
         crate::dispatch_float!("to_dtype", self.dtype, T => {
             let source = T::slice(self)?;
             crate::dispatch_float!("to_dtype", dtype, U => {
-                Ok(U::tensor(source.iter().map(|x| U::from_f32(x.to_f32())).collect(), &self.shape))
+                Ok(U::tensor(crate::device::cpu::slices::converted::<T, U>(source), &self.shape))
             })
         })
     }
@@ -255,11 +280,12 @@ impl Tensor {
         Ok(match self.dtype {
             DType::F32 => host.as_f32()?.iter().position(|x| !x.is_finite()),
             DType::BF16 => host.as_bf16()?.iter().position(|x| !x.is_finite()),
-            DType::U32 => None,
+            DType::F16 => host.as_f16()?.iter().position(|x| !x.is_finite()),
+            DType::U32 | DType::U8 => None,
         })
     }
 
-    /// Adds an f32 or bf16 tensor of the same shape, on the same device, in place (in this tensor's type, which must be a float type).
+    /// Adds a float tensor of the same shape, on the same device, in place (in this tensor's type, which must be a float type).
     pub fn add_assign(&mut self, other: &Tensor) -> Result<()> {
         if self.shape != other.shape {
             let detail = format!("{:?} += {:?}", self.shape, other.shape);

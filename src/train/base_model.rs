@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::Result;
 use crate::formats::Checkpoint;
 use crate::models::Decoder;
+use crate::ops::quantize::Quantization;
 use crate::tensor::DType;
 use crate::text::TextTokenizer;
 
@@ -21,12 +22,24 @@ pub struct BaseModel {
 /// # Errors
 /// Those of reading either; [`Error::Text`](crate::Error::Text) if the tokenizer is not the model's.
 pub fn load(path: &Path, dtype: DType) -> Result<BaseModel> {
+    load_with(path, dtype, None)
+}
+
+/// As [`load`], with the linear layers quantized as they are read, where that is asked for.
+///
+/// # Errors
+/// Those of [`load`] and [`Decoder::load_quantized`].
+pub fn load_with(path: &Path, dtype: DType, how: Option<&Quantization>) -> Result<BaseModel> {
     let checkpoint = Checkpoint::open(path)?;
     let mut tokenizer = tokenizer(&checkpoint, path)?;
     let config = checkpoint.config()?;
     tokenizer.check_vocab(config.vocab_size)?;
     tokenizer.add_eos_ids(&config.eos);
-    Ok(BaseModel { model: Decoder::load(&checkpoint, &config, dtype)?, tokenizer })
+    let model = match how {
+        Some(how) => Decoder::load_quantized(&checkpoint, &config, dtype, how)?,
+        None => Decoder::load(&checkpoint, &config, dtype)?,
+    };
+    Ok(BaseModel { model, tokenizer })
 }
 
 /// The tokenizer of the model at `path` alone.

@@ -8,6 +8,7 @@ use crate::autograd::Param;
 use crate::data::Stats;
 use crate::device::Device;
 use crate::formats::DecoderConfig;
+use crate::nn::QuantizedWeight;
 use crate::train::memory_plan::MemoryPlan;
 use crate::train::metrics::Record;
 use crate::train::options::TrainOptions;
@@ -37,7 +38,7 @@ pub fn device(device: Device) -> Result<()> {
 }
 
 /// The model's shape and parameters.
-pub fn model(source: &str, config: &DecoderConfig, params: &[Param]) {
+pub fn model(source: &str, config: &DecoderConfig, params: &[Param], quantized: &[QuantizedWeight]) {
     say(format!(
         "model       {source}: {}, {} layers, hidden {}, vocabulary {}",
         config.architecture.model_type(),
@@ -49,6 +50,10 @@ pub fn model(source: &str, config: &DecoderConfig, params: &[Param]) {
     for param in params {
         let value = param.value();
         *counts.entry((!param.is_trainable(), value.dtype().name())).or_default() += value.numel();
+    }
+    for weight in quantized {
+        let value = weight.value();
+        *counts.entry((true, value.kind().name())).or_default() += value.numel();
     }
     let part = |(&(frozen, dtype), &n): (&(bool, &str), &usize)| {
         format!("{} {} ({dtype})", count(n), if frozen { "frozen" } else { "trainable" })

@@ -3,14 +3,17 @@
 use crate::autograd::Param;
 use crate::device::Device;
 use crate::formats::DecoderConfig;
+use crate::nn::QuantizedWeight;
 use crate::ops::linear_cross_entropy::logits_budget;
 use crate::tensor::DType;
 
 /// Predicted bytes of a training step, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Parameters, as they are stored.
+    /// Parameters and quantized weights, as they are stored.
     pub weights: usize,
+    /// What of them is in 4-bit blocks, scales included.
+    pub quantized: usize,
     /// Gradients: f32, of what is trained.
     pub gradients: usize,
     /// AdamW's two moments: f32, of what is trained.
@@ -46,6 +49,7 @@ impl MemoryPlan {
         let kept = if checkpointing { tokens * config.hidden_size * activations.size() } else { layer };
         MemoryPlan {
             weights: params.iter().map(|p| p.value().numel() * p.value().dtype().size()).sum(),
+            quantized: 0,
             gradients: trained * 4,
             optimizer: trained * 8,
             layer,
@@ -53,6 +57,17 @@ impl MemoryPlan {
             activations: kept * config.num_layers + layer,
             logits: logits_budget(device).min(tokens * config.vocab_size * 4),
         }
+    }
+
+    /// With the model's weights in 4-bit blocks, which are no parameters.
+    pub fn with_quantized<'a>(
+        mut self,
+        weights: impl IntoIterator<Item = &'a QuantizedWeight>,
+    ) -> MemoryPlan {
+        let bytes: usize = weights.into_iter().map(|weight| weight.value().bytes()).sum();
+        self.quantized += bytes;
+        self.weights += bytes;
+        self
     }
 
     /// Everything together.
@@ -65,9 +80,13 @@ impl std::fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "about {}: weights {}, gradients {}, optimizer {}, activations {} ({} a layer), logits {}",
+            "about {}: weights {}{}, gradients {}, optimizer {}, activations {} ({} a layer), logits {}",
             mib(self.total()),
             mib(self.weights),
+            match self.quantized {
+                0 => String::new(),
+                bytes => format!(" ({} of them in 4 bits)", mib(bytes)),
+            },
             mib(self.gradients),
             mib(self.optimizer),
             mib(self.activations),

@@ -1,6 +1,8 @@
 //! How a run optimizes, whatever its recipe.
 
 use crate::optim::schedule::{Schedule, ScheduleKind};
+use crate::tensor::DType;
+use crate::{Error, Result};
 
 /// The length of a warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,6 +11,20 @@ pub enum Warmup {
     Steps(u64),
     /// This share of all steps, rounded up.
     Ratio(f64),
+}
+
+/// Whether models can be trained with activations of `dtype`, which setting `key` names.
+///
+/// # Errors
+/// [`Error::Config`] for f16: most gradients are below its smallest numbers unless the loss is scaled, which it is not.
+pub fn check_dtype(key: &str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F16 => {
+            let detail = "is f16, whose range is too small for gradients: train in bf16, or f32";
+            Err(Error::config(key, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How a run optimizes, and when it evaluates and saves. The numbers have been checked.

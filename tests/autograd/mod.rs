@@ -84,8 +84,9 @@ fn double_into_what_arrived(tape: &Tape, x: &Var, arrived: &Rc<RefCell<Vec<Optio
     let twice = |v: &Tensor| -> Result<Vec<f32>> { Ok(v.as_f32()?.iter().map(|x| 2.0 * x).collect()) };
     let (y, arrived) = (vector(&twice(x.value())?), Rc::clone(arrived));
     tape.record("double", &[x], y, move |dy, g| {
-        let before = g.take(0);
-        assert!(g.take(0).is_none() && g.take(1).is_none());
+        assert!(g.take(0, DType::BF16).is_none());
+        let before = g.take(0, DType::F32);
+        assert!(g.take(0, DType::F32).is_none() && g.take(1, DType::F32).is_none());
         arrived.borrow_mut().push(before.as_ref().map(|x| x.as_f32().unwrap()[0]));
         let mut dx = vector(&twice(&dy)?);
         if let Some(before) = before {

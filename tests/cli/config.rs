@@ -6,7 +6,7 @@ use crate::support::tiny::Tiny;
 #[test]
 fn what_makes_no_sense_is_named() {
     let tiny = Tiny::new();
-    let cases: [(&[&str], &[&str]); 15] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (&["--set", "train.lrr=1"], &["'train.lrr'", "did you mean 'train.lr'?"]),
         (&["--set", "trian.lr=1"], &["'trian'", "did you mean 'train'?"]),
         (&["--set", "colour=1"], &["'colour'", "known here: output, seed, device, method"]),
@@ -16,7 +16,8 @@ fn what_makes_no_sense_is_named() {
         (&["--set", "train.schedule=sawtooth"], &["'train.schedule'", "constant, linear, cosine"]),
         (&["--set", "train.batch_size=0"], &["'train.batch_size'", "at least 1"]),
         (&["--set", "train.batch_size=-3"], &["'train.batch_size'"]),
-        (&["--set", "model.dtype=f64"], &["'model.dtype'", "f32, bf16"]),
+        (&["--set", "model.dtype=f64"], &["'model.dtype'", "f32, bf16, f16"]),
+        (&["--dtype", "f16"], &["'model.dtype'", "is f16", "train in bf16"]),
         (&["--device", "gpu"], &["'device'", "cpu, cuda, cuda:N, emulated"]),
         (&["--set", "lora.r=0"], &["'lora.r'"]),
         (&["--set", "lora.targets=[1, 2]"], &["'lora.targets'", "all-linear"]),
@@ -28,6 +29,12 @@ fn what_makes_no_sense_is_named() {
     }
     fail(&tiny, 2, &["sft", "--data", "data.jsonl"], &["'model.path': is missing", "--model"]);
     fail(&tiny, 2, &["sft", "--model", "model"], &["'data.train': is missing"]);
+    fail(
+        &tiny,
+        2,
+        &["pretrain", "--data", "data.jsonl", "--set", "model.dtype=f16"],
+        &["'model.dtype'", "is f16", "train in bf16"],
+    );
     fail(&tiny, 2, &["sft", "--no-such-flag"], &["--no-such-flag"]);
     fail(&tiny, 2, &["sft", "--resume", "nowhere"], &["'resume'", "nowhere"]);
     std::fs::write(tiny.path("broken.toml"), "[train\nlr = 1").unwrap();

@@ -2,6 +2,8 @@
 
 mod config;
 mod data_errors;
+#[cfg(target_os = "linux")]
+mod drivers;
 mod kill;
 mod quickstart;
 mod results;

@@ -31,6 +31,47 @@ fn train_generate_merge() {
     assert!(shown.contains("over 256 positions; the likeliest token agrees at 256"), "{shown}");
     assert_eq!(generate(&["--model", "merged"]).out, tuned.out);
     fail(&tiny, 2, &merge, &["already holds a model"]);
+
+    // In half precision too: rounded a little, not another model.
+    let merge = ["merge", "--adapter", "run/adapter", "--out", "half", "--dtype", "f16", "--verify"];
+    let shown = succeed(&tiny, &merge).out;
+    assert!(shown.contains("over 256 positions"), "{shown}");
+    let size = |folder: &str| std::fs::metadata(tiny.path(folder).join("model.safetensors")).unwrap().len();
+    assert!(size("half") < size("merged") * 6 / 10, "{} of {}", size("half"), size("merged"));
+    assert_eq!(generate(&["--model", "half", "--dtype", "f16"]).out, tuned.out);
+}
+
+#[test]
+fn quantize_train_generate_merge() {
+    let tiny = Tiny::sized(64, 1);
+    let quantize = ["quantize", "model", "--nf4", "--double-quant", "--out", "small"];
+    let shown = succeed(&tiny, &quantize).out;
+    assert!(shown.contains("small"), "{shown}");
+    fail(&tiny, 2, &quantize, &["already holds a model"]);
+    fail(&tiny, 2, &["quantize", "model", "--block", "48", "--out", "x"], &["power of two"]);
+    fail(&tiny, 1, &["quantize", "small", "--out", "x"], &["quantized already"]);
+    assert!(!tiny.path("x").join("model.safetensors").exists());
+
+    let more = ["--max-steps", "40", "--lr", "0.02", "--set", "data.validation=0"];
+    let shown = succeed(&tiny, &sft(&[&["--quantize", "nf4", "--out", "run"], &more[..]].concat())).out;
+    assert!(shown.contains("frozen (nf4)") && shown.contains("in 4 bits"), "{shown}");
+    let generate = |more: &[&str]| {
+        let mut args = vec!["generate", "--prompt", "What follows one, 1 times?", "--max-new-tokens", "12"];
+        args.extend(more);
+        succeed(&tiny, &args).out
+    };
+    // The adapter on the quantized folder, and on the model that is quantized while it is loaded.
+    let tuned = generate(&["--model", "small", "--adapter", "run/adapter"]);
+    assert_eq!(generate(&["--adapter", "run/adapter", "--quantize", "nf4"]), tuned);
+    assert_ne!(generate(&["--model", "small"]), tuned);
+    let merge = ["merge", "--model", "small", "--adapter", "run/adapter", "--out", "merged", "--verify"];
+    let shown = succeed(&tiny, &merge).out;
+    assert!(shown.contains("largest logit gap"), "{shown}");
+    assert_eq!(generate(&["--model", "merged"]), tuned);
+    // Without an adapter it dequantizes.
+    succeed(&tiny, &["merge", "--model", "small", "--dtype", "bf16", "--out", "plain"]);
+    fail(&tiny, 2, &sft(&["--quantize", "int3"]), &["model.quantize", "nf4, fp4"]);
+    fail(&tiny, 1, &["sft", "--model", "small", "--data", "data.jsonl", "--full"], &["4 bits"]);
 }
 
 #[test]

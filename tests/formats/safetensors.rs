@@ -87,6 +87,7 @@ fn the_reference_reads_what_we_write() {
     let floats: Vec<f32> = (0..6).map(|i| i as f32 - 2.5).collect();
     let tensors = [
         RawTensor::new("half", RawDType::BF16, vec![3], vec![1u8, 2, 3, 4, 5, 6]).unwrap(),
+        RawTensor::new("f16", RawDType::F16, vec![3], vec![1u8, 2, 3, 4, 5, 6]).unwrap(),
         RawTensor::from_f32("z \"quoted\" é", vec![2, 3], &floats).unwrap(),
         RawTensor::new("empty", RawDType::F32, vec![0, 4], vec![]).unwrap(),
         RawTensor::new("scalar", RawDType::I64, vec![], 7i64.to_le_bytes().to_vec()).unwrap(),

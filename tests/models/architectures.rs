@@ -149,6 +149,44 @@ fn checkpointing_gives_the_same_bits() {
     });
 }
 
+/// The same in f16, whose roundings are 8 times smaller, against transformers in f32: the whole sequence, and token by token.
+#[test]
+fn f16_stays_near_f32() {
+    on_each(|device| {
+        for name in ["qwen3", "gpt2"] {
+            let golden = Golden::open(name);
+            let model = golden.model_as(DType::F16);
+            model.to_device(device).unwrap();
+            for (i, sequence) in golden.sequences().iter().enumerate() {
+                let exact = &golden.tensor(&format!("logits.{i}")).values;
+                let whole = logits(&model, &TokenBatch::packed(&[sequence]).unwrap());
+                let mut cache = model.new_cache();
+                let mut rows = Vec::new();
+                for (at, id) in sequence.iter().enumerate() {
+                    let batch = TokenBatch::continued(&[[*id]], &[at]).unwrap();
+                    let hidden = model.forward_cached(&batch, &mut [&mut cache]).unwrap();
+                    rows.extend(model.logits(&hidden).unwrap().fetch_f32().unwrap());
+                }
+                for (how, ours) in [("whole", whole.fetch_f32().unwrap()), ("cached", rows)] {
+                    assert_stays_near(&format!("{name}.{i}, {how}, on {device}"), DType::F16, &ours, exact);
+                }
+            }
+        }
+    });
+}
+
+/// Two layers of about ten roundings each, of weights and of activations, independent of each other: sqrt(40) of them, with a factor 2 for
+/// what attention and the norms amplify.
+#[track_caller]
+fn assert_stays_near(what: &str, dtype: DType, ours: &[f32], exact: &[f32]) {
+    assert_eq!(ours.len(), exact.len(), "{what}");
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let error = norm(&mut exact.iter().zip(ours).map(|(a, b)| a - b));
+    let size = norm(&mut exact.iter().copied());
+    let allowed = 2.0 * 40f64.sqrt() * dtype.unit_roundoff() * size;
+    assert!(error > 0.0 && error <= allowed, "{what}: {error} off {size}, {allowed} allowed");
+}
+
 #[test]
 fn bf16_stays_near_f32() {
     on_each(|device| {
@@ -159,14 +197,7 @@ fn bf16_stays_near_f32() {
             let rounded = golden.model_as(DType::BF16);
             rounded.to_device(device).unwrap();
             let rounded = logits(&rounded, &batch).fetch_f32().unwrap();
-            let norm =
-                |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            let error = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b));
-            let size = norm(&mut exact.iter().copied());
-            // Two layers of about ten roundings each, of weights and of activations, independent of each other: sqrt(40) of
-            // them, with a factor 2 for what attention and the norms amplify.
-            let allowed = 2.0 * 40f64.sqrt() * DType::BF16.unit_roundoff() * size;
-            assert!(error > 0.0 && error <= allowed, "{name}: {error} off {size}, {allowed} allowed");
+            assert_stays_near(name, DType::BF16, &rounded, &exact);
         }
     });
 }

@@ -56,20 +56,32 @@ fn a_saved_model_is_the_same() {
 }
 
 #[test]
-fn bf16_weights_survive_a_round_trip() {
-    for name in ["llama", "gpt2"] {
-        let model = Golden::open(name).model_as(DType::BF16);
+fn weights_of_16_bits_survive_a_round_trip() {
+    let types = [(DType::BF16, RawDType::BF16, "bfloat16"), (DType::F16, RawDType::F16, "float16")];
+    for (name, (dtype, raw, named)) in ["llama", "gpt2"].into_iter().flat_map(|name| types.map(|t| (name, t)))
+    {
+        let model = Golden::open(name).model_as(dtype);
         let folder = tempfile::tempdir().unwrap();
         model.save(folder.path()).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        assert_eq!(checkpoint.config().unwrap().dtype.as_deref(), Some("bfloat16"));
+        assert_eq!(checkpoint.config().unwrap().dtype.as_deref(), Some(named));
         let embedding = model.parameters()[0].name().to_string();
-        assert_eq!(checkpoint.get(&embedding).unwrap().dtype(), RawDType::BF16);
-        let again = load(folder.path(), DType::BF16).unwrap();
+        assert_eq!(checkpoint.get(&embedding).unwrap().dtype(), raw);
+        let again = load(folder.path(), dtype).unwrap();
         for (a, b) in model.parameters().iter().zip(again.parameters()) {
             assert!(bits(&a.value()) == bits(&b.value()), "{}", a.name());
         }
     }
+}
+
+#[test]
+fn a_weight_that_f16_does_not_hold_is_named() {
+    let folder = edited("llama", |tensors| {
+        tensors.get_mut("model.norm.weight").unwrap().1[3] = 70_000.0;
+    });
+    assert!(load(folder.path(), DType::BF16).is_ok());
+    let error = load(folder.path(), DType::F16).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("'model.norm.weight' rounded to f16") && error.contains("65504"), "{error}");
 }
 
 #[test]

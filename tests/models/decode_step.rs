@@ -52,7 +52,7 @@ fn step(
 #[test]
 fn steps_are_the_passes_that_they_stand_for() {
     on_each(|device| {
-        for (dtype, reserved) in [(DType::F32, false), (DType::BF16, false), (DType::BF16, true)] {
+        for (dtype, reserved) in [(DType::F32, false), (DType::BF16, false), (DType::F16, true)] {
             let model = model(device, dtype);
             let prompt = |len: u32| (0..len).map(|i| (i * 7 + len) % VOCAB as u32).collect::<Vec<_>>();
             let mut passes: Vec<(KvCache, Vec<u32>)> = Vec::new();

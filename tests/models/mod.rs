@@ -5,6 +5,7 @@ mod checkpoints;
 mod decode_step;
 mod generate;
 mod lora;
+mod quantized;
 mod sampler;
 mod smollm2;
 mod untrained;

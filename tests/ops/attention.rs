@@ -1,13 +1,13 @@
 //! Attention over packed batches.
 
-use half::bf16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
 use warptune::device::Device;
 use warptune::ops::attention::{AttentionSpec, CuSeqlens, attention};
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type, half_type};
 use crate::reference::attention::{
     Shape, attention as oracle, attention_backward, attention_backward_rounded, attention_rounded,
     backward_magnitude,
@@ -76,16 +76,20 @@ pub fn softmax_roundings(shape: &Shape, q: &[f64], k: &[f64]) -> f64 {
     4.0 + 2.0 * norm(q) * norm(k) * shape.scale
 }
 
-/// The kernels on tensor cores round probabilities, and gradients of scores, to bf16 before the second product.
-fn round_bf16(x: f32) -> f32 {
-    bf16::from_f32(x).to_f32()
+/// The kernels on tensor cores round probabilities, and gradients of scores, to their type before the second product.
+fn rounded_to(dtype: DType, x: f32) -> f32 {
+    match dtype {
+        DType::BF16 => bf16::from_f32(x).to_f32(),
+        DType::F16 => f16::from_f32(x).to_f32(),
+        _ => x,
+    }
 }
 
 fn check(device: Device, inputs: &Inputs, shape: &Shape, lens: &[usize]) {
     let outcome = inputs.run_at(device, shape, lens);
     let dtype = inputs.qkv[0].dtype();
-    let rounds = dtype == DType::BF16 && device != Device::Cpu;
-    let round = |x: f32| if rounds { round_bf16(x) } else { x };
+    let rounds = dtype != DType::F32 && device != Device::Cpu;
+    let round = |x: f32| if rounds { rounded_to(dtype, x) } else { x };
     let mut start = 0;
     for (i, &len) in lens.iter().enumerate() {
         let part = inputs.rows(start, len);
@@ -93,11 +97,11 @@ fn check(device: Device, inputs: &Inputs, shape: &Shape, lens: &[usize]) {
         let dout = values(&part.dout);
         let [q32, k32, v32, dout32] = [&q, &k, &v, &dout].map(|x| cast::<f64, f32>(x));
         let roundings = softmax_roundings(shape, &q, &k);
-        // `rounded`: how many roundings to bf16 there are of what is summed.
+        // `rounded`: how many roundings to 16 bits there are of what is summed.
         let tolerance = |naive: &[f32], exact: &[f64], size: &[f64], rounded: f64| {
             Tolerance::twice_naive(&stored(naive, dtype), exact)
                 .plus(Tolerance::rounding(DType::F32, roundings, size))
-                .plus(Tolerance::rounding(DType::BF16, rounded, size))
+                .plus(Tolerance::rounding(dtype, rounded, size))
                 .plus(Tolerance::rounding(dtype, 1.0, exact))
         };
         let exact = oracle(shape, &q, &k, &v);
@@ -113,7 +117,7 @@ fn check(device: Device, inputs: &Inputs, shape: &Shape, lens: &[usize]) {
         let naive = attention_backward_rounded(shape, &q32, &k32, &v32, &dout32, round);
         let size = backward_magnitude(shape, &q, &k, &v, &dout);
         // delta is found from the output as it was stored.
-        let delta = f64::from(u8::from(dtype == DType::BF16));
+        let delta = f64::from(u8::from(dtype != DType::F32));
         for (g, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
             let ours = outcome.grad(g).rows(start, len).unwrap();
             assert_eq!(ours.dtype(), dtype);
@@ -181,10 +185,11 @@ fn every_size_of_heads_on_a_device() {
     let mut random = Random::new(14);
     let masks = [(true, None), (false, None), (true, Some(70)), (true, Some(33))];
     let f32s = [64, 65, 128, 129, 256].map(|dim| (DType::F32, dim, vec![70, 3]));
-    let bf16s =
-        [32, 24, 64, 40, 96, 72, 128, 104, 192, 136, 256, 200].map(|dim| (DType::BF16, dim, vec![200, 1]));
-    let ragged = [20, 64 + 3, 130].map(|dim| (DType::BF16, dim, vec![140, 9]));
-    for (i, (dtype, dim, lens)) in f32s.into_iter().chain(bf16s).chain(ragged).enumerate() {
+    let halves = [32, 24, 64, 40, 96, 72, 128, 104, 192, 136, 256, 200].into_iter().enumerate();
+    let halves = halves.map(|(case, dim)| (half_type(case), dim, vec![200, 1]));
+    let ragged = [20, 64 + 3, 101, 65, 130, 253].into_iter().enumerate();
+    let ragged = ragged.map(|(case, dim)| (half_type(case), dim, vec![140, 9]));
+    for (i, (dtype, dim, lens)) in f32s.into_iter().chain(halves).chain(ragged).enumerate() {
         let (causal, window) = masks[i % masks.len()];
         let shape = shape(2, 1, dim, causal, window);
         let inputs = Inputs::draw(&mut random, &shape, lens.iter().sum(), dtype, 1.0);
@@ -196,9 +201,10 @@ fn every_size_of_heads_on_a_device() {
 #[test]
 fn several_tiles() {
     let mut random = Random::new(11);
-    for (causal, window) in [(true, None), (false, None), (true, Some(65)), (true, Some(100))] {
+    let masks = [(true, None), (false, None), (true, Some(65)), (true, Some(100))];
+    for (case, (causal, window)) in masks.into_iter().enumerate() {
         let shape = shape(3, 1, 64, causal, window);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, half_type(case)] {
             let inputs = Inputs::draw(&mut random, &shape, 350, dtype, 1.0);
             on_each(|device| check(device, &inputs, &shape, &[150, 200]));
         }
@@ -216,7 +222,7 @@ fn heads_larger_than_a_tile() {
 #[test]
 fn large_scores() {
     let shape = shape(2, 1, 16, true, None);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = Inputs::draw(&mut Random::new(13), &shape, 150, dtype, 40.0);
         on_each(|device| check(device, &inputs, &shape, &[150]));
     }
@@ -239,9 +245,9 @@ fn the_oracle_has_the_right_gradients() {
 fn a_sequence_has_the_same_bits_alone_and_in_any_company() {
     let mut random = Random::new(3);
     let lens = [5, 0, 130, 1, 64, 77];
-    for (causal, window) in [(true, None), (false, None), (true, Some(9))] {
+    for (case, (causal, window)) in [(true, None), (false, None), (true, Some(9))].into_iter().enumerate() {
         let shape = shape(6, 2, 32, causal, window);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, half_type(case)] {
             let inputs = Inputs::draw(&mut random, &shape, lens.iter().sum(), dtype, 1.0);
             on_each(|device| {
                 let together = inputs.run_at(device, &shape, &lens);
@@ -312,7 +318,7 @@ fn a_token_depends_on_what_it_sees_only() {
 fn window_edges() {
     let mut random = Random::new(5);
     let with = |window| shape(2, 1, 16, true, window);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = Inputs::draw(&mut random, &with(None), 140, dtype, 1.0);
         on_each(|device| {
             let run = |window, lens: &[usize]| inputs.run_at(device, &with(window), lens);
@@ -335,7 +341,7 @@ fn window_edges() {
 #[test]
 fn same_bits_on_every_run() {
     let mut random = Random::new(2);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let shape = shape(6, 2, 32, true, None);
         let lens = [100, 3, 200];
         let inputs = Inputs::draw(&mut random, &shape, 303, dtype, 1.0);
@@ -348,7 +354,7 @@ fn same_bits_on_every_run() {
 
 #[test]
 fn one_gradient_alone_is_the_same() {
-    for (dtype, dim) in [(DType::F32, 16), (DType::BF16, 16), (DType::BF16, 136)] {
+    for (dtype, dim) in [(DType::F32, 16), (DType::BF16, 16), (DType::F16, 136)] {
         let shape = shape(4, 2, dim, true, None);
         let inputs = Inputs::draw(&mut Random::new(6), &shape, 80, dtype, 1.0);
         let spec = spec(&shape, &[80]);
@@ -368,7 +374,7 @@ fn one_gradient_alone_is_the_same() {
 #[test]
 fn no_tokens() {
     let shape = shape(2, 1, 64, true, None);
-    for (dtype, lens) in [(DType::F32, vec![]), (DType::BF16, vec![0, 0])] {
+    for (dtype, lens) in [(DType::F32, vec![]), (DType::BF16, vec![0, 0]), (DType::F16, vec![0])] {
         let inputs = Inputs::draw(&mut Random::new(8), &shape, 0, dtype, 1.0);
         on_each(|device| {
             let outcome = inputs.run_at(device, &shape, &lens);
@@ -382,7 +388,7 @@ fn no_tokens() {
 #[test]
 fn what_is_not_a_number_stays_visible() {
     let shape = shape(1, 1, 8, true, None);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         for operand in 0..3 {
             let mut inputs = Inputs::draw(&mut Random::new(7), &shape, 5, dtype, 1.0);
             let mut wide = inputs.qkv[operand].to_dtype(DType::F32).unwrap();

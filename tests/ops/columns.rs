@@ -5,7 +5,7 @@ use warptune::autograd::{Tape, Var};
 use warptune::ops::columns::columns;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type};
 use crate::support::devices::{cuda, on_each};
 use crate::support::gradcheck::{assert_deterministic, assert_repeatable, forward_backward_at};
 use crate::support::random::Random;
@@ -47,7 +47,7 @@ proptest! {
 
 #[test]
 fn ranges_that_are_aligned_to_16_bytes() {
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         check(2, dtype, 5, [16, 64, 8]);
         check(3, dtype, 3, [0, 2080, 2096]);
     }

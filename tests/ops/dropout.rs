@@ -6,7 +6,7 @@ use warptune::device::Device;
 use warptune::ops::dropout::dropout;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type};
 use crate::reference::dropout::mask;
 use crate::support::devices::{assert_no_reports, cuda, on_each};
 use crate::support::gradcheck::{assert_deterministic, assert_repeatable, run_at};
@@ -71,7 +71,7 @@ fn same_bits_on_every_run() {
 #[test]
 fn every_device_gives_the_same_bits() {
     let mut random = Random::new(4);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let (x, dy) = (random.tensor(&[1027], dtype, 1.0), random.tensor(&[1027], dtype, 1.0));
         let run = |device| {
             let op = |tape: &Tape, v: &[Var]| dropout(tape, &v[0], 0.4);

@@ -5,7 +5,7 @@ use warptune::device::cpu::gemm::{Init, Product, gemm};
 use warptune::device::cpu::matrix::Mat;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type};
 use crate::reference::matmul::{product, product_magnitude, transposed};
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
@@ -65,7 +65,7 @@ proptest! {
 #[test]
 fn a_few_rows_give_the_same_for_any_thread_count_and_alone_or_together() {
     let mut random = Random::new(3);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let (k, n) = (203, 1029);
         let x = random.tensor(&[11, k], dtype, 1.0);
         let w = random.tensor(&[n, k], dtype, 1.0);
@@ -87,7 +87,7 @@ fn a_few_rows_give_the_same_for_any_thread_count_and_alone_or_together() {
 #[test]
 fn large_products_do_not_depend_on_the_thread_count() {
     let mut random = Random::new(4);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let (m, k, n) = (130, 1100, 260);
         let (a, b) = (random.tensor(&[m, k], dtype, 1.0), random.tensor(&[n, k], dtype, 1.0));
         let [one, two, again] = under_thread_counts(|| {

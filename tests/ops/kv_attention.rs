@@ -6,10 +6,11 @@ use warptune::device::Device;
 use warptune::nn::{KvCache, KvPass};
 use warptune::ops::attention::attention;
 use warptune::ops::kv_attention::{KvAttentionSpec, KvView, kv_attention};
+use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
 use warptune::tensor::{DType, Tensor};
 
 use super::attention::{any_shape, shape, softmax_roundings, spec as packed_spec};
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type, half_type};
 use crate::reference::attention::{Shape, attention as oracle};
 use crate::reference::{cast, stored};
 use crate::support::devices::{assert_no_reports, cuda, on_each};
@@ -149,19 +150,75 @@ proptest! {
 fn pages_and_tiles() {
     let mut random = Random::new(12);
     let lens = [(1, 255), (1, 256), (3, 510), (16, 250), (17, 500), (0, 3), (1, 0)];
-    for (heads, kv_heads, dim, window) in [
+    let cases = [
         (10, 2, 64, None),
         (1, 1, 128, Some(300)),
         (3, 3, 72, Some(256)),
         (2, 1, 250, Some(2)),
         (4, 1, 256, None),
-    ] {
+        (5, 1, 129, None),
+        (1, 1, 57, None),
+    ];
+    for (case, (heads, kv_heads, dim, window)) in cases.into_iter().enumerate() {
         let shape = shape(heads, kv_heads, dim, true, window);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, half_type(case)] {
             let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
             inputs.check(&shape, &inputs.run_at(cuda(), &shape));
             assert_no_reports();
         }
+    }
+}
+
+/// Sequences with many new tokens and with few side by side, prompts and chunks that go on within a page and behind one, more than a tile
+/// of queries; windows; heads of every kernel, whole packs and not.
+#[test]
+fn prompts_and_chunks() {
+    let mut random = Random::new(14);
+    let lens = [(70, 0), (2, 300), (64, 250), (20, 30), (0, 3), (150, 106), (63, 1), (1, 0)];
+    let cases = [(4, 2, 64, Some(100)), (2, 2, 72, None), (2, 1, 20, Some(1)), (1, 1, 250, Some(300))];
+    for (case, (heads, kv_heads, dim, window)) in cases.into_iter().enumerate() {
+        let shape = shape(heads, kv_heads, dim, true, window);
+        for dtype in [DType::F32, half_type(case)] {
+            let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+            inputs.check(&shape, &inputs.run_at(cuda(), &shape));
+            assert_no_reports();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(6))]
+
+    /// A prompt at once, or in chunks, or token by token: all within the tolerance of exact attention, and at once or in chunks, where
+    /// these are of many tokens, the same bits.
+    #[test]
+    fn a_prompt_at_once_is_as_one_in_chunks_and_token_by_token(
+        (kv_heads, group, dim) in (1usize..3, 1usize..3, prop_oneof![Just(16usize), Just(20), Just(64), Just(80)]),
+        window in prop_oneof![Just(None), (1usize..200).prop_map(Some)],
+        chunks in prop::collection::vec(64usize..100, 1..4),
+        dtype in float_type(),
+        seed in any::<u64>(),
+    ) {
+        let shape = shape(group * kv_heads, kv_heads, dim, true, window);
+        let tokens: usize = chunks.iter().sum();
+        let inputs = Inputs::draw(&mut Random::new(seed), &shape, &[(tokens, 0)], dtype);
+        let grow = |steps: &[usize]| {
+            let mut caches = [cache(cuda(), &shape, dtype)];
+            let mut past = 0;
+            let mut all = Vec::new();
+            for &new in steps {
+                let q = inputs.q.rows(past, new).unwrap().to_device(cuda()).unwrap();
+                let out = inputs.extend(cuda(), &shape, &mut caches, &[past], &[new], Some(&q));
+                all.extend(out.unwrap().fetch_f32().unwrap());
+                past += new;
+            }
+            Tensor::from_f32(all, inputs.q.shape()).to_dtype(dtype).unwrap()
+        };
+        let whole = grow(&[tokens]);
+        inputs.check(&shape, &whole);
+        prop_assert!(bits(&grow(&chunks)) == bits(&whole));
+        inputs.check(&shape, &grow(&vec![1; tokens]));
+        assert_no_reports();
     }
 }
 
@@ -196,7 +253,7 @@ fn same_bits_alone_in_company_and_on_every_run() {
     let mut random = Random::new(9);
     let shape = shape(6, 2, 64, true, None);
     let lens = [(1, 300), (70, 0), (0, 5), (1, 0), (3, 128), (9, 100)];
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
         let alone = |device| {
             let mut start = 0;
@@ -222,7 +279,7 @@ fn same_bits_alone_in_company_and_on_every_run() {
 #[test]
 fn same_bits_however_many_tokens_at_a_time() {
     let mut random = Random::new(10);
-    for (dtype, window) in [(DType::BF16, None), (DType::BF16, Some(40)), (DType::F32, Some(200))] {
+    for (dtype, window) in [(DType::BF16, None), (DType::F16, Some(40)), (DType::F32, Some(200))] {
         let shape = shape(6, 2, 32, true, window);
         let inputs = Inputs::draw(&mut random, &shape, &[(20, 245)], dtype);
         let grow = |step: usize| {
@@ -241,6 +298,59 @@ fn same_bits_however_many_tokens_at_a_time() {
         assert!([3, 10, 16].iter().all(|&step| grow(step) == single), "{dtype} {window:?}");
     }
     assert_no_reports();
+}
+
+/// Keys that are turned on their way into the cache, with the queries: the bits of a rotary embedding of each, and of an append.
+#[test]
+fn turned_on_the_way_in() {
+    let mut random = Random::new(13);
+    let lens = [(3, 0), (1, 255), (0, 4), (40, 250), (1, 256), (1, 0)];
+    let new: Vec<usize> = lens.iter().map(|l| l.0).collect();
+    let past: Vec<usize> = lens.iter().map(|l| l.1).collect();
+    for (heads, kv_heads, dim) in [(6, 2, 64), (2, 1, 72), (3, 3, 10), (4, 1, 256)] {
+        let shape = shape(heads, kv_heads, dim, true, None);
+        for pairing in [RopePairing::Half, RopePairing::Interleaved] {
+            let table = RopeTable::new(dim, 10_000.0, RopeScaling::None, pairing).unwrap();
+            for dtype in [DType::F32, DType::BF16] {
+                let inputs = Inputs::draw(&mut random, &shape, &lens, dtype);
+                let rows = new.iter().sum();
+                let [k, v] = [(); 2].map(|()| random.tensor(&[rows, kv_heads * dim], dtype, 1.0));
+                let positions = lens.iter().flat_map(|&(new, past)| past..past + new).map(|p| p as u32);
+                let positions = Tensor::from_u32(positions.collect(), &[rows]);
+                on_each(|device| {
+                    let there = |x: &Tensor| x.to_device(device).unwrap();
+                    let [q, k, v, positions] = [there(&inputs.q), there(&k), there(&v), there(&positions)];
+                    let begin = || {
+                        let mut caches: Vec<KvCache> =
+                            lens.iter().map(|_| cache(device, &shape, dtype)).collect();
+                        inputs.extend(device, &shape, &mut caches, &vec![0; lens.len()], &past, None);
+                        caches
+                    };
+                    let (mut separate, mut fused) = (begin(), begin());
+                    let mut refs: Vec<&mut KvCache> = separate.iter_mut().collect();
+                    let mut pass = KvPass::begin(&mut refs, &new).unwrap();
+                    let turned = |x: &Tensor| {
+                        let x = Var::constant(x.clone());
+                        rope(&Tape::inference(), &x, &positions, &table, dim).unwrap().into_value()
+                    };
+                    let (turned_q, turned_k) = (turned(&q), turned(&k));
+                    pass.append(0, &v, &turned_k).unwrap();
+                    pass.append(1, &turned_k, &v).unwrap();
+                    let expected = bits(&pass.attend(1, &turned_q, &spec(&shape)).unwrap());
+
+                    let mut refs: Vec<&mut KvCache> = fused.iter_mut().collect();
+                    let mut pass = KvPass::begin(&mut refs, &new).unwrap();
+                    pass.append(0, &v, &turned_k).unwrap();
+                    let q = pass.append_turned(1, [&q, &k, &v], &positions, &table).unwrap();
+                    assert_eq!(bits(&q), bits(&turned_q), "queries of {dtype}, heads of {dim}");
+                    let ours = bits(&pass.attend(1, &q, &spec(&shape)).unwrap());
+                    assert!(ours == expected, "{dtype}, heads of {dim}, {pairing:?}, on {device}");
+                    let total: Vec<usize> = lens.iter().map(|(new, past)| new + past).collect();
+                    assert_eq!(fused.iter().map(KvCache::len).collect::<Vec<_>>(), total);
+                });
+            }
+        }
+    }
 }
 
 /// Clones share memory, and yet each goes its own way; what was cut off can be written again.
@@ -279,7 +389,7 @@ fn large_scores_do_not_overflow() {
     let k = [vec![100.0f32; 16], vec![-100.0; 16]].concat();
     let v = [vec![1.0f32; 16], vec![2.0; 16]].concat();
     let q = Tensor::from_f32(vec![100.0; 16], &[1, 16]);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs =
             Inputs { q: q.to_dtype(dtype).unwrap(), new: vec![1], caches: vec![(k.clone(), v.clone())] };
         on_each(|device| assert_eq!(values(&inputs.run_at(device, &shape)), [1.0; 16]));
@@ -291,7 +401,7 @@ fn large_scores_do_not_overflow() {
 fn not_a_number_stays_in_its_sequence() {
     let mut random = Random::new(13);
     let shape = shape(2, 2, 16, true, None);
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let mut inputs = Inputs::draw(&mut random, &shape, &[(1, 20), (2, 300), (1, 20)], dtype);
         inputs.caches[1].0[5] = f32::NAN;
         on_each(|device| {
@@ -353,7 +463,7 @@ fn caches_and_operands_that_do_not_fit_a_pass_are_named() {
     assert!(
         begin(&mut [wide], &[1])
             .unwrap_err()
-            .contains("heads of 257 bf16 elements; f32 or bf16, at most 256")
+            .contains("heads of 257 bf16 elements; f32, bf16 or f16, at most 256")
     );
 
     let mut caches = [&mut cache];
@@ -374,6 +484,16 @@ fn caches_and_operands_that_do_not_fit_a_pass_are_named() {
     );
     assert!(pass.append(2, &k, &k).unwrap_err().to_string().contains("layer 2 of a cache of 2 layers"));
     assert!(pass.append(0, &k, &Tensor::zeros(&[3, 16], DType::BF16)).is_err(), "from the host");
+    let table = |dim| RopeTable::new(dim, 1e4, RopeScaling::None, RopePairing::Half).unwrap();
+    let positions = |n| Tensor::from_u32((0..n).collect(), &[n as usize]).to_device(device).unwrap();
+    let mut turned = |layer, [q, k, v]: [&Tensor; 3], n, dim| {
+        pass.append_turned(layer, [q, k, v], &positions(n), &table(dim)).map_err(|e| e.to_string())
+    };
+    assert!(turned(0, [&q, &k, &k], 3, 4).unwrap_err().contains("heads of 8, and a table for heads of 4"));
+    assert!(turned(0, [&q, &k, &k], 2, 8).unwrap_err().contains("[2] positions for 3 tokens"));
+    assert!(turned(0, [&zeros(3, 20, DType::BF16), &k, &k], 3, 8).is_err());
+    assert!(turned(0, [&q, &k, &zeros(3, 16, DType::F32)], 3, 8).is_err());
+    assert!(turned(2, [&q, &k, &k], 3, 8).is_err());
     pass.append(0, &k, &k).unwrap();
     assert!(pass.attend(0, &zeros(3, 31, DType::BF16), &spec).is_err());
     assert!(pass.attend(0, &zeros(3, 32, DType::F32), &spec).is_err());

@@ -4,11 +4,12 @@ use proptest::prelude::*;
 use warptune::Error;
 use warptune::autograd::{Tape, Var};
 use warptune::device::Device;
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::lora_matmul::{Lora, LoraStack, Segments, lora_matmul, lora_matmul_segmented};
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_types, half_type};
 use crate::reference::lora_matmul::{
     Runs, Shape, lora, lora_backward, lora_segmented, lora_segmented_backward,
 };
@@ -26,7 +27,16 @@ const SEED: u64 = 11;
 const STEP: u64 = 5;
 
 fn op(scale: f32, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Var> {
-    move |tape, v| lora_matmul(tape, &v[0], &v[1], v.get(4), &Lora { a: &v[2], b: &v[3], scale, dropout })
+    move |tape, v| {
+        lora_matmul(
+            tape,
+            &v[0],
+            &v[1],
+            v.get(4),
+            &Lora { a: &v[2], b: &v[3], scale, dropout },
+            Epilogue::None,
+        )
+    }
 }
 
 fn segmented(runs: &Runs, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::Result<Var> {
@@ -36,7 +46,7 @@ fn segmented(runs: &Runs, dropout: f32) -> impl Fn(&Tape, &[Var]) -> warptune::R
     move |tape, v| {
         let scales = scales.to_device(v[0].value().device())?;
         let loras = LoraStack { a: &v[2], b: &v[3], scales: &scales, dropout };
-        lora_matmul_segmented(tape, &v[0], &v[1], v.get(4), &loras, &segments)
+        lora_matmul_segmented(tape, &v[0], &v[1], v.get(4), &loras, &segments, Epilogue::None)
     }
 }
 
@@ -98,8 +108,8 @@ impl Adapters<'_> {
 struct Expected {
     values: Vec<Vec<f64>>,
     tolerances: Vec<Tolerance>,
-    /// What is allowed more where u and v, and the factors, are pairs of bf16: each pair is right to 2^-16, and the product of two
-    /// low parts, as small, is left out.
+    /// What is allowed more where u and v, and the factors, are pairs of bf16 or f16: each pair is right to 2^-16 (of f16 better, but for
+    /// the smallest), and the product of two low parts, as small, is left out.
     of_pairs: Vec<Tolerance>,
     types: Vec<DType>,
 }
@@ -153,9 +163,9 @@ impl Expected {
     }
 }
 
-/// Whether a device computes with pairs of bf16.
+/// Whether a device computes with pairs of bf16 or f16.
 fn pairs(device: Device, inputs: &[Tensor]) -> bool {
-    device == cuda() && inputs[..2].iter().all(|x| x.dtype() == DType::BF16)
+    device == cuda() && inputs[0].dtype() != DType::F32 && inputs[1].dtype() == inputs[0].dtype()
 }
 
 proptest! {
@@ -164,7 +174,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (m, k, n, r) in (1usize..40, 1usize..50, 1usize..40, 1usize..20),
-        (x_type, w_type, a_type) in (float_type(), float_type(), float_type()),
+        [x_type, w_type, a_type] in float_types::<3>(),
         bias in any::<bool>(),
         p in prop_oneof![Just(0.0f32), 0.05f32..0.6],
         scale in 0.1f32..4.0,
@@ -185,7 +195,7 @@ proptest! {
     fn segments_match_the_oracle(
         (k, n, r) in (1usize..40, 1usize..40, 1usize..12),
         runs in proptest::collection::vec((0usize..30, proptest::option::of(0usize..3)), 1..7),
-        (x_type, w_type, a_type) in (float_type(), float_type(), float_type()),
+        [x_type, w_type, a_type] in float_types::<3>(),
         bias in any::<bool>(),
         p in prop_oneof![Just(0.0f32), 0.05f32..0.6],
         seed in any::<u64>(),
@@ -208,19 +218,25 @@ proptest! {
 #[test]
 fn tensor_core_tiles() {
     let shapes = [
-        (Shape { m: 150, k: 136, n: 264, r: 16 }, 0.3, DType::F32),
-        (Shape { m: 545, k: 520, n: 72, r: 40 }, 0.0, DType::F32),
-        (Shape { m: 523, k: 536, n: 136, r: 29 }, 0.2, DType::F32),
-        (Shape { m: 131, k: 531, n: 67, r: 36 }, 0.1, DType::F32),
-        (Shape { m: 40, k: 96, n: 80, r: 136 }, 0.1, DType::F32),
-        (Shape { m: 70, k: 100, n: 129, r: 33 }, 0.0, DType::BF16),
-        (Shape { m: 60, k: 64, n: 96, r: 64 }, 0.4, DType::BF16),
-        (Shape { m: 1, k: 1024, n: 128, r: 8 }, 0.0, DType::F32),
-        (Shape { m: 16, k: 600, n: 40, r: 1 }, 0.0, DType::BF16),
+        (Shape { m: 150, k: 136, n: 264, r: 16 }, 0.3, false),
+        (Shape { m: 545, k: 520, n: 72, r: 40 }, 0.0, false),
+        (Shape { m: 523, k: 536, n: 136, r: 29 }, 0.2, false),
+        (Shape { m: 131, k: 531, n: 67, r: 36 }, 0.1, false),
+        (Shape { m: 40, k: 96, n: 80, r: 136 }, 0.1, false),
+        (Shape { m: 150, k: 136, n: 264, r: 16 }, 0.0, false),
+        (Shape { m: 70, k: 100, n: 129, r: 33 }, 0.0, true),
+        (Shape { m: 141, k: 40, n: 60, r: 31 }, 0.3, false),
+        (Shape { m: 60, k: 64, n: 96, r: 64 }, 0.4, true),
+        (Shape { m: 1, k: 1024, n: 128, r: 8 }, 0.0, false),
+        (Shape { m: 16, k: 600, n: 40, r: 1 }, 0.0, true),
+        (Shape { m: 9, k: 40, n: 40, r: 3 }, 0.0, false),
+        (Shape { m: 2, k: 48, n: 36, r: 9 }, 0.0, true),
     ];
-    for (i, (s, p, a_type)) in shapes.into_iter().enumerate() {
-        let inputs = inputs(&s, None, [DType::BF16, DType::BF16, a_type], i % 2 == 0, i as u64);
-        let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], DType::BF16, 1.0);
+    for (i, (s, p, narrow)) in shapes.into_iter().enumerate() {
+        let half = half_type(i);
+        let inputs =
+            inputs(&s, None, [half, half, if narrow { half } else { DType::F32 }], i % 2 == 0, i as u64);
+        let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], half, 1.0);
         let expected = Expected::new(&inputs, &dy, p, &Adapters::One(1.5), &s);
         let tape = Tape::training(SEED, STEP);
         let outcome = run_at(cuda(), tape, &inputs, &dy, |_| true, op(1.5, p)).unwrap();
@@ -236,6 +252,8 @@ fn ordinary_core_tiles() {
         (Shape { m: 140, k: 270, n: 70, r: 72 }, 0.3, DType::F32, DType::F32),
         (Shape { m: 530, k: 65, n: 66, r: 5 }, 0.2, DType::F32, DType::BF16),
         (Shape { m: 64, k: 515, n: 64, r: 64 }, 0.0, DType::BF16, DType::F32),
+        (Shape { m: 70, k: 65, n: 66, r: 5 }, 0.2, DType::F32, DType::F16),
+        (Shape { m: 64, k: 70, n: 64, r: 9 }, 0.1, DType::F16, DType::F32),
     ];
     for (i, (s, p, x_type, w_type)) in shapes.into_iter().enumerate() {
         let inputs = inputs(&s, None, [x_type, w_type, DType::F32], true, i as u64);
@@ -259,7 +277,7 @@ fn segments_across_tiles() {
             16,
             DType::BF16,
         ),
-        (vec![(1100, Some(3)), (3, None), (40, Some(0))], 40, 48, 8, DType::BF16),
+        (vec![(1100, Some(3)), (3, None), (40, Some(0))], 40, 48, 8, DType::F16),
         (short, 520, 24, 40, DType::BF16),
         (vec![(100, None), (29, Some(1)), (70, Some(0)), (9, Some(1))], 65, 70, 9, DType::F32),
     ];
@@ -282,19 +300,23 @@ fn segments_across_tiles() {
 /// factors of both types, gradients too; and the rows that are not aligned, which go through the others.
 #[test]
 fn few_rows() {
-    for (m, k, n, r, a_type) in [
-        (1, 1024, 72, 16, DType::F32),
-        (3, 520, 40, 5, DType::BF16),
-        (8, 72, 33, 64, DType::F32),
-        (9, 264, 64, 12, DType::BF16),
-        (16, 128, 100, 8, DType::F32),
-        (7, 99, 20, 4, DType::F32),
-    ] {
+    let shapes = [
+        (1, 1024, 72, 16, false),
+        (3, 520, 40, 5, true),
+        (8, 72, 33, 64, false),
+        (9, 264, 64, 12, true),
+        (16, 128, 100, 8, false),
+        (7, 99, 20, 4, false),
+        (2, 48, 20, 9, true),
+        (11, 40, 20, 6, false),
+    ];
+    for (case, (m, k, n, r, narrow)) in shapes.into_iter().enumerate() {
+        let half = half_type(case);
         let s = Shape { m, k, n, r };
-        let types = [DType::BF16, DType::BF16, a_type];
+        let types = [half, half, if narrow { half } else { DType::F32 }];
         let runs = vec![(m / 3, Some(2)), (m / 3, None), (m - m / 3 * 2, Some(0))];
         let runs = Runs { runs, scales: vec![0.5, 1.0, -2.0] };
-        let dy = Random::new(5).tensor(&[m, n], DType::BF16, 1.0);
+        let dy = Random::new(5).tensor(&[m, n], half, 1.0);
         let one = inputs(&s, None, types, true, m as u64);
         let stack = inputs(&s, Some(3), types, m == 9, m as u64);
         let of_one = Expected::new(&one, &dy, 0.0, &Adapters::One(1.5), &s);
@@ -320,11 +342,27 @@ fn few_rows() {
     }
 }
 
+/// Factors of bf16 on a layer of f16, and the other way round, few rows and many.
+#[test]
+fn factors_of_the_other_type_of_16_bits() {
+    for (i, m) in [4, 20, 5, 40].into_iter().enumerate() {
+        let (s, half, other) = (Shape { m, k: 64, n: 48, r: 8 }, half_type(i / 2), half_type(i / 2 + 1));
+        let inputs = inputs(&s, None, [half, half, other], false, i as u64);
+        let dy = Random::new(!(i as u64)).tensor(&[s.m, s.n], half, 1.0);
+        let expected = Expected::new(&inputs, &dy, 0.0, &Adapters::One(1.5), &s);
+        on_each(|device| {
+            let tape = Tape::training(SEED, STEP);
+            let outcome = run_at(device, tape, &inputs, &dy, |_| true, op(1.5, 0.0)).unwrap();
+            expected.check(&outcome, pairs(device, &inputs));
+        });
+    }
+}
+
 /// A stack of one adapter for all rows is that adapter, and an adapter without rows gets a gradient of zeros.
 #[test]
 fn one_segment_is_the_plain_op() {
     let s = Shape { m: 30, k: 40, n: 24, r: 6 };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let plain = inputs(&s, None, [dtype, dtype, DType::F32], true, 9);
         let dy = Random::new(10).tensor(&[s.m, s.n], dtype, 1.0);
         let mut stacked = plain.clone();
@@ -374,7 +412,7 @@ fn the_oracle_has_the_right_gradients() {
 #[test]
 fn same_bits_on_every_run() {
     let s = Shape { m: 67, k: 130, n: 95, r: 8 };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = inputs(&s, None, [dtype, dtype, DType::F32], true, 3);
         let dy = Random::new(4).tensor(&[s.m, s.n], dtype, 1.0);
         assert_deterministic(&inputs, &dy, || Tape::training(SEED, STEP), op(2.0, 0.1));
@@ -382,7 +420,7 @@ fn same_bits_on_every_run() {
     }
     let runs =
         Runs { runs: vec![(20, Some(0)), (7, None), (30, Some(1)), (10, Some(0))], scales: vec![2.0, 0.5] };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = inputs(&s, Some(2), [dtype, dtype, DType::F32], true, 5);
         let dy = Random::new(6).tensor(&[s.m, s.n], dtype, 1.0);
         let op = segmented(&runs, 0.1);
@@ -419,7 +457,7 @@ fn frozen_parts_get_no_gradient_and_change_none_of_the_others() {
 #[test]
 fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
     let s = Shape { m: 6, k: 33, n: 17, r: 4 };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let mut inputs = inputs(&s, None, [dtype, dtype, DType::F32], false, 7);
         inputs[3] = Tensor::zeros(&[s.n, s.r], DType::F32);
         on_each(|device| {
@@ -427,7 +465,7 @@ fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
             let tape = Tape::inference();
             let with = |p| bits(op(2.0, p)(&tape, &v).unwrap().value());
             assert_eq!(with(0.5), with(0.0));
-            let base = matmul(&tape, &v[0], &v[1], None).unwrap();
+            let base = matmul(&tape, &v[0], &v[1], None, Epilogue::None).unwrap();
             let adapted = op(2.0, 0.0)(&tape, &v).unwrap();
             if device == cuda() {
                 // Two kernels: their sums may go in two orders.
@@ -447,7 +485,7 @@ fn dropout_is_off_in_evaluation_and_b_zero_gives_the_base_layer() {
 #[test]
 fn no_rows() {
     let s = Shape { m: 0, k: 5, n: 4, r: 2 };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in FLOATS {
         let inputs = inputs(&s, None, [dtype, dtype, DType::F32], true, 8);
         let dy = Tensor::zeros(&[0, 4], dtype);
         on_each(|device| {
@@ -468,8 +506,15 @@ fn operands_that_do_not_fit_are_named() {
     let (x, w) = (var(&[2, 3]), var(&[4, 3]));
     let run = |a: &[usize], b: &[usize], dropout| {
         let (a, b) = (var(a), var(b));
-        lora_matmul(&Tape::training(1, 1), &x, &w, None, &Lora { a: &a, b: &b, scale: 1.0, dropout })
-            .unwrap_err()
+        lora_matmul(
+            &Tape::training(1, 1),
+            &x,
+            &w,
+            None,
+            &Lora { a: &a, b: &b, scale: 1.0, dropout },
+            Epilogue::None,
+        )
+        .unwrap_err()
     };
     assert_eq!(
         run(&[2, 5], &[4, 2], 0.0).to_string(),
@@ -488,7 +533,7 @@ fn segments_that_do_not_fit_are_named() {
         let (a, b, scales) = (var(a), var(b), Tensor::zeros(&[scales], DType::F32));
         let loras = LoraStack { a: &a, b: &b, scales: &scales, dropout: 0.0 };
         let segments = Segments::new(runs.iter().copied());
-        lora_matmul_segmented(&Tape::inference(), &x, &w, None, &loras, &segments).map(|_| ())
+        lora_matmul_segmented(&Tape::inference(), &x, &w, None, &loras, &segments, Epilogue::None).map(|_| ())
     };
     let fitting = [(2, Some(1)), (3, None)];
     assert!(run(&[2, 6, 3], &[2, 4, 6], 2, &fitting).is_ok());

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use warptune::Error;
 use warptune::autograd::{Tape, Var};
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::matmul::matmul;
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types, half_type};
 use crate::reference::matmul::{linear, linear_backward, product_magnitude, transposed};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -18,7 +19,7 @@ use crate::support::tolerance::{Tolerance, assert_close};
 use crate::support::{bits, values};
 
 fn op(tape: &Tape, v: &[Var]) -> warptune::Result<Var> {
-    matmul(tape, &v[0], &v[1], v.get(2))
+    matmul(tape, &v[0], &v[1], v.get(2), Epilogue::None)
 }
 
 /// Twice a plain f32 implementation's error, and two roundings of the sums' terms.
@@ -34,7 +35,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (m, k, n) in (1usize..50, 1usize..60, 1usize..50),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         with_bias in any::<bool>(),
         seed in any::<u64>(),
     ) {
@@ -112,17 +113,19 @@ fn bound(size: &[f64], terms: usize, exact: &[f64], dtype: DType) -> Tolerance {
 #[test]
 fn tensor_core_tiles() {
     let mut random = Random::new(3);
-    for (m, k, n) in [(130, 64, 136), (257, 200, 128), (128, 24, 264), (70, 33, 135)] {
-        let inputs = [random.tensor(&[m, k], DType::BF16, 1.0), random.tensor(&[n, k], DType::BF16, 1.0)];
-        let dy = random.tensor(&[m, n], DType::BF16, 1.0);
+    let cases = [(130, 64, 136), (257, 200, 128), (70, 33, 135), (128, 24, 264), (33, 140, 71)];
+    for (case, (m, k, n)) in cases.into_iter().enumerate() {
+        let half = half_type(case);
+        let inputs = [random.tensor(&[m, k], half, 1.0), random.tensor(&[n, k], half, 1.0)];
+        let dy = random.tensor(&[m, n], half, 1.0);
         let [x, w, dy64] = [values(&inputs[0]), values(&inputs[1]), values(&dy)];
         let outcome = forward_backward_at(cuda(), &inputs, &dy, op).unwrap();
         let oracle = linear(&x, &w, None, m, k, n);
         let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
-        assert_close("y", &outcome.output, &oracle, &bound(&size, k, &oracle, DType::BF16));
+        assert_close("y", &outcome.output, &oracle, &bound(&size, k, &oracle, half));
         let exact = linear_backward(&x, &w, &dy64, m, k, n);
         let size = product_magnitude(&dy64, &w, m, n, k);
-        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], DType::BF16));
+        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], half));
         let size = product_magnitude(&transposed(&dy64, m, n), &x, n, m, k);
         assert_close("dW", outcome.grad(1), &exact[1], &bound(&size, m, &exact[1], DType::F32));
         crate::support::devices::assert_no_reports();
@@ -133,19 +136,22 @@ fn tensor_core_tiles() {
 #[test]
 fn split_inner_dimensions() {
     let mut random = Random::new(4);
-    // y of the first, dx of the second and dW of the third are split; the last is not aligned, and its parts end in a tile.
-    for (m, k, n) in [(20, 1056, 40), (24, 48, 1032), (1030, 40, 24), (33, 1111, 9)] {
-        let mut draw = |shape: &[usize]| random.tensor(shape, DType::BF16, 1.0);
+    // y of the first, dx of the second and dW of the third are split; the fourth is not aligned, and its parts end in a tile.
+    let cases =
+        [(20, 1056, 40), (24, 48, 1032), (1030, 40, 24), (33, 1111, 9), (21, 1040, 24), (18, 1061, 9)];
+    for (case, (m, k, n)) in cases.into_iter().enumerate() {
+        let half = half_type(case);
+        let mut draw = |shape: &[usize]| random.tensor(shape, half, 1.0);
         let (inputs, dy) = ([draw(&[m, k]), draw(&[n, k]), draw(&[n])], draw(&[m, n]));
         let [x, w, b] = [0, 1, 2].map(|i| values(&inputs[i]));
         let dy64 = values(&dy);
         let outcome = forward_backward_at(cuda(), &inputs, &dy, op).unwrap();
         let oracle = linear(&x, &w, Some(&b), m, k, n);
         let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
-        assert_close("y", &outcome.output, &oracle, &bound(&size, k + 1, &oracle, DType::BF16));
+        assert_close("y", &outcome.output, &oracle, &bound(&size, k + 1, &oracle, half));
         let exact = linear_backward(&x, &w, &dy64, m, k, n);
         let size = product_magnitude(&dy64, &w, m, n, k);
-        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], DType::BF16));
+        assert_close("dx", outcome.grad(0), &exact[0], &bound(&size, n, &exact[0], half));
         let size = product_magnitude(&transposed(&dy64, m, n), &x, n, m, k);
         assert_close("dW", outcome.grad(1), &exact[1], &bound(&size, m, &exact[1], DType::F32));
         assert_repeatable(cuda(), &inputs, &dy, Tape::recording, op);
@@ -160,13 +166,12 @@ fn few_rows() {
     let mut random = Random::new(5);
     let shapes = [(1, 40), (7, 72), (32, 8), (33, 264), (70, 1100), (40, 33), (5, 1), (65, 327), (96, 600)];
     for (case, m) in [1, 2, 3, 4, 5, 8, 9, 13, 16].into_iter().enumerate() {
-        for (x_type, w_type) in [
-            (DType::F32, DType::F32),
-            (DType::F32, DType::BF16),
-            (DType::BF16, DType::F32),
-            (DType::BF16, DType::BF16),
-        ] {
-            for (n, k) in [shapes[case], shapes[(case + 4) % 9]] {
+        for (i, (n, k)) in [shapes[case], shapes[(case + 4) % 9]].into_iter().enumerate() {
+            // Every kernel for few rows meets both.
+            let half = half_type(case / 2 + i);
+            for (x_type, w_type) in
+                [(DType::F32, DType::F32), (DType::F32, half), (half, DType::F32), (half, half)]
+            {
                 let inputs = [
                     random.tensor(&[m, k], x_type, 1.0),
                     random.tensor(&[n, k], w_type, 1.0),
@@ -174,7 +179,8 @@ fn few_rows() {
                 ];
                 let [x, w, b] = [0, 1, 2].map(|i| values(&inputs[i]));
                 let vars = inputs.map(|x| Var::constant(x.to_device(cuda()).unwrap()));
-                let y = matmul(&Tape::inference(), &vars[0], &vars[1], Some(&vars[2])).unwrap();
+                let y =
+                    matmul(&Tape::inference(), &vars[0], &vars[1], Some(&vars[2]), Epilogue::None).unwrap();
                 let oracle = linear(&x, &w, Some(&b), m, k, n);
                 let size = product_magnitude(&x, &transposed(&w, n, k), m, k, n);
                 let name = format!("{m} x {k} {x_type} times {n} x {k} {w_type}");
@@ -195,13 +201,20 @@ fn few_rows_have_the_bits_of_each_alone() {
         (DType::F32, DType::BF16),
         (DType::BF16, DType::F32),
         (DType::BF16, DType::BF16),
+        (DType::F32, DType::F16),
+        (DType::F16, DType::F32),
+        (DType::F16, DType::F16),
     ] {
         for k in [360, 75] {
             let x = random.tensor(&[16, k], x_type, 1.0).to_device(cuda()).unwrap();
             let w = random.tensor(&[40, k], w_type, 1.0).to_device(cuda()).unwrap();
             let y = |from: usize, rows: usize| {
                 let x = Var::constant(x.rows(from, rows).unwrap());
-                bits(matmul(&Tape::inference(), &x, &Var::constant(w.clone()), None).unwrap().value())
+                bits(
+                    matmul(&Tape::inference(), &x, &Var::constant(w.clone()), None, Epilogue::None)
+                        .unwrap()
+                        .value(),
+                )
             };
             let all = y(0, 16);
             for (from, rows) in [(0, 1), (15, 1), (3, 2), (7, 4), (4, 7), (8, 8), (1, 11)] {
@@ -210,6 +223,25 @@ fn few_rows_have_the_bits_of_each_alone() {
         }
     }
     crate::support::devices::assert_no_reports();
+}
+
+/// f16 ends at 65504: what is larger becomes infinite, as it does in PyTorch, and nothing else changes.
+#[test]
+fn products_beyond_f16_are_infinite() {
+    for (m, k) in [(3, 64), (40, 64), (40, 33)] {
+        let x = Tensor::from_f32(vec![32.0; m * k], &[m, k]).to_dtype(DType::F16).unwrap();
+        // 32 * 32 * 64 is 65536; 65504 + 16 is the first that rounds to it.
+        let w: Vec<f32> = (0..3 * k).map(|i| [32.0, 1.0, -32.0][i / k] * 64.0 / k as f32).collect();
+        let w = Tensor::from_f32(w, &[3, k]).to_dtype(DType::F16).unwrap();
+        on_each(|device| {
+            let [x, w] = [&x, &w].map(|x| Var::constant(x.to_device(device).unwrap()));
+            let y = values(matmul(&Tape::inference(), &x, &w, None, Epilogue::None).unwrap().value());
+            for row in y.chunks(3) {
+                assert_eq!([row[0], row[2]], [f64::INFINITY, f64::NEG_INFINITY]);
+                assert!((row[1] - 2048.0).abs() <= 2.0, "{}", row[1]);
+            }
+        });
+    }
 }
 
 #[test]
@@ -233,10 +265,17 @@ fn no_rows() {
 fn operands_that_do_not_fit_are_named() {
     let tape = Tape::inference();
     let var = |shape: &[usize]| Var::constant(Tensor::zeros(shape, DType::F32));
-    let error = matmul(&tape, &var(&[2, 3]), &var(&[4, 5]), None).unwrap_err();
+    let error = matmul(&tape, &var(&[2, 3]), &var(&[4, 5]), None, Epilogue::None).unwrap_err();
     assert_eq!(error.to_string(), "matmul: x [2, 3] and weight [4, 5] ([out, in]) differ in 'in'");
-    assert!(matmul(&tape, &var(&[2, 3]), &var(&[4, 3]), Some(&var(&[3]))).is_err());
-    assert!(matmul(&tape, &var(&[6]), &var(&[4, 3]), None).is_err());
+    assert!(matmul(&tape, &var(&[2, 3]), &var(&[4, 3]), Some(&var(&[3])), Epilogue::None).is_err());
+    assert!(matmul(&tape, &var(&[6]), &var(&[4, 3]), None, Epilogue::None).is_err());
+    let there =
+        [DType::BF16, DType::F16].map(|t| Var::constant(Tensor::zeros_on(cuda(), &[4, 3], t).unwrap()));
+    let error = matmul(&tape, &there[0], &there[1], None, Epilogue::None).unwrap_err().to_string();
+    assert_eq!(error, "matmul: bf16 times f16 has no CUDA kernel");
     let ids = Var::constant(Tensor::zeros(&[2, 3], DType::U32));
-    assert!(matches!(matmul(&tape, &ids, &var(&[4, 3]), None), Err(Error::DType { op: "matmul", .. })));
+    assert!(matches!(
+        matmul(&tape, &ids, &var(&[4, 3]), None, Epilogue::None),
+        Err(Error::DType { op: "matmul", .. })
+    ));
 }

@@ -6,7 +6,7 @@ use warptune::ops::add::add;
 use warptune::ops::rms_norm::{add_rms_norm, rms_norm};
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{cases, float_types, half_type};
 use crate::reference::rms_norm::{rms_norm as oracle, rms_norm_backward as oracle_backward};
 use crate::reference::{cast, stored};
 use crate::support::devices::{cuda, on_each};
@@ -40,7 +40,7 @@ proptest! {
     #[test]
     fn values_and_gradients_match_the_oracle(
         (rows, groups, d) in (1usize..60, 1usize..4, 1usize..200),
-        (x_type, w_type) in (float_type(), float_type()),
+        [x_type, w_type] in float_types::<2>(),
         seed in any::<u64>(),
     ) {
         let mut random = Random::new(seed);
@@ -134,10 +134,9 @@ fn a_norm_for_each_head_is_the_norm_of_the_heads_as_rows() {
 fn a_sum_and_its_norm_are_those_of_two_ops() {
     let mut random = Random::new(7);
     let cases = [(9, 3, 20, 0), (2, 1, 5001, 0), (2, 1, 9000, 0), (40, 1, 32, 1), (0, 1, 8, 0)];
-    for (rows, groups, d, skipped) in cases {
-        for (x_type, w_type) in
-            [(DType::F32, DType::BF16), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)]
-        {
+    for (case, (rows, groups, d, skipped)) in cases.into_iter().enumerate() {
+        let half = half_type(case);
+        for (x_type, w_type) in [(DType::F32, half), (half, half), (half, DType::F32)] {
             let shape = [rows, groups * d];
             let a = random.tensor(&[skipped + rows * groups * d], x_type, 2.0);
             let (b, w) = (random.tensor(&shape, x_type, 1.0), random.tensor(&[d], w_type, 1.0));
@@ -174,10 +173,9 @@ fn gradients_of_the_residual_stream() {
     };
     // The same without the sum: x is used by the norm and past it.
     let stream = |tape: &Tape, v: &[Var]| add(tape, &v[0], &rms_norm(tape, &v[0], &v[2], EPS)?);
-    for (rows, d) in [(7, 40), (3, 33), (2, 4096)] {
-        for (dtype, w_type) in
-            [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)]
-        {
+    for (case, (rows, d)) in [(7, 40), (3, 33), (2, 4096)].into_iter().enumerate() {
+        let half = half_type(case);
+        for (dtype, w_type) in [(DType::F32, DType::F32), (half, half), (half, DType::F32)] {
             let mut draw = |shape: &[usize], dtype| random.tensor(shape, dtype, 1.0);
             let inputs = [draw(&[rows, d], dtype), draw(&[rows, d], dtype), draw(&[d], w_type)];
             let dy = draw(&[rows, d], dtype);
@@ -233,8 +231,9 @@ fn extreme_rows() {
 fn rows_too_long_for_registers_and_rows_that_are_not_aligned() {
     let mut random = Random::new(6);
     // Of 5001 elements a block keeps 4 x 256 forward; 4096 in packs are more than it keeps backward.
-    for (rows, d, skipped) in [(2, 5001, 0), (2, 4096, 0), (40, 32, 1), (3, 72, 0)] {
-        for dtype in [DType::F32, DType::BF16] {
+    let cases = [(2, 5001, 0), (2, 4096, 0), (40, 32, 1), (3, 72, 0)];
+    for (case, (rows, d, skipped)) in cases.into_iter().enumerate() {
+        for dtype in [DType::F32, half_type(case)] {
             let x = random.tensor(&[rows * d + skipped], dtype, 2.0);
             let (w, dy) = (random.tensor(&[d], DType::F32, 1.0), random.tensor(&[rows, d], dtype, 1.0));
             let run = |device| {

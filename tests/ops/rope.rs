@@ -3,14 +3,16 @@
 use proptest::prelude::*;
 use warptune::autograd::{Tape, Var};
 use warptune::device::Device;
-use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
+use warptune::ops::add::add;
+use warptune::ops::columns::columns;
+use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope, rope_both};
 use warptune::tensor::{DType, Tensor};
 
-use super::{cases, float_type};
+use super::{FLOATS, cases, float_type, half_type};
 use crate::reference::rope::{Pairs, rope as oracle};
 use crate::support::devices::{cuda, on_each};
 use crate::support::gradcheck::{
-    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at,
+    assert_deterministic, assert_repeatable, check_oracle, dot, forward_backward_at, run_at,
 };
 use crate::support::random::Random;
 use crate::support::tolerance::{Tolerance, assert_close};
@@ -79,12 +81,13 @@ fn check(
 #[test]
 fn heads_of_all_sizes() {
     let mut random = Random::new(3);
-    for (tokens, heads, pairs) in [(37, 2, 64), (5, 9, 32), (3, 1, 1100), (2, 1, 2056), (1, 33, 64)] {
+    let cases = [(37, 2, 64), (5, 9, 32), (3, 1, 1100), (2, 1, 2056), (1, 33, 64)];
+    for (case, (tokens, heads, pairs)) in cases.into_iter().enumerate() {
         for (pairing, oracle_pairs) in
             [(RopePairing::Half, Pairs::Half), (RopePairing::Interleaved, Pairs::Neighbours)]
         {
             let table = table(2 * pairs, RopeScaling::None, pairing);
-            for dtype in [DType::F32, DType::BF16] {
+            for dtype in [DType::F32, half_type(case)] {
                 check(&mut random, tokens, heads, &table, oracle_pairs, dtype);
             }
         }
@@ -122,7 +125,7 @@ fn rows_that_are_not_aligned() {
     let mut random = Random::new(7);
     for pairing in [RopePairing::Half, RopePairing::Interleaved] {
         let table = table(32, RopeScaling::None, pairing);
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in FLOATS {
             let x = random.tensor(&[1 + 5 * 64], dtype, 1.0).to_device(cuda()).unwrap();
             let positions = random.ids(5, 1000).to_device(cuda()).unwrap();
             let apart = x.rows(1, 5 * 64).unwrap().reshape(&[5, 64]).unwrap();
@@ -135,6 +138,58 @@ fn rows_that_are_not_aligned() {
         }
     }
     on_each(|_| {});
+}
+
+/// Queries and keys in one launch, forward and back, whichever of the two results and of the gradients are used.
+#[test]
+fn both_have_the_bits_of_each_alone() {
+    let mut random = Random::new(8);
+    for (tokens, heads, kv_heads, pairs) in
+        [(0, 2, 1, 4), (37, 3, 1, 32), (5, 2, 2, 33), (9, 4, 2, 8), (3, 2, 1, 1100)]
+    {
+        let (head_dim, positions) = (2 * pairs, random.ids(tokens, 5000));
+        let (cols, kv_cols) = (heads * head_dim, kv_heads * head_dim);
+        for (pairing, dtype) in [
+            (RopePairing::Half, DType::BF16),
+            (RopePairing::Half, DType::F32),
+            (RopePairing::Interleaved, DType::BF16),
+            (RopePairing::Interleaved, DType::F32),
+        ] {
+            let table = table(head_dim, RopeScaling::None, pairing);
+            let inputs =
+                [random.tensor(&[tokens, cols], dtype, 1.0), random.tensor(&[tokens, kv_cols], dtype, 1.0)];
+            let dy = random.tensor(&[tokens, kv_cols], dtype, 1.0);
+            on_each(|device| {
+                let positions = positions.to_device(device).unwrap();
+                let both =
+                    |tape: &Tape, v: &[Var]| rope_both(tape, &v[0], &v[1], &positions, &table, head_dim);
+                let each = |tape: &Tape, v: &[Var]| -> warptune::Result<[Var; 2]> {
+                    let one = |x| rope(tape, x, &positions, &table, head_dim);
+                    Ok([one(&v[0])?, one(&v[1])?])
+                };
+                for used in [[true, true], [true, false], [false, true]] {
+                    let result = |tape: &Tape, [q, k]: [Var; 2]| {
+                        let first = columns(tape, &q, cols - kv_cols, kv_cols)?;
+                        match used {
+                            [true, true] => add(tape, &first, &k),
+                            [true, false] => Ok(first),
+                            _ => Ok(k),
+                        }
+                    };
+                    for wanted in [[true, true], [true, false], [false, true]] {
+                        let run = |op: &dyn Fn(&Tape, &[Var]) -> warptune::Result<[Var; 2]>| {
+                            let op = |tape: &Tape, v: &[Var]| result(tape, op(tape, v)?);
+                            let outcome =
+                                run_at(device, Tape::recording(), &inputs, &dy, |i| wanted[i], op).unwrap();
+                            let there: Vec<bool> = outcome.grads.iter().map(Option::is_some).collect();
+                            (outcome.bits(), there)
+                        };
+                        assert_eq!(run(&both), run(&each), "{pairs} pairs, {dtype}, {used:?}, {wanted:?}");
+                    }
+                }
+            });
+        }
+    }
 }
 
 #[test]

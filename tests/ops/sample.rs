@@ -104,12 +104,33 @@ proptest! {
 #[test]
 fn large_vocabularies() {
     let mut random = Random::new(2);
-    for (vocab, top_k, top_p) in [(40_000, 0, 0.9), (70_001, 0, 1.0), (33_000, 1000, 0.7)] {
+    for (vocab, top_k, top_p) in [(40_000, 0, 0.9), (70_001, 0, 1.0), (33_000, 1000, 0.7), (20_000, 50, 1.0)]
+    {
         let batch = Batch::draw(&mut random, 2, vocab, DType::BF16);
         let sampling = Sampling { temperature: 1.5, top_k, top_p, min_p: 1e-5, repetition_penalty: 1.1 };
         let here = batch.run(Device::Cpu, &sampling);
         batch.check(&here, &sampling);
         assert_eq!(batch.run(cuda(), &sampling), here);
+    }
+    assert_no_reports();
+}
+
+/// From distributions that have all their weight in one word to those in which all words weigh the same, and with words that have no chance: the
+/// few words that top-k and top-p may leave are found before they are chosen from, and none may be missing.
+#[test]
+fn peaked_and_flat_distributions() {
+    let mut random = Random::new(3);
+    for temperature in [1e-38, 1e-3, 0.05, 1.0, 30.0, 1e5, 3e38] {
+        for (top_k, top_p) in [(0, 0.3), (0, 0.999_999), (7, 1.0), (700, 0.9), (2999, 0.5)] {
+            let mut batch = Batch::draw(&mut random, 2, 3000, DType::F32);
+            let mut logits = batch.logits.as_f32().unwrap().to_vec();
+            // One row has few words at all.
+            logits.iter_mut().take(2990).for_each(|x| *x = f32::NEG_INFINITY);
+            batch.logits = Tensor::from_f32(logits, &[2, 3000]);
+            let sampling = Sampling { temperature, top_k, top_p, ..Sampling::default() };
+            let here = batch.run(Device::Cpu, &sampling);
+            assert_eq!(batch.run(cuda(), &sampling), here, "{sampling:?}");
+        }
     }
     assert_no_reports();
 }

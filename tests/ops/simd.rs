@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Tests that together reach every kernel that is written in lanes.
-const TESTS: [&str; 8] = [
+const TESTS: [&str; 9] = [
     "ops::attention::several_tiles",
     "ops::gelu::values_and_gradients_match_the_oracle",
     "ops::kv_attention::values_match_the_oracle",
@@ -12,6 +12,7 @@ const TESTS: [&str; 8] = [
     "ops::rms_norm::values_and_gradients_match_the_oracle",
     "ops::rope::values_and_gradients_match_the_oracle",
     "ops::swiglu::values_and_gradients_match_the_oracle",
+    "tensor::casts_of_f16_are_exact_and_to_f16_are_to_nearest",
 ];
 
 #[track_caller]

@@ -12,16 +12,16 @@ use warptune::train::step::{Stepper, Window};
 
 use super::options;
 use crate::support::devices::{assert_no_reports, cuda};
-use crate::support::golden::{Golden, MODELS, assert_near};
+use crate::support::golden::{Golden, MODELS, QUANTIZED, assert_near};
 
 /// Runs the golden file's ten steps on the parameters of the model that `load` gives, and compares the loss of each, and what they end as.
 ///
 /// The same steps on the CUDA device each begin at the CPU's parameters. Left to itself a second f32 run ends elsewhere: AdamW gives a
 /// tiny gradient whose sign rounding turned a whole step, so that half a rounding of the first weights, on the CPU alone, moves the last
 /// ones by up to 25 times PyTorch's own error. That runs on the device stay with the CPU's where they can is tested in `devices`.
-fn check(golden: &Golden, results: &str, load: impl Fn(Device) -> (Decoder, Vec<Param>)) {
+fn check(golden: &Golden, results: &str, on_device: bool, load: impl Fn(Device) -> (Decoder, Vec<Param>)) {
     let (model, params) = load(Device::Cpu);
-    let (there, copies) = load(cuda());
+    let there = on_device.then(|| load(cuda()));
     let path = golden.folder().join(results);
     let results: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let adamw = &results["adamw"];
@@ -42,7 +42,7 @@ fn check(golden: &Golden, results: &str, load: impl Fn(Device) -> (Decoder, Vec<
     let mut stepper = Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
     let (batch, labels, denominator) = (golden.batch(), golden.labels(), golden.denominator());
     for (i, expected) in f64_run.iter().enumerate() {
-        for (copy, param) in copies.iter().zip(&params) {
+        for (copy, param) in there.iter().flat_map(|(_, copies)| copies).zip(&params) {
             copy.update(|value| {
                 *value = param.value().to_device(cuda())?;
                 Ok(())
@@ -60,18 +60,22 @@ fn check(golden: &Golden, results: &str, load: impl Fn(Device) -> (Decoder, Vec<
             stepper.step(&window, options.learning_rate, &loss).unwrap()
         };
         let report = on(&model, &mut stepper);
-        let mut fresh = Stepper::new(copies.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
-        let on_device = on(&there, &mut fresh);
-        // A loss is the difference of two numbers of the size of an untrained model's, the logarithm of the vocabulary.
-        let roundings = 8.0 * DType::F32.unit_roundoff() * f64_run[0];
-        let (a, b) = (report.loss, on_device.loss);
-        assert!((a - b).abs() <= roundings, "{path:?} step {i}: {a}, and {b} on the device");
+        let on_device = there.as_ref().map(|(there, copies)| {
+            let copies = copies.iter().map(|p| (p.clone(), true)).collect();
+            on(there, &mut Stepper::new(copies, &options).unwrap())
+        });
+        if let Some(on_device) = &on_device {
+            // A loss is the difference of two numbers of the size of an untrained model's, the logarithm of the vocabulary.
+            let roundings = 8.0 * DType::F32.unit_roundoff() * f64_run[0];
+            let (a, b) = (report.loss, on_device.loss);
+            assert!((a - b).abs() <= roundings, "{path:?} step {i}: {a}, and {b} on the device");
+        }
         let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * expected;
         let error = (report.loss - expected).abs();
         assert!(error <= allowed, "{path:?} step {i}: {}, expected {expected} +- {allowed:e}", report.loss);
         if i == 0 {
             golden.assert_scalar("grad_norm", report.grad_norm);
-            golden.assert_scalar("grad_norm", on_device.grad_norm);
+            on_device.iter().for_each(|report| golden.assert_scalar("grad_norm", report.grad_norm));
         }
     }
     // AdamW divides small gradients by their own size, so it blows up the rounding errors of single elements: which ones is
@@ -104,7 +108,7 @@ fn transposed(values: &[f32], shape: &[usize]) -> Vec<f32> {
 fn every_weight() {
     for name in MODELS {
         let golden = Golden::open(name);
-        check(&golden, "golden.json", |device| {
+        check(&golden, "golden.json", true, |device| {
             let model = golden.model_at(device);
             model.set_trainable(true);
             let params = model.parameters();
@@ -117,7 +121,21 @@ fn every_weight() {
 fn adapters() {
     for name in MODELS {
         let golden = Golden::open_lora(name);
-        check(&golden, "lora.json", |device| {
+        check(&golden, "lora.json", true, |device| {
+            let mut model = golden.model_at(device);
+            lora::load(&mut model, &golden.adapter()).unwrap();
+            let params = lora::adapter_parameters(&model);
+            (model, params)
+        });
+    }
+}
+
+/// On models whose linear layers are in 4-bit blocks; on the CPU.
+#[test]
+fn adapters_on_4_bits() {
+    for name in QUANTIZED {
+        let golden = Golden::open_quantized(name, "lora");
+        check(&golden, "lora.json", false, |device| {
             let mut model = golden.model_at(device);
             lora::load(&mut model, &golden.adapter()).unwrap();
             let params = lora::adapter_parameters(&model);

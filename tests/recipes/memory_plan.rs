@@ -46,6 +46,20 @@ fn weights_gradients_and_optimizer_are_exact() {
 }
 
 #[test]
+fn quantized_weights_are_planned_as_they_are_held() {
+    let golden = Golden::open_quantized("llama_nf4", "golden");
+    let model = golden.model();
+    let plan = MemoryPlan::new(model.config(), &params(&model), DType::F32, 64, false, Device::Cpu)
+        .with_quantized(model.quantized_weights());
+    // Two codes a byte, a scale of a byte for 64; for 256 scales 4 bytes, and the map.
+    let held = |n: usize| n.div_ceil(2) + n.div_ceil(64) + n.div_ceil(64 * 256) * 4 + 1024;
+    let expected: usize = model.quantized_weights().map(|w| held(w.value().numel())).sum();
+    assert_eq!(plan.quantized, expected);
+    assert_eq!(plan.weights, expected + bytes(&model.parameters()));
+    assert!(plan.to_string().contains("in 4 bits"), "{plan}");
+}
+
+#[test]
 fn the_total_is_near_what_a_step_takes() {
     let tiny = Tiny::sized(256, 8);
     for checkpointing in [false, true] {

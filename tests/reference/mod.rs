@@ -5,17 +5,19 @@ pub mod adamw;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;
+pub mod epilogue;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
 pub mod swiglu;
 
-use half::bf16;
+use half::{bf16, f16};
 use warptune::tensor::DType;
 
 /// f32 or f64.
@@ -69,7 +71,7 @@ macro_rules! real {
 real!(f32);
 real!(f64);
 
-/// Numbers in another type: exact from bf16 or f32 values to f64 or f32.
+/// Numbers in another type: exact from bf16, f16 or f32 values to f64 or f32.
 pub fn cast<A: Real, B: Real>(x: &[A]) -> Vec<B> {
     x.iter().map(|x| B::of(x.f64())).collect()
 }
@@ -78,6 +80,7 @@ pub fn cast<A: Real, B: Real>(x: &[A]) -> Vec<B> {
 pub fn stored<A: Real>(x: &[A], dtype: DType) -> Vec<f64> {
     let round = |x: &A| match dtype {
         DType::BF16 => bf16::from_f32(x.f64() as f32).to_f64(),
+        DType::F16 => f16::from_f32(x.f64() as f32).to_f64(),
         _ => f64::from(x.f64() as f32),
     };
     x.iter().map(round).collect()

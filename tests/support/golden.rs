@@ -14,6 +14,9 @@ use warptune::tensor::{DType, Tensor};
 /// Every architecture that there are golden files of.
 pub const MODELS: [&str; 7] = ["llama", "llama3", "smollm2", "mistral", "qwen2", "qwen3", "gpt2"];
 
+/// Every model in 4-bit blocks that there are golden files of.
+pub const QUANTIZED: [&str; 3] = ["llama_nf4", "qwen3_fp4", "gpt2_nf4"];
+
 /// Factor on PyTorch's own f32 error: twice that error from the f64 truth, and PyTorch's once more from PyTorch.
 const ALLOWED: f64 = 3.0;
 
@@ -44,8 +47,17 @@ impl Golden {
         Golden::open_results(name, "lora")
     }
 
+    /// The results (`golden` or `lora`) of a model in 4-bit blocks.
+    pub fn open_quantized(name: &str, results: &str) -> Golden {
+        Golden::open_in("quantized", name, results)
+    }
+
     fn open_results(name: &str, results: &str) -> Golden {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
+        Golden::open_in("models", name, results)
+    }
+
+    fn open_in(family: &str, name: &str, results: &str) -> Golden {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family).join(name);
         let json = |file: &str| serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
         let tensors = read_tensors(&folder.join(format!("{results}.safetensors")));
         Golden { inputs: json("golden.json"), results: json(&format!("{results}.json")), tensors, folder }

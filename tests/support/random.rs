@@ -1,6 +1,6 @@
 //! Seeded random inputs (SplitMix64), independent of the engine's own generator.
 
-use half::bf16;
+use half::{bf16, f16};
 use warptune::tensor::{DType, Tensor};
 
 /// A small generator; the same seed gives the same inputs everywhere.
@@ -45,6 +45,7 @@ impl Random {
         let data = self.vec(shape.iter().product(), std);
         match dtype {
             DType::BF16 => Tensor::from_bf16(data.into_iter().map(bf16::from_f32).collect(), shape),
+            DType::F16 => Tensor::from_f16(data.into_iter().map(f16::from_f32).collect(), shape),
             _ => Tensor::from_f32(data, shape),
         }
     }

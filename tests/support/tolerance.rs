@@ -20,7 +20,10 @@ impl Tolerance {
     /// any order of summation is at most k roundings of sum |a||b|.
     pub fn rounding(dtype: DType, roundings: f64, magnitude: &[f64]) -> Tolerance {
         let unit = dtype.unit_roundoff() * roundings;
-        Tolerance(magnitude.iter().map(|m| unit * m.abs() + f64::from(f32::MIN_POSITIVE)).collect())
+        // Below 2^-14 numbers of f16 are 2^-24 apart.
+        let least = f64::from(f32::MIN_POSITIVE)
+            + if dtype == DType::F16 { roundings / f64::from(1 << 25) } else { 0.0 };
+        Tolerance(magnitude.iter().map(|m| unit * m.abs() + least).collect())
     }
 
     /// The sum of two tolerances.

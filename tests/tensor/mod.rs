@@ -1,6 +1,6 @@
 //! Tensors on devices.
 
-use half::bf16;
+use half::{bf16, f16};
 use warptune::device::Device;
 use warptune::tensor::{DType, Tensor};
 
@@ -15,6 +15,7 @@ fn round_trips_keep_every_bit() {
         let tensors = [
             random.tensor(shape, DType::F32, 1.0),
             random.tensor(shape, DType::BF16, 1.0),
+            random.tensor(shape, DType::F16, 1.0),
             random.ids(shape.iter().product(), 1 << 31).reshape(shape).unwrap(),
         ];
         for tensor in tensors {
@@ -29,7 +30,7 @@ fn round_trips_keep_every_bit() {
 #[test]
 fn zeros_are_zeros() {
     on_each(|device| {
-        for dtype in [DType::F32, DType::BF16, DType::U32] {
+        for dtype in [DType::F32, DType::BF16, DType::F16, DType::U32] {
             for shape in [&[0, 3][..], &[1], &[31, 5]] {
                 let zeros = Tensor::zeros_on(device, shape, dtype).unwrap();
                 assert_eq!((zeros.device(), zeros.shape(), zeros.dtype()), (device, shape, dtype));
@@ -42,7 +43,8 @@ fn zeros_are_zeros() {
 #[test]
 fn full_tensors_are_full() {
     on_each(|device| {
-        for (dtype, expected) in [(DType::F32, 0.1f32), (DType::BF16, bf16::from_f32(0.1).to_f32())] {
+        let (narrow, half) = (bf16::from_f32(0.1).to_f32(), f16::from_f32(0.1).to_f32());
+        for (dtype, expected) in [(DType::F32, 0.1f32), (DType::BF16, narrow), (DType::F16, half)] {
             for shape in [&[0, 3][..], &[], &[31, 5]] {
                 let full = Tensor::full_on(device, shape, dtype, 0.1).unwrap();
                 assert_eq!((full.device(), full.shape(), full.dtype()), (device, shape, dtype));
@@ -102,6 +104,71 @@ fn casts_round_to_nearest_and_back_exactly() {
     });
 }
 
+/// Every f16, every f32 halfway between two of them and those next to it, both signs: nearest, ties to even, infinity from 65520 on.
+#[test]
+fn casts_of_f16_are_exact_and_to_f16_are_to_nearest() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    let finite: Vec<f32> = (0..0x7c00).map(|bits| f16::from_bits(bits).to_f32()).collect();
+    let mut x =
+        vec![65519.996, 65520.0, 65536.0, 1e6, f32::MAX, f32::INFINITY, 1e-8, f32::MIN_POSITIVE, 1e-45];
+    for pair in finite.windows(2) {
+        // Exact: 12 bits are enough.
+        let middle = (pair[0] + pair[1]) / 2.0;
+        x.extend([
+            pair[0],
+            middle,
+            f32::from_bits(middle.to_bits() - 1),
+            f32::from_bits(middle.to_bits() + 1),
+        ]);
+    }
+    let x: Vec<f32> = x.iter().flat_map(|&x| [x, -x]).collect();
+    // f64 has room for the distances, which decide.
+    let nearest = |x: f32| {
+        let at = finite.partition_point(|&y| y <= x.abs()).max(1) - 1;
+        let up = finite.get(at + 1).map_or(65536.0, |&y| f64::from(y));
+        let (x64, down) = (f64::from(x.abs()), f64::from(finite[at]));
+        let go_up = x64 - down > up - x64 || (x64 - down == up - x64 && at % 2 == 1);
+        let bits = at as u32 + u32::from(go_up);
+        if x.is_sign_negative() { bits | 0x8000 } else { bits }
+    };
+    let expected: Vec<u32> = x.iter().map(|&x| nearest(x)).collect();
+    on_each(|device| {
+        let there = Tensor::from_f32(x.clone(), &[x.len()]).to_device(device).unwrap();
+        for start in [0, 1] {
+            let part = there.rows(start, x.len() - start).unwrap().to_dtype(DType::F16).unwrap();
+            assert!(bits(&part) == expected[start..], "on {device} from {start}");
+        }
+        let there = Tensor::from_f16(all.clone(), &[all.len()]).to_device(device).unwrap();
+        let (wide, back) = (there.to_dtype(DType::F32).unwrap(), there.to_dtype(DType::F32).unwrap());
+        let back = back.to_dtype(DType::F16).unwrap().to_device(Device::Cpu).unwrap();
+        for ((x, y), back) in all.iter().zip(values(&wide)).zip(back.as_f16().unwrap()) {
+            assert!(x.to_f64() == y || (x.is_nan() && y.is_nan()), "{x} became {y} on {device}");
+            assert!(x.to_bits() == back.to_bits() || (x.is_nan() && back.is_nan()), "{x} became {back}");
+        }
+        // Between the two, by way of f32, which holds both.
+        for (from, to) in [(DType::F16, DType::BF16), (DType::BF16, DType::F16)] {
+            let x = there.to_dtype(DType::F32).unwrap().rows(0, 0x7c00).unwrap().to_dtype(from).unwrap();
+            let twice = x.to_dtype(DType::F32).unwrap().to_dtype(to).unwrap();
+            let direct = x.to_dtype(to).unwrap();
+            assert_eq!((direct.dtype(), direct.device()), (to, device));
+            assert!(bits(&direct) == bits(&twice), "{from} to {to} on {device}");
+        }
+    });
+}
+
+#[test]
+fn names_of_types() {
+    for (names, dtype) in [
+        (&["f32", "float32"][..], DType::F32),
+        (&["bf16", "bfloat16"], DType::BF16),
+        (&["f16", "float16", "half"], DType::F16),
+    ] {
+        assert!(names.iter().all(|name| name.parse::<DType>().unwrap() == dtype));
+        assert_eq!(dtype.to_string().parse::<DType>().unwrap(), dtype);
+    }
+    assert!("f64".parse::<DType>().unwrap_err().to_string().contains("none of f32, bf16, f16"));
+}
+
 #[test]
 fn sums_in_place_round_once_and_leave_other_tensors_alone() {
     let mut random = Random::new(4);
@@ -110,6 +177,9 @@ fn sums_in_place_round_once_and_leave_other_tensors_alone() {
         (DType::F32, DType::BF16),
         (DType::BF16, DType::F32),
         (DType::BF16, DType::BF16),
+        (DType::F32, DType::F16),
+        (DType::F16, DType::F32),
+        (DType::F16, DType::F16),
     ] {
         let (a, b) = (random.tensor(&[13, 7], own, 1.0), random.tensor(&[13, 7], other, 1.0));
         let sums = values(&a).iter().zip(values(&b)).map(|(a, b)| (*a as f32) + (b as f32)).collect();
@@ -129,6 +199,15 @@ fn sums_in_place_round_once_and_leave_other_tensors_alone() {
             assert_eq!(bits(&part), bits(&expected.rows(3, 5).unwrap()));
         });
     }
+}
+
+/// No kernel of a CUDA device takes both types of 16 bits.
+#[test]
+fn bf16_and_f16_do_not_meet_on_a_device() {
+    let [mut a, b] = [DType::BF16, DType::F16].map(|t| Tensor::zeros_on(cuda(), &[3], t).unwrap());
+    let error = a.add_assign(&b).unwrap_err().to_string();
+    assert_eq!(error, "add_assign: bf16 and f16 operands; the CUDA kernels take one of the two, and f32");
+    assert_no_reports();
 }
 
 #[test]

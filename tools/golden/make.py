@@ -3,6 +3,7 @@
     python tools/golden/make.py models              # models/<name>: full models and LoRA
     python tools/golden/make.py models --only gpt2
     python tools/golden/make.py ops                 # ops/
+    python tools/golden/make.py quantize            # quantize/, and quantized/: models of models/ in 4 bits, with LoRA
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -41,6 +42,14 @@ def make_ops(_args):
     ops.write_all(GOLDEN / "ops")
 
 
+def make_quantize(_args):
+    import qlora
+    import quantize
+
+    quantize.write_all(GOLDEN / "quantize")
+    qlora.write_all(GOLDEN)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -49,6 +58,8 @@ def main():
     command.set_defaults(run=make_models)
     command = commands.add_parser("ops", help="tests/golden/ops")
     command.set_defaults(run=make_ops)
+    command = commands.add_parser("quantize", help="tests/golden/quantize")
+    command.set_defaults(run=make_quantize)
     command = commands.add_parser("templates", help="tests/golden/templates")
     command.add_argument("archives", type=Path, help="folder with the packages' archives")
     command.set_defaults(run=make_templates)

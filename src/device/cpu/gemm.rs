@@ -1,12 +1,13 @@
-//! Matrix products on the CPU: a sum of products in f32, over f32 and bf16 operands.
+//! Matrix products on the CPU: a sum of products in f32, over f32, bf16 and f16 operands.
 //!
 //! The arithmetic is the `gemm` crate's, except for a handful of rows times a weight (decoding), where a plain pass over the
 //! weight is faster. In the crate each element of the result is summed by one thread, over blocks of the inner dimension
 //! whose sizes depend on shapes and caches alone, so results do not depend on the number of threads.
 
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::device::cpu::lanes::Lane;
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
 use crate::device::cpu::{gemv, parallel, slices};
 use crate::tensor::{DType, Element};
@@ -40,14 +41,14 @@ pub enum Init<'a> {
     Bias(&'a [f32]),
 }
 
-/// Rows of a bf16 result, or of a bf16 left operand, that are f32 at a time. Each such panel widens the right operand again, at
+/// Rows of a 16-bit result, or of a 16-bit left operand, that are f32 at a time. Each such panel widens the right operand again, at
 /// a cost of about 1 / (2 PANEL_ROWS) of the product's.
 const PANEL_ROWS: usize = 1024;
 
-/// Elements of a bf16 right operand that are f32 at a time: 1 MiB, a core's second-level cache.
+/// Elements of a 16-bit right operand that are f32 at a time: 1 MiB, a core's second-level cache.
 const BLOCK_ELEMENTS: usize = 256 * 1024;
 
-/// `out = init + sum_i alpha_i a_i b_i`, `out` row-major `[m, n]`. Sums are f32; a bf16 result is rounded once, at the end.
+/// `out = init + sum_i alpha_i a_i b_i`, `out` row-major `[m, n]`. Sums are f32; a 16-bit result is rounded once, at the end.
 ///
 /// Panics if shapes or lengths do not fit: callers check what users give them.
 pub fn gemm<T: Element>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, products: &[Product<'_>]) {
@@ -62,11 +63,16 @@ pub fn gemm<T: Element>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, p
     if out.is_empty() {
         return;
     }
-    if T::DTYPE == DType::F32 {
-        sum(MatMut::new(bytemuck::cast_slice_mut(out), m, n), init, products);
-        return;
+    match T::DTYPE {
+        DType::F32 => sum(MatMut::new(bytemuck::cast_slice_mut(out), m, n), init, products),
+        DType::BF16 => sum_in_panels::<bf16>(bytemuck::cast_slice_mut(out), (m, n), init, products),
+        DType::F16 => sum_in_panels::<f16>(bytemuck::cast_slice_mut(out), (m, n), init, products),
+        DType::U32 | DType::U8 => unreachable!("no float type"),
     }
-    let out: &mut [bf16] = bytemuck::cast_slice_mut(out);
+}
+
+/// The sum of products, in f32 for some rows at a time.
+fn sum_in_panels<T: Lane>(out: &mut [T], (m, n): (usize, usize), init: Init<'_>, products: &[Product<'_>]) {
     let mut panel = vec![0.0; m.min(PANEL_ROWS) * n];
     for (i, rows) in out.chunks_mut(PANEL_ROWS * n).enumerate() {
         let (start, len) = (i * PANEL_ROWS, rows.len() / n);
@@ -107,16 +113,16 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         return gemv::gemv(out, read, p);
     }
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
-    // A bf16 right operand is widened in blocks of its stored rows; its panels of the left operand too.
+    // A 16-bit or 4-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
     let stored_rows = |row_len: usize| (BLOCK_ELEMENTS / row_len.max(1)).max(16);
     let (k_block, n_block) = match p.b.elements {
         Elements::F32(_) => (k, n),
-        Elements::BF16(_) if p.b.is_row_major() => (stored_rows(n), n),
-        Elements::BF16(_) => (k, stored_rows(k)),
+        _ if p.b.is_row_major() => (stored_rows(n), n),
+        _ => (k, stored_rows(k)),
     };
     let m_block = match p.a.elements {
         Elements::F32(_) => m,
-        Elements::BF16(_) => PANEL_ROWS,
+        _ => PANEL_ROWS,
     };
     let (mut a_scratch, mut b_scratch) = (Vec::new(), Vec::new());
     for (i, mb) in blocks(m, m_block) {

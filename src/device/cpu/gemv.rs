@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::device::cpu::four_bit;
 use crate::device::cpu::gemm::Product;
 use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
@@ -32,6 +33,8 @@ pub(super) fn gemv(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
     match p.b.elements {
         Elements::F32(w) => x.times(&w[..n * k], rows, &mut columns),
         Elements::BF16(w) => x.times(&w[..n * k], rows, &mut columns),
+        Elements::F16(w) => x.times(&w[..n * k], rows, &mut columns),
+        Elements::FourBit(w) => four_bit::rows_times(w, (x.x, x.m), k, rows, &mut columns),
     }
     for i in 0..m {
         let row = &mut out.data[i * out.row_stride..][..n];
@@ -46,6 +49,12 @@ fn contiguous(x: Mat<'_>) -> Vec<f32> {
     let at = |i: usize| match x.elements {
         Elements::F32(v) => v[i],
         Elements::BF16(v) => v[i].to_f32(),
+        Elements::F16(v) => v[i].to_f32(),
+        Elements::FourBit(v) => {
+            let mut one = [0.0];
+            v.decode(i, &mut one);
+            one[0]
+        }
     };
     let index = |i| (0..x.cols).map(move |j| i * x.row_stride + j * x.col_stride);
     (0..x.rows).flat_map(index).map(at).collect()
@@ -79,14 +88,20 @@ impl<T: Lane> Kernel for Task<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (group, x) in self.x.chunks(GROUP * self.k).enumerate() {
-            let (first, columns) = (group * GROUP, &mut *self.out);
-            match x.len() / self.k {
-                1 => dots::<S, T, 1>(s, x, self.w, columns, self.m, first),
-                2 => dots::<S, T, 2>(s, x, self.w, columns, self.m, first),
-                3 => dots::<S, T, 3>(s, x, self.w, columns, self.m, first),
-                _ => dots::<S, T, GROUP>(s, x, self.w, columns, self.m, first),
-            }
+        all_dots(s, self.x, self.k, self.m, self.w, self.out);
+    }
+}
+
+/// `columns[j * m + i] = x_i . w_j` for the `m` rows of x (`[m, k]`) and the rows of w.
+#[inline(always)]
+pub(super) fn all_dots<S: Simd, T: Lane>(s: S, x: &[f32], k: usize, m: usize, w: &[T], columns: &mut [f32]) {
+    for (group, x) in x.chunks(GROUP * k).enumerate() {
+        let first = group * GROUP;
+        match x.len() / k {
+            1 => dots::<S, T, 1>(s, x, w, columns, m, first),
+            2 => dots::<S, T, 2>(s, x, w, columns, m, first),
+            3 => dots::<S, T, 3>(s, x, w, columns, m, first),
+            _ => dots::<S, T, GROUP>(s, x, w, columns, m, first),
         }
     }
 }

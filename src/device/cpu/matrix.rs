@@ -1,18 +1,23 @@
 //! Views of matrices in host memory.
 
-use half::bf16;
+use half::{bf16, f16};
 
-use crate::tensor::{DType, Tensor};
-use crate::{Error, Result};
+use crate::Result;
+use crate::device::cpu::four_bit::Packed;
+use crate::device::cpu::lanes::Lane;
+use crate::device::cpu::{parallel, slices};
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 
-/// Elements of either float type.
+/// Elements of one of the float types, or in 4-bit blocks.
 #[derive(Clone, Copy)]
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
+    F16(&'a [f16]),
+    FourBit(Packed<'a>),
 }
 
-/// A matrix to read: f32 or bf16, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
+/// A matrix to read: f32, bf16, f16 or in 4-bit blocks, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     pub(super) elements: Elements<'a>,
@@ -39,11 +44,16 @@ impl<'a> Mat<'a> {
         let elements = match tensor.dtype() {
             DType::F32 => Elements::F32(tensor.as_f32()?),
             DType::BF16 => Elements::BF16(tensor.as_bf16()?),
-            other => {
-                return Err(Error::DType { op, detail: format!("{other} matrix, f32 or bf16 expected") });
-            }
+            DType::F16 => Elements::F16(tensor.as_f16()?),
+            other => return Err(other.not_a_float(op)),
         };
         Ok(Mat::row_major(elements, tensor.numel(), rows, cols))
+    }
+
+    /// The matrix that a quantized tensor in host memory stands for: it is decoded in the blocks in which it is used.
+    pub fn of_quantized(tensor: &'a QuantizedTensor) -> Result<Mat<'a>> {
+        let [rows, cols] = *tensor.shape();
+        Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
     }
 
     /// The transposed matrix, in the same memory.
@@ -71,6 +81,8 @@ impl<'a> Mat<'a> {
         let elements = match self.elements {
             Elements::F32(x) => Elements::F32(&x[offset..]),
             Elements::BF16(x) => Elements::BF16(&x[offset..]),
+            Elements::F16(x) => Elements::F16(&x[offset..]),
+            Elements::FourBit(x) => Elements::FourBit(x.from(offset)),
         };
         Mat { elements, rows: len, ..self }
     }
@@ -98,19 +110,35 @@ impl<'a> Mat<'a> {
     where
         'a: 'b,
     {
-        let Elements::BF16(data) = self.elements else { return self };
+        if matches!(self.elements, Elements::F32(_)) {
+            return self;
+        }
         if !self.is_row_major() {
             return self.t().widen(scratch).t();
         }
         let (rows, cols) = (self.rows, self.cols);
         scratch.resize(rows * cols, 0.0);
-        super::parallel::rows_mut(scratch, cols, |first, piece| {
-            for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
+        match self.elements {
+            Elements::F32(x) => self.widen_rows(x, scratch),
+            Elements::BF16(x) => self.widen_rows(x, scratch),
+            Elements::F16(x) => self.widen_rows(x, scratch),
+            Elements::FourBit(x) => parallel::rows_mut(scratch, cols, |first, piece| {
+                for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
+                    x.decode((first + i) * self.row_stride, out);
+                }
+            }),
+        }
+        Mat::f32(scratch, rows, cols)
+    }
+
+    /// Its rows, whose elements are `data`, one after the other in f32.
+    fn widen_rows<T: Lane>(self, data: &[T], scratch: &mut [f32]) {
+        parallel::rows_mut(scratch, self.cols, |first, piece| {
+            for (i, out) in piece.chunks_exact_mut(self.cols).enumerate() {
                 let start = (first + i) * self.row_stride;
-                super::slices::convert(&data[start..start + cols], out);
+                slices::convert(&data[start..start + self.cols], out);
             }
         });
-        Mat::f32(scratch, rows, cols)
     }
 }
 

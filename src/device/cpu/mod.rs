@@ -1,5 +1,6 @@
 //! What the CPU kernels share: parallel loops over slices, matrix views, the GEMM, and SIMD.
 
+pub(crate) mod four_bit;
 pub mod gemm;
 mod gemv;
 pub(crate) mod lanes;

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 /// A set of vector instructions that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 (F, BW, VL, DQ) and FMA: 16 floats.
+    /// AVX-512 (F, BW, VL, DQ), FMA and F16C: 16 floats.
     Avx512,
-    /// AVX2 and FMA: 8 floats.
+    /// AVX2, FMA and F16C: 8 floats.
     Avx2,
     /// What every processor of the target has.
     Baseline,
@@ -29,7 +29,9 @@ impl Isa {
     fn of_processor() -> Isa {
         #[cfg(target_arch = "x86_64")]
         {
-            let fma = is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2");
+            let fma = is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")

@@ -1,7 +1,10 @@
 //! Vectorised functions of whole slices. Each is one task: callers split large slices among threads.
 
+use rayon::prelude::*;
+
 use crate::device::cpu::lanes::math::exp;
 use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
+use crate::device::cpu::parallel::GRAIN;
 
 /// The largest element; NaN is passed over. Negative infinity for an empty slice.
 pub(crate) fn max(x: &[f32]) -> f32 {
@@ -70,6 +73,14 @@ impl Kernel for Scale<'_> {
 pub(crate) fn convert<A: Lane, B: Lane>(from: &[A], to: &mut [B]) {
     assert_eq!(from.len(), to.len());
     dispatch(Convert(from, to));
+}
+
+/// As [`convert`], into new memory, on all threads.
+pub(crate) fn converted<A: Lane, B: Lane>(from: &[A]) -> Vec<B> {
+    let mut to = bytemuck::zeroed_vec::<B>(from.len());
+    let pieces = to.par_chunks_mut(GRAIN).zip(from.par_chunks(GRAIN));
+    pieces.for_each(|(to, from)| convert(from, to));
+    to
 }
 
 struct Convert<'a, A, B>(&'a [A], &'a mut [B]);

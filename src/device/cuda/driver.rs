@@ -1,13 +1,21 @@
 //! The driver's answers as errors of ours.
 
 use cudarc::driver::result::DriverError;
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{self, CUresult};
 
 use crate::{Error, Result};
 
 /// Turns a driver's refusal into an [`Error::Cuda`] that says what was being done.
 pub(super) fn check<T>(result: Result<T, DriverError>, what: impl FnOnce() -> String) -> Result<T> {
     result.map_err(|error| Error::Cuda { what: what(), detail: explain(error) })
+}
+
+/// The CUDA version that the driver is of: 12040 is 12.4. It need not have started.
+pub(super) fn version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: the pointer is valid for the call.
+    check(unsafe { sys::cuDriverGetVersion(&mut version) }.result(), || "the driver's version".into())?;
+    Ok(version)
 }
 
 /// The driver's words, and what to do where that is known.

@@ -1,6 +1,7 @@
 //! Launching kernels: a launcher names the kernel's parameters, and its types are checked against the kernel that was
 //! loaded.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
@@ -9,6 +10,7 @@ use cudarc::driver::{result, sys};
 
 use super::CudaDevice;
 use super::driver::check;
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// The kernels that build.rs put into the binary.
@@ -49,6 +51,51 @@ impl Pointer {
     }
 }
 
+/// A kernel. It is named as the one for f32 or bf16; that for f16 is made of the same source, and has "f16" in the place of "bf16" in its
+/// name, in a module of its own (kernels/common/elements.cuh).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    name: &'static str,
+    f16: bool,
+}
+
+impl From<&'static str> for Entry {
+    fn from(name: &'static str) -> Entry {
+        Entry { name, f16: false }
+    }
+}
+
+impl Entry {
+    /// The kernel `name` of op `op`, or that for f16, if one of the operands' types is that.
+    ///
+    /// # Errors
+    /// [`Error::DType`] for bf16 with f16: no kernel takes both.
+    pub fn of(op: &'static str, name: &'static str, types: &[DType]) -> Result<Entry> {
+        let f16 = types.contains(&DType::F16);
+        if f16 && types.contains(&DType::BF16) {
+            let detail = "bf16 and f16 operands; the CUDA kernels take one of the two, and f32";
+            return Err(Error::DType { op, detail: detail.into() });
+        }
+        Ok(Entry { name, f16: f16 && name.contains("bf16") })
+    }
+
+    /// Its name in the module.
+    fn symbol(self) -> Cow<'static, str> {
+        if self.f16 { self.name.replace("bf16", "f16").into() } else { self.name.into() }
+    }
+
+    /// The module that has it, of the file `file`.
+    fn module(self, file: &'static str) -> Cow<'static, str> {
+        if self.f16 { format!("{file}_f16").into() } else { file.into() }
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.symbol())
+    }
+}
+
 /// A type that a kernel's parameter can have.
 pub trait Argument: Copy {}
 impl Argument for Pointer {}
@@ -60,7 +107,7 @@ impl Argument for f32 {}
 
 /// A kernel's arguments, in the order of its parameters. Made by the macro `kernel!`.
 pub trait Arguments {
-    /// The module (the name of the .cu file).
+    /// The .cu file, without its ending.
     const MODULE: &'static str;
     /// Sizes of the parameters in bytes.
     const SIZES: &'static [usize];
@@ -95,7 +142,7 @@ const FREE_SHARED: u32 = 48 << 10;
 #[derive(Default)]
 pub(super) struct Loaded {
     modules: Mutex<HashMap<&'static str, usize>>,
-    functions: Mutex<HashMap<&'static str, Function>>,
+    functions: Mutex<HashMap<Entry, Function>>,
 }
 
 /// A function of a loaded module; modules are never unloaded.
@@ -115,10 +162,11 @@ impl CudaDevice {
     /// [`Error::Cuda`] with the kernel, the grid and what the driver said; a launcher whose fields do not fit the kernel.
     pub(crate) fn launch<A: Arguments>(
         &'static self,
-        entry: &'static str,
+        entry: impl Into<Entry>,
         mut arguments: A,
         grid: Grid,
     ) -> Result<()> {
+        let entry = entry.into();
         if grid.blocks.contains(&0) {
             return Ok(());
         }
@@ -149,9 +197,9 @@ impl CudaDevice {
         check(launched, || format!("kernel {entry} on {grid:?}"))
     }
 
-    fn function<A: Arguments>(&self, entry: &'static str, shared: u32) -> Result<Function> {
+    fn function<A: Arguments>(&self, entry: Entry, shared: u32) -> Result<Function> {
         let mut functions = self.loaded.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match functions.get_mut(entry) {
+        let function = match functions.get_mut(&entry) {
             Some(function) => function,
             None => {
                 let function = self.look_up::<A>(entry)?;
@@ -178,12 +226,14 @@ impl CudaDevice {
         Ok(*function)
     }
 
-    fn look_up<A: Arguments>(&self, entry: &'static str) -> Result<Function> {
-        let module = self.module(A::MODULE)?;
-        let name = CString::new(entry).map_err(|_| Error::model(entry, "not a name of a kernel"))?;
+    fn look_up<A: Arguments>(&self, entry: Entry) -> Result<Function> {
+        let of = entry.module(A::MODULE);
+        let module = self.module(&of)?;
+        let name = CString::new(entry.symbol().as_ref())
+            .map_err(|_| Error::model(entry.name, "not a name of a kernel"))?;
         // SAFETY: the module is alive.
         let handle = unsafe { result::module::get_function(module as sys::CUmodule, name) };
-        let handle = check(handle, || format!("kernel {entry} of module {}", A::MODULE))?;
+        let handle = check(handle, || format!("kernel {entry} of module {of}"))?;
         if let Some(sizes) = parameter_sizes(handle)
             && sizes != A::SIZES
         {
@@ -201,13 +251,13 @@ impl CudaDevice {
         embedded::MODULES.iter().try_for_each(|(name, _)| self.module(name).map(|_| ()))
     }
 
-    fn module(&self, name: &'static str) -> Result<usize> {
+    fn module(&self, name: &str) -> Result<usize> {
         let mut modules = self.loaded.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&module) = modules.get(name) {
             return Ok(module);
         }
         let image = embedded::MODULES.iter().find(|(n, _)| *n == name);
-        let Some((_, image)) = image else {
+        let Some(&(name, image)) = image else {
             return Err(Error::Cuda { what: format!("module {name}"), detail: "not in this binary".into() });
         };
         // SAFETY: the image is a fatbin, or PTX that build.rs ended with a zero.
@@ -219,7 +269,7 @@ impl CudaDevice {
 }
 
 /// The error of a launcher whose fields are not the kernel's parameters.
-fn mismatch<A: Arguments>(entry: &str, sizes: &[usize]) -> Error {
+fn mismatch<A: Arguments>(entry: Entry, sizes: &[usize]) -> Error {
     let detail = format!("its parameters take {sizes:?} bytes, the launcher has {:?}", A::SIZES);
     Error::Cuda { what: format!("kernel {entry}"), detail }
 }
@@ -228,10 +278,7 @@ fn mismatch<A: Arguments>(entry: &str, sizes: &[usize]) -> Error {
 fn parameter_sizes(handle: sys::CUfunction) -> Option<Vec<usize>> {
     // The call came with driver 12.4.
     const SINCE: i32 = 12040;
-    let mut version = 0;
-    // SAFETY: the pointer is valid for the call.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().ok()?;
-    if version < SINCE {
+    if super::driver::version().ok()? < SINCE {
         return None;
     }
     let mut sizes = Vec::new();

@@ -18,7 +18,7 @@ use cudarc::driver::{result, sys};
 use driver::check;
 pub use graph::Graph;
 pub(crate) use kernel::kernel;
-pub use kernel::{Argument, Arguments, Grid, Pointer, embedded};
+pub use kernel::{Argument, Arguments, Entry, Grid, Pointer, embedded};
 pub use memory::{Buffer, MemoryStats};
 
 use crate::device::Device;
@@ -63,17 +63,31 @@ pub fn driver_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
+/// The CUDA version that the driver is of, major and minor.
+///
+/// # Errors
+/// [`Error::Cuda`] without a driver, or when it does not tell.
+pub fn driver_version() -> Result<(i32, i32)> {
+    let version = check_present().and_then(|()| driver::version())?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
 /// How many devices there are.
 ///
 /// # Errors
 /// [`Error::Cuda`] without a driver, or when it does not start.
 pub fn device_count() -> Result<usize> {
-    if !driver_present() {
-        let detail = "no CUDA driver library (libcuda.so) is installed: use the device cpu";
-        return Err(Error::Cuda { what: "driver".into(), detail: detail.into() });
-    }
+    check_present()?;
     check(result::init(), || "starting the driver".into())?;
     Ok(check(result::device::get_count(), || "counting devices".into())?.max(0) as usize)
+}
+
+fn check_present() -> Result<()> {
+    if driver_present() {
+        return Ok(());
+    }
+    let detail = "no CUDA driver library (libcuda.so) is installed: use the device cpu";
+    Err(Error::Cuda { what: "driver".into(), detail: detail.into() })
 }
 
 impl CudaDevice {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Activation, Architecture, DecoderConfig, Rope};
 use crate::error::{Error, Result};
+use crate::formats::bitsandbytes;
 use crate::formats::json::{Fields, read_json};
 
 // Far beyond any model that one machine could hold; a number above is a broken file, not a big model.
@@ -33,7 +34,7 @@ impl DecoderConfig {
     /// variation that would change the computation in silence.
     pub fn from_json(path: &Path, map: &Map<String, Value>) -> Result<DecoderConfig> {
         let fields = Fields::new(path, map);
-        refuse_quantized(&fields)?;
+        bitsandbytes::check_config(&fields)?;
         let architecture = architecture(&fields)?;
         let mut config = match architecture {
             Architecture::Gpt2 => gpt2(&fields)?,
@@ -76,17 +77,6 @@ impl DecoderConfig {
         }
         Ok(())
     }
-}
-
-fn refuse_quantized(fields: &Fields<'_>) -> Result<()> {
-    let Some(quantization) = fields.object("quantization_config", "quantization_config.")? else {
-        return Ok(());
-    };
-    let method = quantization.str("quant_method")?.unwrap_or("unknown");
-    Err(Error::unsupported(
-        format!("a checkpoint quantized by '{method}'"),
-        "take the unquantized model, or a GGUF file of it",
-    ))
 }
 
 fn architecture(fields: &Fields<'_>) -> Result<Architecture> {

@@ -6,10 +6,10 @@ use super::Decoder;
 use super::layer::{Attention, Layer, Mlp, Qkv};
 use crate::autograd::Param;
 use crate::formats::{Activation, Architecture, DecoderConfig, Rope, RopeScaling};
-use crate::nn::{Embedding, Linear, Norm, Weight};
+use crate::nn::{Embedding, Linear, Norm, QuantizedWeight, Weight};
 use crate::ops::gelu::GeluKind;
 use crate::ops::rope;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 /// What a parameter starts as in a model that was never trained.
@@ -35,10 +35,20 @@ pub(super) struct Slot<'a> {
     pub start: Start,
     /// Whether checkpoints hold the transpose (GPT-2's Conv1D).
     pub transposed: bool,
+    /// Whether it is the weight of a linear layer (the output projection is none), which may be quantized.
+    pub linear: bool,
+}
+
+/// The value of a slot.
+pub(super) enum Value {
+    /// Floats.
+    Dense(Tensor),
+    /// 4-bit blocks, for the weight of a linear layer.
+    Quantized(QuantizedTensor),
 }
 
 /// Gives the value of a parameter: from a checkpoint, or fresh.
-pub(super) type Source<'a> = dyn FnMut(&Slot<'_>) -> Result<Tensor> + 'a;
+pub(super) type Source<'a> = dyn FnMut(&Slot<'_>) -> Result<Value> + 'a;
 
 struct Builder<'a, 'b> {
     config: &'a DecoderConfig,
@@ -115,8 +125,10 @@ struct Shape {
 
 impl Builder<'_, '_> {
     fn param(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Param> {
-        let value = (self.source)(&Slot { name, shape, start, transposed: false })?;
-        Ok(Param::new(name, value))
+        match (self.source)(&Slot { name, shape, start, transposed: false, linear: false })? {
+            Value::Dense(value) => Ok(Param::new(name, value)),
+            Value::Quantized(_) => Err(Error::model(name, "is in 4 bits; only linear layers can be")),
+        }
     }
 
     fn embedding(&mut self, path: &str, shape: [usize; 2]) -> Result<Embedding> {
@@ -137,13 +149,17 @@ impl Builder<'_, '_> {
     fn linear(&mut self, path: String, shape: Shape) -> Result<Linear> {
         let name = format!("{path}.weight");
         let dims = [shape.out, shape.input];
-        let slot = Slot { name: &name, shape: &dims, start: shape.start, transposed: shape.transposed };
-        let weight = (self.source)(&slot)?;
+        let (start, transposed) = (shape.start, shape.transposed);
+        let weight =
+            match (self.source)(&Slot { name: &name, shape: &dims, start, transposed, linear: true })? {
+                Value::Dense(value) => Weight::Dense(Param::new(name, value)),
+                Value::Quantized(value) => Weight::Quantized(QuantizedWeight::new(name, value)),
+            };
         let bias = match shape.bias {
             true => Some(self.param(&format!("{path}.bias"), &[shape.out], Start::Zeros)?),
             false => None,
         };
-        Ok(Linear::new(path, Weight::Dense(Param::new(name, weight)), bias))
+        Ok(Linear::new(path, weight, bias))
     }
 
     fn llama_layer(&mut self, path: &str, index: usize, table: &Option<rope::RopeTable>) -> Result<Layer> {
@@ -167,7 +183,6 @@ impl Builder<'_, '_> {
         };
         let output = linear("self_attn.o_proj", hidden, wide, config.o_bias, Start::Residual)?;
         let mlp = Mlp::Gated {
-            path: format!("{path}.mlp"),
             gate: linear("mlp.gate_proj", inner, hidden, config.mlp_bias, Start::Normal)?,
             up: linear("mlp.up_proj", inner, hidden, config.mlp_bias, Start::Normal)?,
             down: linear("mlp.down_proj", hidden, inner, config.mlp_bias, Start::Residual)?,
@@ -213,7 +228,6 @@ impl Builder<'_, '_> {
         let qkv = Qkv::Fused(linear("attn.c_attn", 3 * hidden, hidden, Start::Normal)?);
         let output = linear("attn.c_proj", hidden, hidden, Start::Residual)?;
         let mlp = Mlp::Plain {
-            path: format!("{path}.mlp"),
             expand: linear("mlp.c_fc", inner, hidden, Start::Normal)?,
             project: linear("mlp.c_proj", hidden, inner, Start::Residual)?,
             gelu,

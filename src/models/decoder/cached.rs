@@ -1,7 +1,7 @@
 //! Generation's forward: new tokens after cached ones.
 
 use super::Decoder;
-use super::layer::{Attention, Pass};
+use super::layer::Attention;
 use crate::autograd::{Tape, Var};
 use crate::nn::{KvCache, KvPass, TokenBatch};
 use crate::ops::kv_attention::PageShape;
@@ -44,12 +44,23 @@ impl Decoder {
         let batch = &self.place(batch)?;
         let mut caches = KvPass::begin(caches, lengths)?;
         self.through_layers(batch.ids(), batch.positions(), |layer, attention, [q, k, v]| {
-            caches.append(layer, k.value(), v.value())?;
-            caches.attend(layer, q.value(), &attention.cached_spec())
+            let [q, k, v] = [q, k, v].map(Var::value);
+            let spec = attention.cached_spec();
+            match &attention.rope {
+                Some(table) => {
+                    let q = caches.append_turned(layer, [q, k, v], batch.positions(), table)?;
+                    caches.attend(layer, &q, &spec)
+                }
+                None => {
+                    caches.append(layer, k, v)?;
+                    caches.attend(layer, q, &spec)
+                }
+            }
         })
     }
 
-    /// The output of the final norm for tokens that are where the model is. `attend` gives the attention of a layer's new tokens.
+    /// The output of the final norm for tokens that are where the model is. `attend` gives the attention of a layer's new
+    /// tokens, whose queries and keys are not turned to their positions yet.
     pub(super) fn through_layers(
         &self,
         ids: &Tensor,
@@ -58,9 +69,8 @@ impl Decoder {
     ) -> Result<Tensor> {
         let tape = Tape::inference();
         let mut x = self.embed(&tape, ids, positions)?;
-        let pass = Pass { positions: positions.clone(), adapters: self.adapters };
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&tape, &x, &pass, |attention, qkv| {
+            x = layer.forward(&tape, &x, self.adapters, |attention, qkv| {
                 Ok(Var::constant(attend(index, attention, qkv)?))
             })?;
         }

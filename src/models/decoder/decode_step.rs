@@ -3,6 +3,7 @@
 use super::Decoder;
 use super::cached::bad;
 use crate::Result;
+use crate::autograd::Var;
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, Graph};
 use crate::nn::{KvCache, KvSteps, TokenBatch};
@@ -118,8 +119,18 @@ impl Fixed {
         let work = || {
             let hidden =
                 model.through_layers(&self.ids, &self.positions, |layer, attention, [q, k, v]| {
-                    self.caches.append(layer, k.value(), v.value())?;
-                    self.caches.attend(layer, q.value(), &attention.cached_spec())
+                    let [q, k, v] = [q, k, v].map(Var::value);
+                    let spec = attention.cached_spec();
+                    match &attention.rope {
+                        Some(table) => {
+                            let q = self.caches.append_turned(layer, [q, k, v], &self.positions, table)?;
+                            self.caches.attend(layer, &q, &spec)
+                        }
+                        None => {
+                            self.caches.append(layer, k, v)?;
+                            self.caches.attend(layer, q, &spec)
+                        }
+                    }
                 })?;
             model.logits(&hidden)
         };

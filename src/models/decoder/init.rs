@@ -1,6 +1,6 @@
 //! A fresh model, for pretraining.
 
-use super::build::{Slot, Start, build};
+use super::build::{Slot, Start, Value, build};
 use super::{Decoder, check_float};
 use crate::Result;
 use crate::device::philox::Philox;
@@ -35,7 +35,7 @@ impl Decoder {
                 Start::Ones => vec![1.0; n],
                 Start::Zeros => vec![0.0; n],
             };
-            Tensor::from_f32(values, slot.shape).to_dtype(dtype)
+            Ok(Value::Dense(Tensor::from_f32(values, slot.shape).to_dtype(dtype)?))
         })
     }
 }

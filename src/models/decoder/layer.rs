@@ -3,23 +3,13 @@
 use crate::Result;
 use crate::autograd::{Param, Tape, Var};
 use crate::nn::{Linear, Norm};
-use crate::ops::add::add;
-use crate::ops::attention::{AttentionSpec, CuSeqlens};
+use crate::ops::attention::{AttentionSpec, CuSeqlens, attention};
 use crate::ops::columns::columns;
-use crate::ops::gelu::{GeluKind, gelu};
+use crate::ops::epilogue::Epilogue;
+use crate::ops::gelu::GeluKind;
 use crate::ops::kv_attention::KvAttentionSpec;
-use crate::ops::rope::{RopeTable, rope};
-use crate::ops::swiglu::swiglu;
+use crate::ops::rope::{RopeTable, rope_both};
 use crate::tensor::Tensor;
-
-/// What all layers of one forward pass share.
-#[derive(Clone)]
-pub(super) struct Pass {
-    /// The position of each token, u32 `[T]`.
-    pub positions: Tensor,
-    /// Whether adapters take part. Part of the pass, so that a checkpointed layer computes the same the second time.
-    pub adapters: bool,
-}
 
 /// How queries, keys and values are projected.
 #[derive(Clone)]
@@ -51,7 +41,7 @@ impl Attention {
     }
 
     /// The attention over a packed batch.
-    pub fn packed_spec(&self, cu_seqlens: &CuSeqlens) -> AttentionSpec {
+    fn packed_spec(&self, cu_seqlens: &CuSeqlens) -> AttentionSpec {
         AttentionSpec {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -74,16 +64,14 @@ impl Attention {
         }
     }
 
-    /// Queries `[T, heads * head_dim]`, keys and values `[T, kv_heads * head_dim]`, normed and turned.
-    fn project(&self, tape: &Tape, x: &Var, pass: &Pass) -> Result<[Var; 3]> {
+    /// Queries `[T, heads * head_dim]`, keys and values `[T, kv_heads * head_dim]`, normed, not yet turned to their positions.
+    fn project(&self, tape: &Tape, x: &Var, adapters: bool) -> Result<[Var; 3]> {
         let [mut q, mut k, v] = match &self.qkv {
-            Qkv::Separate { q, k, v } => [
-                q.forward(tape, x, pass.adapters)?,
-                k.forward(tape, x, pass.adapters)?,
-                v.forward(tape, x, pass.adapters)?,
-            ],
+            Qkv::Separate { q, k, v } => {
+                [q.forward(tape, x, adapters)?, k.forward(tape, x, adapters)?, v.forward(tape, x, adapters)?]
+            }
             Qkv::Fused(all) => {
-                let all = all.forward(tape, x, pass.adapters)?;
+                let all = all.forward(tape, x, adapters)?;
                 let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
                 [
                     columns(tape, &all, 0, wide)?,
@@ -96,43 +84,49 @@ impl Attention {
             q = q_norm.forward(tape, &q)?;
             k = k_norm.forward(tape, &k)?;
         }
-        if let Some(table) = &self.rope {
-            q = rope(tape, &q, &pass.positions, table, self.head_dim)?;
-            k = rope(tape, &k, &pass.positions, table, self.head_dim)?;
-        }
         Ok([q, k, v])
+    }
+
+    /// Attention over a packed batch of tokens at `positions` (u32 `[T]`).
+    pub fn attend_packed(
+        &self,
+        tape: &Tape,
+        [q, k, v]: &[Var; 3],
+        positions: &Tensor,
+        cu_seqlens: &CuSeqlens,
+    ) -> Result<Var> {
+        let spec = self.packed_spec(cu_seqlens);
+        match &self.rope {
+            Some(table) => {
+                let [q, k] = rope_both(tape, q, k, positions, table, self.head_dim)?;
+                attention(tape, &q, &k, v, &spec)
+            }
+            None => attention(tape, q, k, v, &spec),
+        }
     }
 }
 
 #[derive(Clone)]
 pub(super) enum Mlp {
     /// down(silu(gate(x)) * up(x)).
-    Gated { path: String, gate: Linear, up: Linear, down: Linear },
+    Gated { gate: Linear, up: Linear, down: Linear },
     /// project(gelu(expand(x))).
-    Plain { path: String, expand: Linear, project: Linear, gelu: GeluKind },
+    Plain { expand: Linear, project: Linear, gelu: GeluKind },
 }
 
 impl Mlp {
-    fn forward(&self, tape: &Tape, x: &Var, adapters: bool) -> Result<Var> {
-        match self {
-            Mlp::Gated { path, gate, up, down } => {
+    /// Its output for x, added to the residual stream. The activation and the sum are epilogues of the products.
+    fn forward(&self, tape: &Tape, x: &Var, residual: &Var, adapters: bool) -> Result<Var> {
+        let (inner, last) = match self {
+            Mlp::Gated { gate, up, down } => {
                 let gate = gate.forward(tape, x, adapters)?;
-                let up = up.forward(tape, x, adapters)?;
-                let hidden = {
-                    let _scope = tape.scope(path.as_str());
-                    swiglu(tape, &gate, &up)?
-                };
-                down.forward(tape, &hidden, adapters)
+                (up.forward_with(tape, x, adapters, Epilogue::SwiGlu(&gate))?, down)
             }
-            Mlp::Plain { path, expand, project, gelu: kind } => {
-                let expanded = expand.forward(tape, x, adapters)?;
-                let hidden = {
-                    let _scope = tape.scope(path.as_str());
-                    gelu(tape, &expanded, *kind)?
-                };
-                project.forward(tape, &hidden, adapters)
+            Mlp::Plain { expand, project, gelu } => {
+                (expand.forward_with(tape, x, adapters, Epilogue::Gelu(*gelu))?, project)
             }
-        }
+        };
+        last.forward_with(tape, &inner, adapters, Epilogue::Residual(residual))
     }
 }
 
@@ -146,24 +140,24 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// The residual stream x `[T, hidden]` after this block. `attend` mixes the values of tokens: over the batch in
-    /// training, over a cache in generation.
+    /// The residual stream x `[T, hidden]` after this block, with adapters or without. `attend` turns queries and keys to their positions
+    /// and mixes the values of tokens: over the batch in training, over a cache in generation.
     pub fn forward(
         &self,
         tape: &Tape,
         x: &Var,
-        pass: &Pass,
+        adapters: bool,
         attend: impl FnOnce(&Attention, &[Var; 3]) -> Result<Var>,
     ) -> Result<Var> {
         let normed = self.attention_norm.forward(tape, x)?;
-        let qkv = self.attention.project(tape, &normed, pass)?;
+        let qkv = self.attention.project(tape, &normed, adapters)?;
         let mixed = {
             let _scope = tape.scope(self.attention.path.as_str());
             attend(&self.attention, &qkv)?
         };
-        let mixed = self.attention.output.forward(tape, &mixed, pass.adapters)?;
+        let mixed = self.attention.output.forward(tape, &mixed, adapters)?;
         let (x, normed) = self.mlp_norm.forward_sum(tape, x, &mixed)?;
-        add(tape, &x, &self.mlp.forward(tape, &normed, pass.adapters)?)
+        self.mlp.forward(tape, &normed, &x, adapters)
     }
 
     /// The linear layers, in the order in which their parameters are saved.

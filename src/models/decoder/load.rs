@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::build::{Slot, build};
+use super::build::{Slot, Value, build};
+use super::quantize;
 use super::{Decoder, check_float};
-use crate::formats::{Checkpoint, DecoderConfig, RawDType, RawTensor};
+use crate::formats::{Checkpoint, DecoderConfig, RawDType, RawTensor, bitsandbytes};
+use crate::ops::quantize::Quantization;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -13,13 +15,28 @@ const NAMES_LISTED: usize = 5;
 
 impl Decoder {
     /// The model of a checkpoint, its weights of type `dtype`, as are its activations. Weights that the file holds in that
-    /// type are used in place (memory-mapped), others are converted.
+    /// type are used in place (memory-mapped), others are converted. Those that it holds in 4-bit blocks stay so.
     ///
     /// # Errors
     /// [`Error::Model`] when a tensor is missing, has another shape than `config` calls for, or is one that the model has
     /// no place for: it names them.
     pub fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
         load(checkpoint, config, dtype, Values::Exact)
+    }
+
+    /// As [`Decoder::load`], with the weights of the linear layers, but for the output projection, quantized one after the other as they are
+    /// read: no more than one is in memory in full precision. Those that are in 4-bit blocks already stay as they are.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`], and those of [`quantize`](crate::ops::quantize::quantize).
+    pub fn load_quantized(
+        checkpoint: &Checkpoint,
+        config: &DecoderConfig,
+        dtype: DType,
+        how: &Quantization,
+    ) -> Result<Decoder> {
+        how.check()?;
+        load(checkpoint, config, dtype, Values::Quantized(*how))
     }
 
     /// As [`Decoder::load`], with each weight first rounded to f16: the model that engines see which dequantize to half
@@ -37,6 +54,8 @@ impl Decoder {
 enum Values {
     Exact,
     ViaF16,
+    /// In 4-bit blocks where they can be, else exact.
+    Quantized(Quantization),
 }
 
 fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType, values: Values) -> Result<Decoder> {
@@ -48,10 +67,20 @@ fn load(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType, values: V
         if !names.contains(slot.name) {
             missing.push(slot.name.to_string());
             // Never used: the missing names are an error as soon as all are known.
-            return Ok(Tensor::zeros(&vec![0; slot.shape.len()], dtype));
+            return Ok(Value::Dense(Tensor::zeros(&vec![0; slot.shape.len()], dtype)));
         }
         used.insert(slot.name.to_string());
-        tensor(&checkpoint.get(slot.name)?, slot, dtype, values)
+        if let Some(value) = quantize::read(checkpoint, slot)? {
+            used.extend(bitsandbytes::part_names(slot.name));
+            return Ok(Value::Quantized(value));
+        }
+        let raw = checkpoint.get(slot.name)?;
+        match &values {
+            Values::Quantized(how) if slot.linear => {
+                quantize::quantize_raw(&raw, slot, how).map(Value::Quantized)
+            }
+            _ => tensor(&raw, slot, dtype, values).map(Value::Dense),
+        }
     })?;
     if !missing.is_empty() {
         let detail = format!("lacks {}; is it the checkpoint of this config?", listed(&missing));
@@ -76,8 +105,8 @@ fn listed(names: &[impl AsRef<str>]) -> String {
     }
 }
 
-/// The value for a slot.
-fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) -> Result<Tensor> {
+/// The shape in which a checkpoint holds a slot, which must be that of `raw`.
+pub(super) fn stored_shape(raw: &RawTensor<'_>, slot: &Slot<'_>) -> Result<Vec<usize>> {
     let stored: Vec<usize> = match slot.transposed {
         true => slot.shape.iter().rev().copied().collect(),
         false => slot.shape.to_vec(),
@@ -86,25 +115,44 @@ fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) ->
         let detail = format!("has shape {:?}; the config calls for {stored:?}", raw.shape());
         return Err(Error::model(format!("tensor '{}'", raw.name()), detail));
     }
-    let as_stored =
-        matches!((raw.dtype(), dtype), (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16));
+    Ok(stored)
+}
+
+/// The exact values for a slot, in the order of its shape.
+pub(super) fn checked_values(raw: &RawTensor<'_>, slot: &Slot<'_>) -> Result<Vec<f32>> {
+    stored_shape(raw, slot)?;
+    Ok(in_order(raw.to_f32()?, slot))
+}
+
+/// Values as they are stored in the order of the slot's shape.
+fn in_order(values: Vec<f32>, slot: &Slot<'_>) -> Vec<f32> {
+    match slot.shape {
+        &[out, input] if slot.transposed => transpose(&values, input, out),
+        _ => values,
+    }
+}
+
+/// The value for a slot.
+fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) -> Result<Tensor> {
+    stored_shape(raw, slot)?;
+    let as_stored = matches!(
+        (raw.dtype(), dtype),
+        (RawDType::F32, DType::F32) | (RawDType::BF16, DType::BF16) | (RawDType::F16, DType::F16)
+    );
     if as_stored
         && !slot.transposed
-        && matches!(values, Values::Exact)
+        && !matches!(values, Values::ViaF16)
         && let Some((file, start)) = raw.in_place()
         && let Some(tensor) = Tensor::from_shared_bytes(file, start, slot.shape, dtype)
     {
         return Ok(tensor);
     }
-    let values = match values {
-        Values::Exact => raw.to_f32()?,
-        Values::ViaF16 => raw.to_f32_via_f16()?,
+    let values = match (values, dtype) {
+        // A weight that f16 does not hold is an error here rather than an infinity later.
+        (Values::ViaF16, _) | (_, DType::F16) => raw.to_f32_via_f16()?,
+        (Values::Exact | Values::Quantized(_), _) => raw.to_f32()?,
     };
-    let values = match slot.shape {
-        &[out, input] if slot.transposed => transpose(&values, input, out),
-        _ => values,
-    };
-    Tensor::from_f32(values, slot.shape).to_dtype(dtype)
+    Tensor::from_f32(in_order(values, slot), slot.shape).to_dtype(dtype)
 }
 
 /// The transpose of a matrix of `rows` rows and `columns` columns.

@@ -6,6 +6,7 @@ mod decode_step;
 mod init;
 mod layer;
 mod load;
+mod quantize;
 mod save;
 mod untrained;
 
@@ -16,13 +17,14 @@ use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::nn::{Embedding, Linear, Norm, TokenBatch};
 use crate::ops::add::add;
-use crate::ops::attention::attention;
+use crate::ops::epilogue::Epilogue;
 use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 pub use decode_step::DecodeStep;
-use layer::{Layer, Pass};
+use layer::Layer;
+pub use quantize::quantize_checkpoint;
 
 /// A decoder language model. T is the number of tokens of a packed batch.
 pub struct Decoder {
@@ -51,7 +53,7 @@ impl Decoder {
         self.dtype
     }
 
-    /// Changes the type of the activations (f32 or bf16); at first it is that of the weights.
+    /// Changes the type of the activations (f32, bf16 or f16); at first it is that of the weights.
     ///
     /// # Errors
     /// A type that is not a float.
@@ -73,6 +75,7 @@ impl Decoder {
     pub fn to_device(&self, device: Device) -> Result<()> {
         let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
         let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
+        self.quantized_weights().try_for_each(|weight| weight.to_device(device))?;
         self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 
@@ -92,7 +95,7 @@ impl Decoder {
         self.adapters
     }
 
-    /// The parameters, adapters' excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
+    /// The parameters, adapters' and weights in 4-bit blocks excluded, each once, in a stable order. Their names are those of a Hugging Face checkpoint.
     pub fn parameters(&self) -> Vec<Param> {
         let mut all = vec![self.embedding.weight().clone()];
         all.extend(self.positions.iter().map(|p| p.weight().clone()));
@@ -129,19 +132,20 @@ impl Decoder {
     pub fn hidden(&self, tape: &Tape, batch: &TokenBatch) -> Result<Var> {
         let batch = &self.place(batch)?;
         let mut x = self.embed(tape, batch.ids(), batch.positions())?;
-        let pass = Pass { positions: batch.positions().clone(), adapters: self.adapters };
+        // Read once, so that a checkpointed layer computes the same the second time.
+        let adapters = self.adapters;
         for layer in &self.layers {
-            let cu_seqlens = batch.cu_seqlens().clone();
-            let attend = move |tape: &Tape, a: &layer::Attention, [q, k, v]: &[Var; 3]| {
-                attention(tape, q, k, v, &a.packed_spec(&cu_seqlens))
+            let (positions, cu_seqlens) = (batch.positions().clone(), batch.cu_seqlens().clone());
+            let attend = move |tape: &Tape, a: &layer::Attention, qkv: &[Var; 3]| {
+                a.attend_packed(tape, qkv, &positions, &cu_seqlens)
             };
             x = if self.checkpointing && tape.is_recording() {
-                let (layer, pass) = (Arc::clone(layer), pass.clone());
+                let layer = Arc::clone(layer);
                 tape.checkpoint(&[&x], move |tape, inputs| {
-                    layer.forward(tape, &inputs[0], &pass, |a, qkv| attend(tape, a, qkv))
+                    layer.forward(tape, &inputs[0], adapters, |a, qkv| attend(tape, a, qkv))
                 })?
             } else {
-                layer.forward(tape, &x, &pass, |a, qkv| attend(tape, a, qkv))?
+                layer.forward(tape, &x, adapters, |a, qkv| attend(tape, a, qkv))?
             };
         }
         self.norm.forward(tape, &x)
@@ -169,7 +173,7 @@ impl Decoder {
         let tape = Tape::inference();
         // In f32 whatever the activations are: rounded logits would tie.
         let x = Var::constant(hidden.to_dtype(DType::F32)?);
-        Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None)?.into_value())
+        Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None, Epilogue::None)?.into_value())
     }
 
     /// Checks a batch in host memory and moves it to where the model is.
@@ -211,6 +215,6 @@ impl Decoder {
 fn check_float(dtype: DType) -> Result<()> {
     match dtype.is_float() {
         true => Ok(()),
-        false => Err(Error::config("dtype", format!("'{dtype}' is none of f32, bf16"))),
+        false => Err(Error::config("dtype", format!("'{dtype}' is none of f32, bf16, f16"))),
     }
 }

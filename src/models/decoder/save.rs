@@ -25,6 +25,9 @@ impl Decoder {
                 "has adapters, which its weights do not hold: merge them first",
             ));
         }
+        if self.quantized_weights().next().is_some() {
+            return Err(Error::model("model", "has weights in 4 bits: dequantize them first"));
+        }
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder"))?;
         // GPT-2 stores its linear layers as [in, out].
         let transposed: HashSet<String> = match self.config.architecture {
@@ -39,7 +42,7 @@ impl Decoder {
             if transposed.contains(name) {
                 shape.reverse();
             }
-            let dtype = if value.dtype() == DType::BF16 { RawDType::BF16 } else { RawDType::F32 };
+            let (dtype, _) = stored(value.dtype());
             specs.push(TensorSpec { name: name.clone(), dtype, shape });
         }
         write(&folder.join("model.safetensors"), &specs, &[("format", "pt")], |spec| {
@@ -49,10 +52,20 @@ impl Decoder {
             }
         })?;
         let mut config = self.config.clone();
-        let of_weights = tensors.first().map(|(_, value)| value.dtype());
-        let dtype = if of_weights == Some(DType::BF16) { "bfloat16" } else { "float32" };
-        config.dtype = Some(dtype.to_string());
+        let of_weights = tensors.first().map_or(DType::F32, |(_, value)| value.dtype());
+        config.dtype = Some(stored(of_weights).1.to_string());
+        // The base may have been quantized; what is written is not.
+        config.raw.shift_remove("quantization_config");
         write_json(&folder.join("config.json"), &config.to_json())
+    }
+}
+
+/// How weights of a type are stored, and what config.json calls it.
+fn stored(dtype: DType) -> (RawDType, &'static str) {
+    match dtype {
+        DType::BF16 => (RawDType::BF16, "bfloat16"),
+        DType::F16 => (RawDType::F16, "float16"),
+        _ => (RawDType::F32, "float32"),
     }
 }
 

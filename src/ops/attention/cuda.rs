@@ -4,7 +4,7 @@ use super::OP;
 use super::cu_seqlens::{CuSeqlens, Order};
 use super::tiles::Geometry;
 use crate::device::Device;
-use crate::device::cuda::{Arguments, CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -213,7 +213,7 @@ const BACKWARD_BF16_RAGGED: &[Plan<Gradients>] = &[
     ),
 ];
 
-/// The plan for heads of `dim` elements: of those for f32, for bf16, and for bf16 whose rows do not all start on 16 bytes, the one of the
+/// The plan for heads of `dim` elements: of those for f32, for bf16 and f16, and for these two where rows do not all start on 16 bytes, the one of the
 /// smallest size that holds them.
 fn choose<K: Copy>(
     [of_f32, of_bf16, ragged]: [&[Plan<K>]; 3],
@@ -286,18 +286,20 @@ pub(crate) fn forward(
         window: window(geometry),
     };
     let blocks = [tiles.shape()[0], geometry.heads, 1];
-    launch(device, plan.kernels, plan.threads, blocks, arguments)?;
+    launch(device, plan.kernels, dtype, plan.threads, blocks, arguments)?;
     Ok((out, lse))
 }
 
 fn launch(
     device: &'static CudaDevice,
     kernel: Kernel,
+    dtype: DType,
     threads: u32,
     blocks: [usize; 3],
     arguments: impl Arguments,
 ) -> Result<()> {
-    device.launch(kernel.entry, arguments, Grid { blocks, threads, shared: kernel.shared as u32 })
+    let entry = Entry::of(OP, kernel.entry, &[dtype])?;
+    device.launch(entry, arguments, Grid { blocks, threads, shared: kernel.shared as u32 })
 }
 
 /// What the backward needs.
@@ -369,17 +371,17 @@ pub(super) fn backward(
         let tiles = ends.tiles(here, plan.rows, order(Order::After))?;
         let blocks = [tiles.shape()[0], geometry.kv_heads, 1];
         if wanted[1] {
-            launch(device, dk, plan.threads, blocks, arguments(&tiles)?)?;
+            launch(device, dk, dtype, plan.threads, blocks, arguments(&tiles)?)?;
         }
         // Where one kernel computes both, it just has.
         if wanted[2] && !(wanted[1] && dk == dv) {
-            launch(device, dv, plan.threads, blocks, arguments(&tiles)?)?;
+            launch(device, dv, dtype, plan.threads, blocks, arguments(&tiles)?)?;
         }
     }
     if wanted[0] {
         let tiles = ends.tiles(here, plan.rows, order(Order::Before))?;
         let blocks = [tiles.shape()[0], geometry.heads, 1];
-        launch(device, dq, plan.threads, blocks, arguments(&tiles)?)?;
+        launch(device, dq, dtype, plan.threads, blocks, arguments(&tiles)?)?;
     }
     Ok(grads)
 }
@@ -391,6 +393,7 @@ fn row_sums(device: &'static CudaDevice, geometry: Geometry, out: &Tensor, dout:
     let (heads, dim, tokens) = (geometry.heads, geometry.head_dim, out.dims2(OP)?.0);
     let delta = Tensor::uninitialised(device, &[heads, tokens], DType::F32)?;
     let entry = out.dtype().select(OP, ["attention_bwd_delta_f32", "attention_bwd_delta_bf16"])?;
+    let entry = Entry::of(OP, entry, &[out.dtype()])?;
     let [out_at, dout_at] = [out.pointer(OP, device)?, dout.pointer(OP, device)?];
     let packed = aligned(out.dtype(), dim, &[out_at, dout_at], &[]);
     let packs = dim.div_ceil(if packed { out.dtype().pack() } else { 1 });
@@ -418,7 +421,13 @@ mod tests {
     const THREADS: u32 = 256;
 
     fn check<K: Copy>(plans: [&[Plan<K>]; 3], kernels: impl Fn(K) -> Vec<Kernel>) {
-        for (dtype, aligned) in [(DType::F32, true), (DType::BF16, true), (DType::BF16, false)] {
+        for (dtype, aligned) in [
+            (DType::F32, true),
+            (DType::BF16, true),
+            (DType::BF16, false),
+            (DType::F16, true),
+            (DType::F16, false),
+        ] {
             let mut last = 0;
             for dim in 1..=256 {
                 let plan = choose(plans, dtype, dim, aligned).unwrap();
@@ -427,7 +436,8 @@ mod tests {
                 for kernel in kernels(plan.kernels) {
                     assert!(kernel.shared <= SHARED, "{kernel:?}");
                     assert!(kernel.entry.contains(&format!("_d{}", plan.size)), "{kernel:?}");
-                    assert!(kernel.entry.contains(dtype.name()), "{kernel:?}");
+                    let entry = Entry::of(OP, kernel.entry, &[dtype]).unwrap().to_string();
+                    assert!(entry.contains(&format!("_{dtype}_")), "{entry}");
                     assert_eq!(kernel.entry.ends_with("_ragged"), !aligned, "{kernel:?}");
                 }
                 last = plan.size;

@@ -19,7 +19,7 @@ pub fn columns(tape: &Tape, x: &Var, start: usize, len: usize) -> Result<Var> {
         return Err(Error::Shape { op: OP, detail });
     }
     if !x.dtype().is_float() {
-        return Err(Error::DType { op: OP, detail: format!("{} operand, f32 or bf16 expected", x.dtype()) });
+        return Err(x.dtype().not_a_float(OP));
     }
     if let Some(device) = place(OP, [x.value()])? {
         let y = cuda::cut(device, x.value(), start, len)?;

@@ -2,7 +2,7 @@
 
 use super::{Mask, OP};
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Pointer, kernel};
 use crate::tensor::Tensor;
 
 kernel! {
@@ -13,6 +13,7 @@ kernel! {
 /// The masked and scaled elements, of the same type.
 pub(super) fn masked(device: &'static CudaDevice, x: &Tensor, mask: &Mask) -> Result<Tensor> {
     let entry = x.dtype().select(OP, ["dropout_fwd_f32", "dropout_fwd_bf16"])?;
+    let entry = Entry::of(OP, entry, &[x.dtype()])?;
     let y = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let arguments = Dropout {
         x: x.pointer(OP, device)?,

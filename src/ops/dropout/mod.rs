@@ -40,7 +40,7 @@ impl Mask {
 /// Element i is kept if uniform number i of the dropout's Philox stream is at least p. Nothing is kept for the backward but
 /// the generator's counter: `dx = mask dy / (1 - p)`.
 ///
-/// Errors: [`Error::Model`] unless 0 <= p < 1, [`Error::DType`] if x is not f32 or bf16.
+/// Errors: [`Error::Model`] unless 0 <= p < 1, [`Error::DType`] if x is not of a float type.
 pub fn dropout(tape: &Tape, x: &Var, p: f32) -> Result<Var> {
     crate::ops::matmul::check_float(OP, [x])?;
     let Some(mask) = Mask::next(tape, OP, p)? else { return Ok(x.clone()) };

@@ -3,7 +3,7 @@
 use super::OP;
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
@@ -46,6 +46,7 @@ pub(super) fn forward(
     let of_f32 = ["embedding_fwd_f32_f32", "embedding_fwd_f32_bf16"];
     let of_bf16 = ["embedding_fwd_bf16_f32", "embedding_fwd_bf16_bf16"];
     let entry = dtype.select(OP, table.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[table.dtype(), dtype])?;
     let (vocab, dim) = table.dims2(OP)?;
     let count = ids.numel();
     let y = Tensor::uninitialised(device, &[count, dim], dtype)?;
@@ -83,6 +84,7 @@ pub(super) fn grad_table(
     shape: &[usize],
 ) -> Result<Tensor> {
     let entry = dy.dtype().select(OP, ["embedding_bwd_f32", "embedding_bwd_bf16"])?;
+    let entry = Entry::of(OP, entry, &[dy.dtype()])?;
     let dtable = Tensor::zeros_on(Device::Cuda(device.ordinal()), shape, DType::F32)?;
     let (count, vocab, dim) = (ids.numel(), shape[0], shape[1]);
     if count == 0 || dtable.numel() == 0 {

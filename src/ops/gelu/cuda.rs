@@ -2,7 +2,7 @@
 
 use super::{GeluKind, OP};
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Pointer, kernel};
 use crate::tensor::Tensor;
 
 kernel! {
@@ -21,9 +21,10 @@ pub(super) fn forward(device: &'static CudaDevice, x: &Tensor, kind: GeluKind) -
         GeluKind::Erf => ["gelu_fwd_f32_erf", "gelu_fwd_bf16_erf"],
         GeluKind::Tanh => ["gelu_fwd_f32_tanh", "gelu_fwd_bf16_tanh"],
     };
+    let entry = Entry::of(OP, x.dtype().select(OP, entries)?, &[x.dtype()])?;
     let y = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let arguments = Forward { x: x.pointer(OP, device)?, y: y.pointer(OP, device)?, n: x.numel() as u64 };
-    device.launch(x.dtype().select(OP, entries)?, arguments, device.spans(x.numel(), x.dtype().pack()))?;
+    device.launch(entry, arguments, device.spans(x.numel(), x.dtype().pack()))?;
     Ok(y)
 }
 
@@ -38,6 +39,7 @@ pub(super) fn backward(
         GeluKind::Erf => ["gelu_bwd_f32_erf", "gelu_bwd_bf16_erf"],
         GeluKind::Tanh => ["gelu_bwd_f32_tanh", "gelu_bwd_bf16_tanh"],
     };
+    let entry = Entry::of(OP, x.dtype().select(OP, entries)?, &[x.dtype()])?;
     let dx = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let arguments = Backward {
         x: x.pointer(OP, device)?,
@@ -45,6 +47,6 @@ pub(super) fn backward(
         dx: dx.pointer(OP, device)?,
         n: x.numel() as u64,
     };
-    device.launch(x.dtype().select(OP, entries)?, arguments, device.spans(x.numel(), x.dtype().pack()))?;
+    device.launch(entry, arguments, device.spans(x.numel(), x.dtype().pack()))?;
     Ok(dx)
 }

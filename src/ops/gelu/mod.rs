@@ -6,7 +6,7 @@ mod cuda;
 use super::place::place;
 use crate::Result;
 use crate::autograd::{Tape, Var};
-use crate::tensor::Element;
+use crate::tensor::{Element, Tensor};
 
 const OP: &str = "gelu";
 
@@ -19,21 +19,29 @@ pub enum GeluKind {
     Tanh,
 }
 
-/// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not f32 or bf16.
+/// GELU of each element of x, of any shape. Saved: x. Errors: [`crate::Error::DType`] if x is not of a float type.
 pub fn gelu(tape: &Tape, x: &Var, kind: GeluKind) -> Result<Var> {
-    if let Some(device) = place(OP, [x.value()])? {
-        let y = cuda::forward(device, x.value(), kind)?;
-        let saved = x.value().clone();
-        return tape.record(OP, &[x], y, move |dy, context| {
-            context.give(0, cuda::backward(device, &saved, &dy, kind)?)
-        });
+    let y = value(x.value(), kind)?;
+    let saved = x.value().clone();
+    tape.record(OP, &[x], y, move |dy, context| context.give(0, gradient(&saved, &dy, kind)?))
+}
+
+/// y.
+pub(super) fn value(x: &Tensor, kind: GeluKind) -> Result<Tensor> {
+    if let Some(device) = place(OP, [x])? {
+        return cuda::forward(device, x, kind);
     }
     crate::dispatch_float!(OP, x.dtype(), T => {
-        let y = T::tensor(cpu::forward(T::slice(x.value())?, kind), x.shape());
-        let saved = x.value().clone();
-        tape.record(OP, &[x], y, move |dy, context| {
-            let dx = cpu::backward(T::slice(&saved)?, T::slice(&dy)?, kind);
-            context.give(0, T::tensor(dx, dy.shape()))
-        })
+        Ok(T::tensor(cpu::forward(T::slice(x)?, kind), x.shape()))
+    })
+}
+
+/// dx.
+pub(super) fn gradient(x: &Tensor, dy: &Tensor, kind: GeluKind) -> Result<Tensor> {
+    if let Some(device) = place(OP, [x, dy])? {
+        return cuda::backward(device, x, dy, kind);
+    }
+    crate::dispatch_float!(OP, x.dtype(), T => {
+        Ok(T::tensor(cpu::backward(T::slice(x)?, T::slice(dy)?, kind), x.shape()))
     })
 }

@@ -1,16 +1,16 @@
 //! CUDA kernels of attention over pages: see kernels/kv_attention.cu.
 
-use super::paged::{KvTable, PAGE, PageShape};
-use super::{KvAttentionSpec, OP};
+use super::OP;
+use super::paged::{Attention, PAGE};
 use crate::Result;
-use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::device::cuda::{Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
 kernel! {
     /// Outputs, or those of parts.
     Forward in "kv_attention" {
-        q: Pointer, sequences: Pointer, pages: Pointer, out: Pointer, parts: Pointer, marks: Pointer,
+        q: Pointer, sequences: Pointer, tokens_before: Pointer, pages: Pointer, out: Pointer, parts: Pointer, marks: Pointer,
         count: u32, page_capacity: u32, part_rows: u32, layer: u32, kv_heads: u32, group: u32, head_dim: u32, window: u32,
         scale: f32, packed: u32,
     }
@@ -21,14 +21,6 @@ kernel! {
     Merge in "kv_attention" {
         parts: Pointer, marks: Pointer, sequences: Pointer, out: Pointer, part_rows: u32, heads: u32, head_dim: u32,
         window: u32, packed: u32,
-    }
-}
-
-kernel! {
-    /// Keys and values into pages.
-    Append in "kv_attention" {
-        k: Pointer, v: Pointer, sequences: Pointer, pages: Pointer, page_capacity: u32, layer: u32, kv_heads: u32,
-        head_dim: u32, packed: u32,
     }
 }
 
@@ -68,18 +60,14 @@ fn most_pages(longest: usize, most_new: usize, window: Option<usize>) -> usize {
 }
 
 /// Whether packs of 16 bytes can be moved.
-fn is_packed(dtype: DType, head_dim: usize, pointers: &[Pointer]) -> bool {
+pub(super) fn is_packed(dtype: DType, head_dim: usize, pointers: &[Pointer]) -> bool {
     head_dim.is_multiple_of(dtype.pack()) && pointers.iter().all(|p| p.is_aligned())
 }
 
-/// Attention over a layer of the pages. The operands have been checked.
-pub(super) fn forward(
-    shape: &PageShape,
-    table: &KvTable,
-    layer: usize,
-    q: &Tensor,
-    spec: &KvAttentionSpec,
-) -> Result<Tensor> {
+/// Attention of sequences with less than many new tokens over a layer of the pages.
+pub(super) fn forward(attention: &Attention<'_>) -> Result<()> {
+    let Attention { table, layer, q, out, spec } = *attention;
+    let shape = table.shape();
     let (device, sizes) = (shape.device(), table.sizes());
     let (dtype, kv_heads, head_dim) = shape.head();
     let block = Block::new(dtype, head_dim)?;
@@ -88,25 +76,27 @@ pub(super) fn forward(
         128 => dtype.select(OP, ["kv_attention_fwd_f32_128", "kv_attention_fwd_bf16_128"])?,
         _ => dtype.select(OP, ["kv_attention_fwd_f32_256", "kv_attention_fwd_bf16_256"])?,
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let (heads, group) = (spec.heads, spec.heads / kv_heads);
     // Rows are counted in 32 bits.
     extent(OP, sizes.tokens.saturating_mul(heads))?;
-    let out = Tensor::uninitialised(device, q.shape(), dtype)?;
     let splits = most_pages(sizes.longest, sizes.most_few(), spec.window);
     let parted = if splits > 1 { sizes.part_rows } else { 0 };
     let padded = head_dim.next_multiple_of(dtype.pack());
     let parts = Tensor::uninitialised(device, &[splits, parted, heads, padded], DType::F32)?;
     let marks = Tensor::uninitialised(device, &[splits, parted, heads, 2], DType::F32)?;
     let [sequences, pages] = table.parts()?;
+    let [_, tokens_before] = table.tiles_and_tokens_before()?;
     let [q_at, out_at] = [q.pointer(OP, device)?, out.pointer(OP, device)?];
     let (parts_at, marks_at) = (parts.pointer(OP, device)?, marks.pointer(OP, device)?);
     let sequences_at = sequences.pointer(OP, device)?;
-    let window = spec.window.map_or(u32::MAX, |window| u32::try_from(window).unwrap_or(u32::MAX));
+    let window = attention.window();
     let packed = u32::from(is_packed(dtype, head_dim, &[q_at, out_at]));
     let (part_rows, head_dim) = (parted as u32, extent(OP, head_dim)?);
     let arguments = Forward {
         q: q_at,
         sequences: sequences_at,
+        tokens_before: tokens_before.pointer(OP, device)?,
         pages: pages.pointer(OP, device)?,
         out: out_at,
         parts: parts_at,
@@ -123,12 +113,13 @@ pub(super) fn forward(
         packed,
     };
     // Room for the tiles of all sequences, wherever one ends within a tile.
-    let tiles = if sizes.tokens == 0 { 0 } else { sizes.tokens * group / block.rows + sizes.sequences };
+    let tiles = sizes.less_than_many * group / block.rows + sizes.sequences;
     let grid = Grid { blocks: [tiles, splits, kv_heads], threads: block.threads, shared: block.shared };
     device.launch(entry, arguments, grid)?;
     if parted > 0 {
         const THREADS: usize = 128;
         let entry = dtype.select(OP, ["kv_attention_merge_f32", "kv_attention_merge_bf16"])?;
+        let entry = Entry::of(OP, entry, &[dtype])?;
         let arguments = Merge {
             parts: parts_at,
             marks: marks_at,
@@ -143,33 +134,7 @@ pub(super) fn forward(
         let blocks = [(heads * padded / 4).div_ceil(THREADS), sizes.most_few(), sizes.sequences];
         device.launch(entry, arguments, Grid { blocks, threads: THREADS as u32, shared: 0 })?;
     }
-    Ok(out)
-}
-
-/// Keys and values into a layer of the pages. The operands have been checked.
-pub(super) fn append(shape: &PageShape, table: &KvTable, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-    const THREADS: usize = 256;
-    let (device, sizes) = (shape.device(), table.sizes());
-    let (dtype, kv_heads, head_dim) = shape.head();
-    let entry = dtype.select(OP, ["kv_attention_append_f32", "kv_attention_append_bf16"])?;
-    let [k_at, v_at] = [k.pointer(OP, device)?, v.pointer(OP, device)?];
-    let packed = is_packed(dtype, head_dim, &[k_at, v_at]);
-    let packs = sizes.most_new * shape.width() / if packed { dtype.pack() } else { 1 };
-    extent(OP, packs)?;
-    let [sequences, pages] = table.parts()?;
-    let arguments = Append {
-        k: k_at,
-        v: v_at,
-        sequences: sequences.pointer(OP, device)?,
-        pages: pages.pointer(OP, device)?,
-        page_capacity: extent(OP, sizes.page_capacity)?,
-        layer: extent(OP, layer)?,
-        kv_heads: extent(OP, kv_heads)?,
-        head_dim: extent(OP, head_dim)?,
-        packed: u32::from(packed),
-    };
-    let blocks = [packs.div_ceil(THREADS), sizes.sequences, 2];
-    device.launch(entry, arguments, Grid { blocks, threads: THREADS as u32, shared: 0 })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -179,7 +144,7 @@ mod tests {
 
     #[test]
     fn blocks_fit_the_shared_memory_of_every_device() {
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
             for head_dim in 1..=256 {
                 let block = Block::new(dtype, head_dim).unwrap();
                 assert!(block.dim >= head_dim && [64, 128, 256].contains(&block.dim));

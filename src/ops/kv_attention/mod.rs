@@ -1,14 +1,17 @@
 //! Attention of new tokens over a cache of keys and values (inference only).
 
+mod append;
 mod cpu;
 mod cuda;
 mod paged;
+mod prefill;
 
 use crate::ops::attention::tiles::Geometry;
 use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
 
-pub(crate) use paged::{KvTable, PAGE, PageShape, Paged, kv_append, paged_attention};
+pub(crate) use append::{kv_append, kv_append_turned};
+pub(crate) use paged::{KvTable, PAGE, PageShape, Paged, paged_attention};
 
 const OP: &str = "kv_attention";
 
@@ -55,7 +58,7 @@ impl KvAttentionSpec {
 /// the other; sequence i has `new_lens[i]` new tokens, which are the last of `caches[i]`. Output as q. No backward.
 ///
 /// Many new tokens are computed as [`attention`](crate::ops::attention::attention) does, a few straight from the cache. Errors: [`Error::Shape`]
-/// if the lengths contradict each other; [`Error::DType`] if q is not f32 or bf16.
+/// if the lengths contradict each other; [`Error::DType`] if q is not of a float type.
 pub fn kv_attention(
     q: &Tensor,
     new_lens: &[usize],

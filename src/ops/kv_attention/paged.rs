@@ -1,6 +1,6 @@
 //! Caches on a CUDA device: pages of keys and values, and the table by which kernels find them (kernels/kv_attention.cu).
 
-use super::{KvAttentionSpec, OP, cuda};
+use super::{KvAttentionSpec, OP, cuda, prefill};
 use crate::device::cuda::CudaDevice;
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
@@ -12,6 +12,10 @@ pub(crate) const PAGE: usize = 256;
 /// New tokens up to which a sequence's pages are shared out over blocks. More keep the device busy by themselves, and partial
 /// outputs of all of them would take more memory than the cache.
 const FEW: usize = 16;
+
+/// New tokens from which on a sequence's attention is flash attention over the pages (kernels/kv_prefill.cu), whose tiles have so many
+/// queries or more. It is each sequence's own number that decides, so that its bits do not depend on its company.
+const MANY: usize = 64;
 
 /// The largest head that kernels have.
 const MAX_HEAD_DIM: usize = 256;
@@ -59,7 +63,7 @@ impl PageShape {
     pub(crate) fn page(&self) -> Result<Tensor> {
         if !self.dtype.is_float() || self.head_dim > MAX_HEAD_DIM {
             let detail =
-                format!("heads of {} {} elements; f32 or bf16, at most 256", self.head_dim, self.dtype);
+                format!("heads of {} {} elements; f32, bf16 or f16, at most 256", self.head_dim, self.dtype);
             return Err(Error::unsupported("a key/value cache on a CUDA device", detail));
         }
         let shape = [self.layers, 2, self.kv_heads, PAGE, self.padded()];
@@ -84,7 +88,8 @@ pub(crate) struct Paged<'a> {
 pub(crate) struct KvTable {
     shape: PageShape,
     /// u32: for each sequence its first row, new tokens, tokens before them and first split row (or [`WHOLE`]); then
-    /// the addresses of each sequence's pages, `page_capacity` of 64 bits each.
+    /// the addresses of each sequence's pages, `page_capacity` of 64 bits each; then the tiles of sequences with many new tokens:
+    /// sequence, first query; then for each sequence the tokens before it that belong to the others.
     entries: Tensor,
     pages: Vec<Tensor>,
     sizes: Sizes,
@@ -101,6 +106,9 @@ pub(super) struct Sizes {
     pub part_rows: usize,
     /// The longest sequence that is split.
     pub longest: usize,
+    /// New tokens of sequences that have fewer than [`MANY`]; the tiles of the others.
+    pub less_than_many: usize,
+    pub tiles: usize,
 }
 
 impl Sizes {
@@ -119,6 +127,7 @@ impl KvTable {
     /// Errors: lengths that do not fit 32 bits; memory.
     pub(crate) fn new(shape: PageShape, sequences: &[Paged<'_>]) -> Result<KvTable> {
         let is_split = |s: &&Paged<'_>| s.new <= FEW;
+        let tiles = tiles(sequences, prefill::tile_rows(shape.dtype, shape.head_dim)?);
         let sizes = Sizes {
             sequences: sequences.len(),
             page_capacity: sequences.iter().map(|s| s.pages.len()).max().unwrap_or(0),
@@ -126,8 +135,10 @@ impl KvTable {
             most_new: sequences.iter().map(|s| s.new).max().unwrap_or(0),
             part_rows: sequences.iter().filter(is_split).map(|s| s.new).sum(),
             longest: sequences.iter().filter(is_split).map(|s| s.past + s.new).max().unwrap_or(0),
+            less_than_many: sequences.iter().filter(|s| s.new < MANY).map(|s| s.new).sum(),
+            tiles: tiles.len(),
         };
-        let entries = entries(&shape, &sizes, sequences)?;
+        let entries = entries(&shape, &sizes, sequences, &tiles)?;
         let entries = entries.to_device(crate::device::Device::Cuda(shape.device.ordinal()))?;
         let pages = sequences.iter().flat_map(|s| s.pages.iter().cloned()).collect();
         Ok(KvTable { shape, entries, pages, sizes })
@@ -145,8 +156,10 @@ impl KvTable {
             most_new: 1,
             part_rows: sequences,
             longest: page_capacity * PAGE,
+            less_than_many: sequences,
+            tiles: 0,
         };
-        let words = sequences * (SEQUENCE_WORDS + 2 * page_capacity);
+        let words = sizes.words();
         let entries = Tensor::uninitialised(shape.device, &[words], DType::U32)?;
         Ok(KvTable { shape, entries, pages: Vec::new(), sizes })
     }
@@ -162,7 +175,7 @@ impl KvTable {
                 format!("{} sequences of up to {most_pages} pages, for {:?}", sequences.len(), self.sizes);
             return Err(Error::Shape { op: OP, detail });
         }
-        self.entries.overwrite(&entries(&self.shape, &self.sizes, sequences)?)?;
+        self.entries.overwrite(&entries(&self.shape, &self.sizes, sequences, &[])?)?;
         self.pages = sequences.iter().flat_map(|s| s.pages.iter().cloned()).collect();
         Ok(())
     }
@@ -177,6 +190,10 @@ impl KvTable {
         (self.sizes.sequences, self.sizes.page_capacity)
     }
 
+    pub(super) fn shape(&self) -> &PageShape {
+        &self.shape
+    }
+
     pub(super) fn sizes(&self) -> &Sizes {
         &self.sizes
     }
@@ -184,16 +201,49 @@ impl KvTable {
     /// The sequences, and the addresses of their pages, in device memory.
     pub(super) fn parts(&self) -> Result<[Tensor; 2]> {
         let words = self.sizes.sequences * SEQUENCE_WORDS;
-        Ok([self.entries.rows(0, words)?, self.entries.rows(words, self.entries.numel() - words)?])
+        Ok([self.entries.rows(0, words)?, self.entries.rows(words, self.sizes.page_words())?])
     }
+
+    /// The tiles of sequences with many new tokens, and for each sequence the tokens before it that belong to the others.
+    pub(super) fn tiles_and_tokens_before(&self) -> Result<[Tensor; 2]> {
+        let (sequences, tiles) = (self.sizes.sequences, 2 * self.sizes.tiles);
+        let start = sequences * SEQUENCE_WORDS + self.sizes.page_words();
+        Ok([self.entries.rows(start, tiles)?, self.entries.rows(start + tiles, sequences)?])
+    }
+}
+
+impl Sizes {
+    /// Words of the addresses of pages.
+    fn page_words(&self) -> usize {
+        2 * self.sequences * self.page_capacity
+    }
+
+    /// Words of a table.
+    fn words(&self) -> usize {
+        self.sequences * (SEQUENCE_WORDS + 1) + self.page_words() + 2 * self.tiles
+    }
+}
+
+/// The tiles of `rows` queries that sequences with many new tokens fall into: sequence, and first query. Longest work first, so that the
+/// blocks that run last are short.
+fn tiles(sequences: &[Paged<'_>], rows: usize) -> Vec<[u32; 2]> {
+    let mut tiles = Vec::new();
+    for (i, sequence) in sequences.iter().enumerate().filter(|(_, s)| s.new >= MANY) {
+        for first in (0..sequence.new).step_by(rows) {
+            let keys = sequence.past + sequence.new.min(first + rows);
+            tiles.push((keys, [i as u32, first as u32]));
+        }
+    }
+    tiles.sort_by_key(|(keys, _)| std::cmp::Reverse(*keys));
+    tiles.into_iter().map(|(_, tile)| tile).collect()
 }
 
 /// Words of a sequence's entry.
 const SEQUENCE_WORDS: usize = 4;
 
 /// The table's words on the host.
-fn entries(shape: &PageShape, sizes: &Sizes, sequences: &[Paged<'_>]) -> Result<Tensor> {
-    let mut words = Vec::with_capacity(sizes.sequences * (SEQUENCE_WORDS + 2 * sizes.page_capacity));
+fn entries(shape: &PageShape, sizes: &Sizes, sequences: &[Paged<'_>], tiles: &[[u32; 2]]) -> Result<Tensor> {
+    let mut words = Vec::with_capacity(sizes.words());
     let (mut row, mut part) = (0, 0);
     for sequence in sequences {
         let end = extent(OP, sequence.past + sequence.new)?;
@@ -215,20 +265,14 @@ fn entries(shape: &PageShape, sizes: &Sizes, sequences: &[Paged<'_>]) -> Result<
         }
         words.resize(start + 2 * sizes.page_capacity, 0);
     }
+    words.extend_from_slice(tiles.as_flattened());
+    let mut before = 0;
+    for sequence in sequences {
+        words.push(before);
+        before += if sequence.new < MANY { sequence.new as u32 } else { 0 };
+    }
     let len = words.len();
     Ok(Tensor::from_u32(words, &[len]))
-}
-
-/// Adds the new tokens' keys and values `[tokens, kv_heads * head_dim]`, in the type of the pages, to a layer of the pages.
-///
-/// Errors: [`Error::Shape`] or [`Error::DType`] if they do not fit the table's pages; operands elsewhere.
-pub(crate) fn kv_append(table: &KvTable, layer: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-    const OP: &str = "kv_append";
-    check_layer(OP, table, layer)?;
-    for x in [k, v] {
-        check(OP, table, x, table.shape.width())?;
-    }
-    cuda::append(&table.shape, table, layer, k, v)
 }
 
 /// [`kv_attention`](super::kv_attention) over pages that hold the new tokens' keys and values already; q as the pages' type.
@@ -251,10 +295,35 @@ pub(crate) fn paged_attention(
         return Err(Error::Shape { op: OP, detail });
     }
     check(OP, table, q, geometry.q_cols())?;
-    cuda::forward(&table.shape, table, layer, q, spec)
+    let out = Tensor::uninitialised(table.shape.device, q.shape(), q.dtype())?;
+    let attention = Attention { table, layer, q, out: &out, spec };
+    if table.sizes.less_than_many > 0 {
+        cuda::forward(&attention)?;
+    }
+    if table.sizes.tiles > 0 {
+        prefill::forward(&attention)?;
+    }
+    Ok(out)
 }
 
-fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
+/// What is asked of the kernels of attention: to write the rows of `out` that belong to their sequences. All has been checked.
+#[derive(Clone, Copy)]
+pub(super) struct Attention<'a> {
+    pub table: &'a KvTable,
+    pub layer: usize,
+    pub q: &'a Tensor,
+    pub out: &'a Tensor,
+    pub spec: &'a KvAttentionSpec,
+}
+
+impl Attention<'_> {
+    /// The window as kernels take it; the widest where there is none.
+    pub(super) fn window(&self) -> u32 {
+        self.spec.window.map_or(u32::MAX, |window| u32::try_from(window).unwrap_or(u32::MAX))
+    }
+}
+
+pub(super) fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
     match layer < table.shape.layers {
         true => Ok(()),
         false => {
@@ -265,7 +334,7 @@ fn check_layer(op: &'static str, table: &KvTable, layer: usize) -> Result<()> {
 }
 
 /// Whether an operand has a row for each new token, and the cache's type.
-fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
+pub(super) fn check(op: &'static str, table: &KvTable, x: &Tensor, cols: usize) -> Result<()> {
     if x.shape() != [table.sizes.tokens, cols] {
         let detail = format!("{:?}; [{}, {cols}] expected", x.shape(), table.sizes.tokens);
         return Err(Error::Shape { op, detail });

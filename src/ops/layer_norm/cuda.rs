@@ -3,7 +3,7 @@
 use super::OP;
 use crate::Result;
 use crate::device::cuda::plan::{RowPlan, common_pack, part_rows};
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
@@ -52,6 +52,7 @@ pub(super) fn forward(
     let of_f32 = ["layer_norm_fwd_f32_f32", "layer_norm_fwd_f32_bf16"];
     let of_bf16 = ["layer_norm_fwd_bf16_f32", "layer_norm_fwd_bf16_bf16"];
     let entry = dtype.select(OP, x.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[x.dtype(), dtype])?;
     let (rows, dim) = x.dims2(OP)?;
     let y = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let moments = Tensor::uninitialised(device, &[rows, 2], DType::F32)?;
@@ -86,6 +87,7 @@ pub(super) fn grad_input(
     let of_f32 = ["layer_norm_bwd_f32_f32", "layer_norm_bwd_f32_bf16"];
     let of_bf16 = ["layer_norm_bwd_bf16_f32", "layer_norm_bwd_bf16_bf16"];
     let entry = weight.dtype().select(OP, x.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[x.dtype(), weight.dtype()])?;
     let (rows, dim) = x.dims2(OP)?;
     let dx = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let [x_at, weight_at] = [x.pointer(OP, device)?, weight.pointer(OP, device)?];
@@ -115,6 +117,7 @@ pub(super) fn grad_affine(
     dy: &Tensor,
 ) -> Result<[Tensor; 2]> {
     let entry = x.dtype().select(OP, ["layer_norm_bwd_affine_f32", "layer_norm_bwd_affine_bf16"])?;
+    let entry = Entry::of(OP, entry, &[x.dtype()])?;
     let (rows, dim) = x.dims2(OP)?;
     let part_rows = part_rows(rows);
     let count = rows.div_ceil(part_rows);

@@ -2,7 +2,7 @@
 
 use super::{OP, Outcome, Wanted};
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
@@ -43,13 +43,13 @@ kernel! {
 kernel! {
     /// dx from that of the gathered rows.
     Scatter in "linear_cross_entropy" {
-        gathered: Pointer, ranks: Pointer, scale: Pointer, dx: Pointer, dim: u32, packed: u32,
+        gathered: Pointer, ranks: Pointer, scale: Pointer, times: f32, dx: Pointer, dim: u32, packed: u32,
     }
 }
 
 kernel! {
-    /// dW times a number that lies on the device.
-    Scale in "linear_cross_entropy" { dw: Pointer, scale: Pointer, n: u64 }
+    /// dW times a number that lies on the device, and another.
+    Scale in "linear_cross_entropy" { dw: Pointer, scale: Pointer, times: f32, n: u64 }
 }
 
 /// Rows and columns of a tile of the products, and threads of their blocks: on tensor cores, and on the ordinary cores.
@@ -60,7 +60,7 @@ const SHARED: u32 = 64 << 10;
 const SOFTMAX_THREADS: u32 = 512;
 const ONE_BLOCK_THREADS: u32 = 1024;
 
-/// Logits of a row start on 16 bytes, in f32 and in bf16.
+/// Logits of a row start on 16 bytes, in f32 and in 16 bits.
 const ROW_ALIGNMENT: usize = 8;
 
 /// Bytes of logits at a time: 1024 rows at a vocabulary of 65536. With fewer rows a product spends its time on reading W: on an A100, 312
@@ -80,6 +80,18 @@ pub(super) struct Gathered {
     ranks: Tensor,
     shape: [usize; 2],
     dtype: DType,
+    times: f32,
+}
+
+/// Whether the products run on tensor cores, for an x and a W of these types.
+fn on_tensor_cores(x: DType, w: DType) -> bool {
+    x == w && x.is_half()
+}
+
+/// What the gradients of the forward have to be multiplied with yet. In f16 they are not divided by the denominator: little would be
+/// left in its range.
+pub(super) fn factor_left(x: DType, w: DType, denominator: f32) -> f32 {
+    if on_tensor_cores(x, w) && x == DType::F16 { 1.0 / denominator } else { 1.0 }
 }
 
 /// What the chunks share.
@@ -98,7 +110,7 @@ impl Chunks<'_> {
     /// One product over rows `first .. first + rows`. `name`: its name without the types; `c`: rows and columns of its result.
     fn multiply(
         &self,
-        [tensor, ragged, of_f32, of_bf16]: [&'static str; 4],
+        [tensor, ragged, of_f32, of_half]: [&'static str; 4],
         [a, b, c]: [Pointer; 3],
         [m, n]: [usize; 2],
         [first, rows]: [usize; 2],
@@ -110,9 +122,9 @@ impl Chunks<'_> {
                 tensor
             }
             (true, _) => ragged,
-            (false, DType::BF16) => of_bf16,
-            (false, _) => of_f32,
+            (false, dtype) => dtype.select(OP, [of_f32, of_half])?,
         };
+        let entry = Entry::of(OP, entry, &[self.w.dtype()])?;
         let arguments = Product {
             a,
             b,
@@ -144,8 +156,9 @@ pub(super) fn forward(
     budget: usize,
 ) -> Result<Outcome<Gathered>> {
     let ([total, dim], vocab) = ([x.shape()[0], x.shape()[1]], w.shape()[0]);
-    let tensor_cores = (x.dtype(), w.dtype()) == (DType::BF16, DType::BF16);
-    let dtype = if tensor_cores { DType::BF16 } else { DType::F32 };
+    let tensor_cores = on_tensor_cores(x.dtype(), w.dtype());
+    let dtype = if tensor_cores { x.dtype() } else { DType::F32 };
+    let times = factor_left(x.dtype(), w.dtype(), denominator);
     let ids = |n: usize| Tensor::uninitialised(device, &[n], DType::U32);
     let [rows, targets, ranks, count] = [ids(total)?, ids(total)?, ids(total)?, ids(1)?];
     let at = |tensor: &Tensor| tensor.pointer(OP, device);
@@ -164,6 +177,7 @@ pub(super) fn forward(
     let of_f32 = ["linear_cross_entropy_gather_f32_f32", "linear_cross_entropy_gather_f32_f32"];
     let of_bf16 = ["linear_cross_entropy_gather_bf16_f32", "linear_cross_entropy_gather_bf16_bf16"];
     let entry = dtype.select(OP, x.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[x.dtype(), w.dtype()])?;
     let (gathered_at, pack) = (at(&gathered)?, pack(dim, dtype, at(x)?));
     let arguments = Gather {
         x: at(x)?,
@@ -192,6 +206,7 @@ pub(super) fn forward(
         (true, true) => "linear_cross_entropy_fwd_gradient_bf16",
         (true, false) => "linear_cross_entropy_fwd_gradient_f32",
     };
+    let softmax = Entry::of(OP, softmax, &[dtype])?;
     for first in (0..total).step_by(chunk.max(1)) {
         let span = [first, chunk.min(total - first)];
         let x_at = at(&gathered.rows(first, span[1])?)?;
@@ -205,7 +220,7 @@ pub(super) fn forward(
             first: first as u32,
             rows: span[1] as u32,
             vocab: extent(OP, vocab)?,
-            denominator,
+            denominator: denominator * times,
         };
         device.launch(softmax, arguments, Grid::new(span[1], SOFTMAX_THREADS))?;
         if let Some(dw) = &dw {
@@ -218,11 +233,12 @@ pub(super) fn forward(
     let loss = Tensor::uninitialised(device, &[], DType::F32)?;
     let arguments = Sum { losses: losses_at, count: count_at, loss: at(&loss)?, denominator };
     device.launch("linear_cross_entropy_fwd_sum", arguments, Grid::new(1, ONE_BLOCK_THREADS))?;
-    let dx = wanted.x.then(|| Gathered { rows: gathered, ranks, shape: [total, dim], dtype: x.dtype() });
+    let shape = [total, dim];
+    let dx = wanted.x.then(|| Gathered { rows: gathered, ranks, shape, dtype: x.dtype(), times });
     Ok(Outcome { loss, dx, dw })
 }
 
-/// Names of the products' kernels: on tensor cores, there with rows that do not start on 16 bytes, in f32 with W f32, and with W bf16.
+/// Names of the products' kernels: on tensor cores, there with rows that do not start on 16 bytes, in f32 with W f32, and with W bf16 (or f16).
 const LOGITS: [&str; 4] = [
     "linear_cross_entropy_fwd_logits_bf16",
     "linear_cross_entropy_fwd_logits_bf16_ragged",
@@ -249,12 +265,14 @@ pub(super) fn grad_input(device: &'static CudaDevice, dx: &Gathered, dloss: &Ten
     let of_f32 = ["linear_cross_entropy_bwd_scatter_f32_f32", "linear_cross_entropy_bwd_scatter_f32_f32"];
     let of_bf16 = ["linear_cross_entropy_bwd_scatter_bf16_f32", "linear_cross_entropy_bwd_scatter_bf16_bf16"];
     let entry = dx.rows.dtype().select(OP, dx.dtype.select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[dx.dtype])?;
     let dx_at = out.pointer(OP, device)?;
     let pack = pack(dim, dx.rows.dtype(), dx_at);
     let arguments = Scatter {
         gathered: dx.rows.pointer(OP, device)?,
         ranks: dx.ranks.pointer(OP, device)?,
         scale: dloss.pointer(OP, device)?,
+        times: dx.times,
         dx: dx_at,
         dim: extent(OP, dim)?,
         packed: u32::from(pack > 1),
@@ -263,10 +281,15 @@ pub(super) fn grad_input(device: &'static CudaDevice, dx: &Gathered, dloss: &Ten
     Ok(out)
 }
 
-/// Multiplies the gradient of W, which nobody shares, by a gradient `dloss` of the loss.
-pub(super) fn scale_in_place(device: &'static CudaDevice, dw: &Tensor, dloss: &Tensor) -> Result<()> {
+/// Multiplies the gradient of W, which nobody shares, by a gradient `dloss` of the loss and by `times` ([`factor_left`]).
+pub(super) fn scale_in_place(
+    device: &'static CudaDevice,
+    dw: &Tensor,
+    dloss: &Tensor,
+    times: f32,
+) -> Result<()> {
     let arguments =
-        Scale { dw: dw.pointer(OP, device)?, scale: dloss.pointer(OP, device)?, n: dw.numel() as u64 };
+        Scale { dw: dw.pointer(OP, device)?, scale: dloss.pointer(OP, device)?, times, n: dw.numel() as u64 };
     device.launch("linear_cross_entropy_bwd_scale", arguments, device.spans(dw.numel(), DType::F32.pack()))
 }
 

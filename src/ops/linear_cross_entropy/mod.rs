@@ -42,7 +42,8 @@ struct Outcome<X> {
 /// in f32, both computed with the loss. The largest intermediate is one chunk's logits, f32 ([`chunk_rows`] and [`device_chunk_rows`] of
 /// 32 MiB on the CPU and 256 MiB on a CUDA device). Losses are summed over rows in f64, in a fixed order.
 ///
-/// On a CUDA device, with x and w bf16, `(P - Y) / denominator` is rounded to bf16 before it is multiplied. Nothing is fetched from there: that
+/// On a CUDA device, with x and w bf16, `(P - Y) / denominator` is rounded to bf16 before it is multiplied; with both f16, `P - Y` to
+/// f16, and dx, before it is divided by the denominator. Nothing is fetched from there: that
 /// labels are in the vocabulary is for whoever builds the batch to check ([`check_labels`]); one outside makes the loss, and the gradient
 /// of its row, not a number.
 ///
@@ -81,12 +82,13 @@ pub fn linear_cross_entropy_within(
     if let Some(device) = device {
         let Outcome { loss, dx, dw } =
             cuda::forward(device, x.value(), w.value(), labels, denominator, wanted, budget)?;
+        let times = cuda::factor_left(x.dtype(), w.dtype(), denominator);
         return tape.record(OP, &[x, w], loss, move |dloss, context| {
             if let Some(dx) = dx {
                 context.give(0, cuda::grad_input(device, &dx, &dloss)?)?;
             }
             if let Some(dw) = dw {
-                cuda::scale_in_place(device, &dw, &dloss)?;
+                cuda::scale_in_place(device, &dw, &dloss, times)?;
                 context.give(1, dw)?;
             }
             Ok(())
@@ -95,11 +97,12 @@ pub fn linear_cross_entropy_within(
     let labels = labels.as_u32()?;
     check_labels(labels, vocab)?;
     let Outcome { loss, dx, dw } = cpu::forward(x.value(), w.value(), labels, denominator, wanted, budget)?;
+    let x_type = x.dtype();
     tape.record(OP, &[x, w], loss, move |dloss, context| {
         let dloss = dloss.item()?;
-        for (i, grad) in [dx, dw].into_iter().enumerate() {
+        for (i, (grad, dtype)) in [(dx, x_type), (dw, DType::F32)].into_iter().enumerate() {
             if let Some(grad) = grad {
-                context.give(i, cpu::scaled(grad, dloss)?)?;
+                context.give(i, cpu::scaled(grad, dloss, dtype)?)?;
             }
         }
         Ok(())

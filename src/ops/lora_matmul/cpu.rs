@@ -45,6 +45,14 @@ impl Layer {
         Ok(Tensor::from_f32(values, x.shape()))
     }
 
+    /// The weight `[out, in]`.
+    fn weight(&self) -> Result<Mat<'_>> {
+        match &self.quantized {
+            Some(w) => Mat::of_quantized(w),
+            None => Mat::of(&self.w, OP),
+        }
+    }
+
     /// The rows by adapter; those without one are left out.
     fn pieces(&self, rows: usize) -> Result<Vec<Piece>> {
         let (Some(segments), Scale::Each(scales)) = (&self.segments, &self.scale) else {
@@ -73,7 +81,7 @@ pub(super) fn forward(x: &Tensor, bias: Option<&Tensor>, layer: &Layer) -> Resul
         gemm(&mut u[piece.elements(rank)], (piece.rows.len(), rank), Init::Zero, &[product]);
     }
     drop(dropped);
-    let base = Product::of(Mat::of(x, OP)?, Mat::of(&layer.w, OP)?.t());
+    let base = Product::of(Mat::of(x, OP)?, layer.weight()?.t());
     let all_u = Mat::f32(&u, m, rank);
     if let [piece] = &pieces[..]
         && piece.rows.len() == m
@@ -148,8 +156,8 @@ pub(super) fn backward(
 
 /// `dy W + dropout'(v A)`.
 fn grad_input(dy: &Tensor, v: Mat<'_>, pieces: &[Piece], layer: &Layer, dtype: DType) -> Result<Tensor> {
-    let (m, (_, inner)) = (dy.shape()[0], layer.w.dims2(OP)?);
-    let base = Product::of(Mat::of(dy, OP)?, Mat::of(&layer.w, OP)?);
+    let (m, inner) = (dy.shape()[0], layer.a.shape().last().copied().unwrap_or(0));
+    let base = Product::of(Mat::of(dy, OP)?, layer.weight()?);
     if let (None, [piece]) = (&layer.mask, pieces)
         && piece.rows.len() == m
     {

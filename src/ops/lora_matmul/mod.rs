@@ -4,11 +4,13 @@ mod cpu;
 mod cuda;
 mod segments;
 
+use super::epilogue::Epilogue;
 use super::place::place;
 use crate::autograd::{BackwardContext, Tape, Var};
 use crate::ops::dropout::Mask;
 use crate::ops::matmul::{check_float, check_linear};
-use crate::tensor::{DType, Tensor};
+use crate::ops::quantized_matmul;
+use crate::tensor::{DType, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 pub use segments::{Segment, Segments};
@@ -49,7 +51,10 @@ enum Scale {
 
 /// What forward and backward both use. A and B are stacked where there are segments.
 struct Layer {
+    /// The weight; of a quantized one the codes.
     w: Tensor,
+    /// The weight, if it is quantized.
+    quantized: Option<QuantizedTensor>,
     a: Tensor,
     b: Tensor,
     scale: Scale,
@@ -72,43 +77,83 @@ impl Layer {
     }
 }
 
-/// `y = x W^T + bias + scale (dropout(x) A^T) B^T`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
+/// `y = epilogue(x W^T + bias + scale (dropout(x) A^T) B^T)`, `[M, out]` of x's type. x: `[M, in]`, w: `[out, in]`, bias: `[out]`.
 ///
-/// With x~ = dropout(x), u = x~ A^T and v = scale dy B, both `[M, r]`, the gradients are
+/// With x~ = dropout(x), u = x~ A^T and v = scale dy B, both `[M, r]`, and dy the gradient of the sum in the epilogue, the gradients are
 ///
 /// - `dx = dy W + dropout'(v A)`, of x's type: one product whose inner dimension runs on for r more where dropout is off;
 /// - `dA = v^T x~`, `dB = scale dy^T u`, and `dW = dy^T x`, `dbias = sum over rows of dy` if wanted, in f32.
 ///
-/// Kept for the backward: x, u (f32), and the operands themselves. The mask of the dropout is drawn again. Two roundings a
+/// Kept for the backward: x, u (f32), the operands themselves, and what the epilogue keeps. On a CUDA device dx is added to the gradient
+/// that x already has by the product itself. The mask of the dropout is drawn again. Two roundings a
 /// value in all (u and v are f32).
 ///
-/// Errors: operands that do not fit each other or are not f32 or bf16, a dropout outside 0 <= p < 1.
-pub fn lora_matmul(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, lora: &Lora<'_>) -> Result<Var> {
+/// Errors: operands that do not fit each other or are not of a float type, a dropout outside 0 <= p < 1.
+pub fn lora_matmul(
+    tape: &Tape,
+    x: &Var,
+    w: &Var,
+    bias: Option<&Var>,
+    lora: &Lora<'_>,
+    epilogue: Epilogue<'_>,
+) -> Result<Var> {
     let (_, inner, out) = check_linear(OP, x, w, bias)?;
-    let (rank, a_in) = lora.a.value().dims2(OP)?;
-    let b_shape = lora.b.value().dims2(OP)?;
-    if a_in != inner || b_shape != (out, rank) {
-        let detail = format!(
-            "A {:?} and B {:?} for a weight {:?}: expected A [r, {inner}] and B [{out}, r]",
-            lora.a.shape(),
-            lora.b.shape(),
-            w.shape()
-        );
-        return Err(Error::Shape { op: OP, detail });
-    }
+    check_factors(lora, [out, inner])?;
     let layer = Layer {
         w: w.value().clone(),
+        quantized: None,
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
         scale: Scale::One(lora.scale),
         mask: Mask::next(tape, OP, lora.dropout)?,
         segments: None,
     };
-    run(tape, [x, w, lora.a, lora.b], bias, layer)
+    run(tape, [x, w, lora.a, lora.b], bias, layer, epilogue)
 }
 
-/// As [`lora_matmul`] with an adapter for each segment of the rows, or none: `y = x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T` in the
-/// rows of adapter e. The gradients of A and B are sums over an adapter's own rows. All rows share one product with the weight.
+/// As [`lora_matmul`] with a weight in 4-bit blocks (QLoRA, arXiv 2305.14314), which is frozen and decoded block by block, in the forward and
+/// in the backward.
+///
+/// Errors: those of [`lora_matmul`].
+pub fn quantized_lora_matmul(
+    tape: &Tape,
+    x: &Var,
+    w: &QuantizedTensor,
+    bias: Option<&Var>,
+    lora: &Lora<'_>,
+    epilogue: Epilogue<'_>,
+) -> Result<Var> {
+    quantized_matmul::check(OP, x, w, bias)?;
+    check_factors(lora, *w.shape())?;
+    let layer = Layer {
+        w: w.codes().clone(),
+        quantized: Some(w.clone()),
+        a: lora.a.value().clone(),
+        b: lora.b.value().clone(),
+        scale: Scale::One(lora.scale),
+        mask: Mask::next(tape, OP, lora.dropout)?,
+        segments: None,
+    };
+    // No gradient flows to the codes.
+    let codes = Var::constant(w.codes().clone());
+    run(tape, [x, &codes, lora.a, lora.b], bias, layer, epilogue)
+}
+
+/// An [`Error::Shape`] if A and B do not fit a weight `[out, in]`.
+fn check_factors(lora: &Lora<'_>, [out, inner]: [usize; 2]) -> Result<()> {
+    let (rank, a_in) = lora.a.value().dims2(OP)?;
+    if a_in == inner && lora.b.value().dims2(OP)? == (out, rank) {
+        return Ok(());
+    }
+    let (a, b) = (lora.a.shape(), lora.b.shape());
+    let detail = format!(
+        "A {a:?} and B {b:?} for a weight [{out}, {inner}]: expected A [r, {inner}] and B [{out}, r]"
+    );
+    Err(Error::Shape { op: OP, detail })
+}
+
+/// As [`lora_matmul`] with an adapter for each segment of the rows, or none: `y = epilogue(x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T)` in
+/// the rows of adapter e. The gradients of A and B are sums over an adapter's own rows. All rows share one product with the weight.
 ///
 /// Errors: those of [`lora_matmul`]; segments that are not the rows of x, or name an adapter that is not in the stack.
 pub fn lora_matmul_segmented(
@@ -118,6 +163,7 @@ pub fn lora_matmul_segmented(
     bias: Option<&Var>,
     loras: &LoraStack<'_>,
     segments: &Segments,
+    epilogue: Epilogue<'_>,
 ) -> Result<Var> {
     let (rows, inner, out) = check_linear(OP, x, w, bias)?;
     let shapes = (loras.a.shape(), loras.b.shape(), loras.scales.shape());
@@ -142,40 +188,58 @@ pub fn lora_matmul_segmented(
     place(OP, [x.value(), loras.scales])?;
     let layer = Layer {
         w: w.value().clone(),
+        quantized: None,
         a: loras.a.value().clone(),
         b: loras.b.value().clone(),
         scale: Scale::Each(loras.scales.clone()),
         mask: Mask::next(tape, OP, loras.dropout)?,
         segments: Some(segments.clone()),
     };
-    run(tape, [x, w, loras.a, loras.b], bias, layer)
+    run(tape, [x, w, loras.a, loras.b], bias, layer, epilogue)
 }
 
 /// Runs a layer on operands whose shapes fit, and records it.
-fn run(tape: &Tape, operands: [&Var; 4], bias: Option<&Var>, layer: Layer) -> Result<Var> {
+fn run(
+    tape: &Tape,
+    operands: [&Var; 4],
+    bias: Option<&Var>,
+    layer: Layer,
+    epilogue: Epilogue<'_>,
+) -> Result<Var> {
     let [x, _, a, b] = operands;
     check_float(OP, [a, b])?;
-    let inputs: Vec<&Var> = operands.into_iter().chain(bias).collect();
+    epilogue.check(OP, [x.shape()[0], layer.out_and_rank()[0]], x.dtype())?;
+    let inputs: Vec<&Var> = operands.into_iter().chain(bias).chain(epilogue.operand()).collect();
     let device = place(OP, inputs.iter().map(|v| v.value()))?;
-    let (x, bias) = (x.value().clone(), bias.map(Var::value));
+    let keeps = epilogue.keeps(tape, &inputs);
+    let (x, bias, has_bias) = (x.value().clone(), bias.map(Var::value), bias.is_some());
+    let operand = inputs.len() - 1;
     if let Some(device) = device {
-        let (y, u) = cuda::forward(device, &x, bias, &layer)?;
+        let (y, u, z) = cuda::forward(device, &x, bias, &layer, &epilogue, keeps)?;
+        let of_epilogue = epilogue.backward(z, operand);
         return tape.record(OP, &inputs, y, move |dy, context| {
-            give(context, |wanted| cuda::backward(device, &dy, &x, &u, &layer, wanted))
+            let dz = of_epilogue.run(dy, context)?;
+            let residual = context.take(0, x.dtype());
+            let grads = |wanted| cuda::backward(device, &dz, &x, &u, &layer, wanted, residual.as_ref());
+            give(context, has_bias, grads)
         });
     }
-    let (y, u) = cpu::forward(&x, bias, &layer)?;
+    let (z, u) = cpu::forward(&x, bias, &layer)?;
+    let y = epilogue.of(&z)?;
+    let of_epilogue = epilogue.backward(keeps.then_some(z), operand);
     tape.record(OP, &inputs, y, move |dy, context| {
-        give(context, |wanted| cpu::backward(&dy, &x, u, &layer, wanted))
+        let dz = of_epilogue.run(dy, context)?;
+        give(context, has_bias, |wanted| cpu::backward(&dz, &x, u, &layer, wanted))
     })
 }
 
-/// Hands the wanted ones of five gradients to the inputs.
+/// Hands the wanted ones of the gradients of x, w, A, B and, if there is one, the bias to them.
 fn give(
     context: &mut BackwardContext<'_>,
+    has_bias: bool,
     backward: impl FnOnce([bool; 5]) -> Result<[Option<Tensor>; 5]>,
 ) -> Result<()> {
-    let wanted = std::array::from_fn(|i| context.needs(i));
+    let wanted = std::array::from_fn(|i| (i < 4 || has_bias) && context.needs(i));
     for (i, grad) in backward(wanted)?.into_iter().enumerate() {
         if let Some(grad) = grad {
             context.give(i, grad)?;

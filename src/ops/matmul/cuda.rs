@@ -2,7 +2,8 @@
 
 use super::OP;
 use super::plan::{Case, Plan, TILE};
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
+use crate::ops::epilogue::{Epilogue, Finish};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -10,7 +11,8 @@ use crate::{Error, Result};
 kernel! {
     /// kernels/matmul.cu: products, on tensor cores and on the ordinary ones.
     Product in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
+        a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
+        c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
     }
 }
 
@@ -24,13 +26,16 @@ kernel! {
 kernel! {
     /// kernels/matmul.cu, their sum.
     SumParts in "matmul" {
-        parts: Pointer, bias: Pointer, c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
+        parts: Pointer, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
+        c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
     }
 }
 
 kernel! {
     /// kernels/gemv.cu
-    Gemv in "gemv" { x: Pointer, w: Pointer, bias: Pointer, y: Pointer, m: i32, n: i32, k: i32 }
+    Gemv in "gemv" {
+        x: Pointer, w: Pointer, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, y: Pointer, m: i32, n: i32, k: i32,
+    }
 }
 
 kernel! {
@@ -50,23 +55,34 @@ const GEMV_THREADS: u32 = 256;
 /// Threads of a block that adds parts.
 const PARTS_THREADS: usize = 256;
 
+/// y, and z if it is kept.
 pub(super) fn forward(
     device: &'static CudaDevice,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    product(device, Case::Nt, x, w, bias, x.dtype())
+    epilogue: &Epilogue<'_>,
+    keeps: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let of_y = ([pair(x)?[0], pair(w)?[0]], x.dtype());
+    let finish = Finish::new(OP, device, epilogue, bias, of_y, keeps)?;
+    let y = product(device, Case::Nt, x, w, &finish, x.dtype())?;
+    Ok((y, finish.z))
 }
 
-/// `dx = dy W`.
-pub(super) fn grad_input(device: &'static CudaDevice, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    product(device, Case::Nn, dy, w, None, dy.dtype())
+/// `dx = dy W`, plus the gradient that x has already.
+pub(super) fn grad_input(
+    device: &'static CudaDevice,
+    dy: &Tensor,
+    w: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    product(device, Case::Nn, dy, w, &Finish::adding(OP, device, residual)?, dy.dtype())
 }
 
 /// `dW = dy^T x`, f32.
 pub(in crate::ops) fn grad_weight(device: &'static CudaDevice, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
-    product(device, Case::Tn, dy, x, None, DType::F32)
+    product(device, Case::Tn, dy, x, &Finish::adding(OP, device, None)?, DType::F32)
 }
 
 /// The sum over the rows of dy `[M, n]`, f32 `[n]`.
@@ -74,6 +90,7 @@ pub(in crate::ops) fn column_sums(device: &'static CudaDevice, dy: &Tensor) -> R
     let (m, n) = dy.dims2(OP)?;
     let out = Tensor::uninitialised(device, &[n], DType::F32)?;
     let entry = dy.dtype().select(OP, ["matmul_column_sums_f32", "matmul_column_sums_bf16"])?;
+    let entry = Entry::of(OP, entry, &[dy.dtype()])?;
     let arguments =
         ColumnSums { dy: dy.pointer(OP, device)?, out: out.pointer(OP, device)?, m: int(m)?, n: int(n)? };
     device.launch(entry, arguments, Grid::new(n.div_ceil(32), 256))?;
@@ -86,10 +103,10 @@ fn int(size: usize) -> Result<i32> {
 }
 
 /// A product's operands as kernels take them.
-struct Operands {
+struct Operands<'a> {
     a: Pointer,
     b: Pointer,
-    bias: Pointer,
+    finish: &'a Finish,
     c: Pointer,
     lda: i64,
     ldb: i64,
@@ -97,10 +114,12 @@ struct Operands {
     aligned: bool,
 }
 
-impl Operands {
+impl Operands<'_> {
     fn product(&self, [m, n, k]: [usize; 3]) -> Result<Product> {
-        let Operands { a, b, bias, c, lda, ldb, .. } = *self;
-        Ok(Product { a, b, lda, ldb, bias, c, ldc: n as i64, m: int(m)?, n: int(n)?, k: int(k)? })
+        let Operands { a, b, c, lda, ldb, .. } = *self;
+        let Finish { bias, operand, kept, kind, .. } = *self.finish;
+        let (ldc, m, n, k) = (n as i64, int(m)?, int(n)?, int(k)?);
+        Ok(Product { a, b, lda, ldb, bias, operand, kept, kind, c, ldc, m, n, k })
     }
 }
 
@@ -109,7 +128,7 @@ fn product(
     case: Case,
     a: &Tensor,
     b: &Tensor,
-    bias: Option<&Tensor>,
+    finish: &Finish,
     out: DType,
 ) -> Result<Tensor> {
     let ([a_rows, a_cols], [b_rows, b_cols]) = (pair(a)?, pair(b)?);
@@ -119,14 +138,13 @@ fn product(
         Case::Tn => [a_cols, b_cols, a_rows],
     };
     let c = Tensor::uninitialised(device, &[m, n], out)?;
-    let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
     let row_aligned =
         |x: &Tensor, at: Pointer, cols: usize| at.is_aligned() && cols.is_multiple_of(x.dtype().pack());
     let (a_at, b_at) = (a.pointer(OP, device)?, b.pointer(OP, device)?);
     let operands = Operands {
         a: a_at,
         b: b_at,
-        bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| bias.pointer(OP, device))?,
+        finish,
         c: c.pointer(OP, device)?,
         lda: a_cols as i64,
         ldb: b_cols as i64,
@@ -135,9 +153,9 @@ fn product(
     let types = (a.dtype(), b.dtype());
     match Plan::new(case, [m, n, k], a.dtype(), b.dtype()) {
         Plan::Gemv { rows } => gemv(device, &operands, types, [m, n, k], rows)?,
-        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, [m, n, k])?,
+        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, a.dtype(), [m, n, k])?,
         Plan::TensorCores { parts } => {
-            tensor_cores_split(device, &operands, case, [m, n, k], parts, out)?;
+            tensor_cores_split(device, &operands, case, (a.dtype(), out), [m, n, k], parts)?;
         }
         Plan::OrdinaryCores => ordinary_cores(device, &operands, case, types, [m, n, k])?,
     }
@@ -152,40 +170,49 @@ fn gemv(
     [m, n, k]: [usize; 3],
     rows: usize,
 ) -> Result<()> {
+    use DType::{BF16, F16, F32};
+    // f16 has the names of bf16, but an x in f32 and a W in f16 are multiplied on the ordinary cores.
     let entry = match (types, operands.aligned, rows) {
-        ((DType::BF16, DType::BF16), true, 8) => "matmul_gemv_bf16_bf16_rows8",
-        ((DType::BF16, DType::BF16), true, _) => "matmul_gemv_bf16_bf16_rows16",
-        ((DType::BF16, DType::BF16), false, _) => "matmul_gemv_bf16_bf16_ragged",
-        ((DType::F32, DType::F32), true, 1) => "matmul_gemv_f32_f32_rows1",
-        ((DType::F32, DType::F32), true, 2) => "matmul_gemv_f32_f32_rows2",
-        ((DType::F32, DType::F32), true, 4) => "matmul_gemv_f32_f32_rows4",
-        ((DType::F32, DType::F32), true, _) => "matmul_gemv_f32_f32_rows8",
-        ((DType::F32, DType::F32), false, _) => "matmul_gemv_f32_f32_ragged",
-        ((DType::F32, DType::BF16), true, 8) => "matmul_gemv_f32_bf16_rows8",
-        ((DType::F32, DType::BF16), true, _) => "matmul_gemv_f32_bf16_rows16",
-        ((DType::F32, DType::BF16), false, _) => "matmul_gemv_f32_bf16_ragged",
-        ((DType::BF16, DType::F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
-        ((DType::BF16, DType::F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
-        ((DType::BF16, DType::F32), true, 4) => "matmul_gemv_bf16_f32_rows4",
-        ((DType::BF16, DType::F32), true, _) => "matmul_gemv_bf16_f32_rows8",
-        ((DType::BF16, DType::F32), false, _) => "matmul_gemv_bf16_f32_ragged",
+        ((BF16, BF16) | (F16, F16), true, 8) => "matmul_gemv_bf16_bf16_rows8",
+        ((BF16, BF16) | (F16, F16), true, _) => "matmul_gemv_bf16_bf16_rows16",
+        ((BF16, BF16) | (F16, F16), false, _) => "matmul_gemv_bf16_bf16_ragged",
+        ((F32, F32), true, 1) => "matmul_gemv_f32_f32_rows1",
+        ((F32, F32), true, 2) => "matmul_gemv_f32_f32_rows2",
+        ((F32, F32), true, 4) => "matmul_gemv_f32_f32_rows4",
+        ((F32, F32), true, _) => "matmul_gemv_f32_f32_rows8",
+        ((F32, F32), false, _) => "matmul_gemv_f32_f32_ragged",
+        ((F32, BF16 | F16), true, 1) => "matmul_gemv_f32_bf16_rows1",
+        ((F32, BF16 | F16), true, 2) => "matmul_gemv_f32_bf16_rows2",
+        ((F32, BF16 | F16), true, 4) => "matmul_gemv_f32_bf16_rows4",
+        ((F32, BF16 | F16), true, 8) => "matmul_gemv_f32_bf16_rows8",
+        ((F32, BF16 | F16), true, _) => "matmul_gemv_f32_bf16_rows16",
+        ((F32, BF16 | F16), false, _) => "matmul_gemv_f32_bf16_ragged",
+        ((BF16 | F16, F32), true, 1) => "matmul_gemv_bf16_f32_rows1",
+        ((BF16 | F16, F32), true, 2) => "matmul_gemv_bf16_f32_rows2",
+        ((BF16 | F16, F32), true, 4) => "matmul_gemv_bf16_f32_rows4",
+        ((BF16 | F16, F32), true, _) => "matmul_gemv_bf16_f32_rows8",
+        ((BF16 | F16, F32), false, _) => "matmul_gemv_bf16_f32_ragged",
         ((a, b), ..) => return Err(no_kernel(a, b)),
     };
+    let entry = Entry::of(OP, entry, &[types.0, types.1])?;
     // The kernels for rows that are not aligned are of the largest groups.
-    let group = match (types.1, operands.aligned) {
+    let group = match (types, operands.aligned) {
         (_, true) => rows,
-        (DType::BF16, false) => 16,
+        ((BF16, BF16) | (F16, F16) | (F32, BF16), false) => 16,
         (_, false) => 8,
     };
-    let Operands { a: x, b: w, bias, c: y, .. } = *operands;
-    let arguments = Gemv { x, w, bias, y, m: int(m)?, n: int(n)?, k: int(k)? };
-    device.launch(entry, arguments, Grid::new(n.div_ceil(GEMV_TILE) * m.div_ceil(group), GEMV_THREADS))
+    let Operands { a: x, b: w, c: y, .. } = *operands;
+    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
+    let (blocks, (m, n, k)) = (n.div_ceil(GEMV_TILE) * m.div_ceil(group), (int(m)?, int(n)?, int(k)?));
+    let arguments = Gemv { x, w, bias, operand, kept, kind, y, m, n, k };
+    device.launch(entry, arguments, Grid::new(blocks, GEMV_THREADS))
 }
 
 fn tensor_cores(
     device: &'static CudaDevice,
     operands: &Operands,
     case: Case,
+    dtype: DType,
     [m, n, k]: [usize; 3],
 ) -> Result<()> {
     let entry = match (case, operands.aligned) {
@@ -196,19 +223,20 @@ fn tensor_cores(
         (Case::Nn, false) => "matmul_nn_bf16_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_ragged",
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
     device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
 }
 
-/// As `tensor_cores`, in `parts` parts of k, whose sum c of type `out` is.
+/// As `tensor_cores` of operands of type `dtype`, in `parts` parts of k, whose sum c of type `out` is.
 fn tensor_cores_split(
     device: &'static CudaDevice,
     operands: &Operands,
     case: Case,
+    (dtype, out): (DType, DType),
     [m, n, k]: [usize; 3],
     parts: usize,
-    out: DType,
 ) -> Result<()> {
     let entry = match (case, operands.aligned) {
         (Case::Nt, true) => "matmul_nt_bf16_split",
@@ -218,19 +246,25 @@ fn tensor_cores_split(
         (Case::Nn, false) => "matmul_nn_bf16_split_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_split_ragged",
     };
+    let entry = Entry::of(OP, entry, &[dtype])?;
     let buffer = Tensor::uninitialised(device, &[parts, m, n], DType::F32)?;
     let parts_at = buffer.pointer(OP, device)?;
-    let Operands { a, b, bias, c, lda, ldb, .. } = *operands;
+    let Operands { a, b, c, lda, ldb, .. } = *operands;
     let arguments = TensorCoresSplit { a, b, lda, ldb, parts: parts_at, m: int(m)?, n: int(n)?, k: int(k)? };
     let blocks = [m.div_ceil(TILE) * n.div_ceil(TILE), parts, 1];
     device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: SHARED })?;
 
     let entry = out.select(OP, ["matmul_sum_parts_f32", "matmul_sum_parts_bf16"])?;
+    let entry = Entry::of(OP, entry, &[out])?;
     let elements = m * n;
-    let pack = if elements.is_multiple_of(4) { 4 } else { 1 };
+    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
+    let pack = if elements.is_multiple_of(4) && operand.is_aligned() { 4 } else { 1 };
     let arguments = SumParts {
         parts: parts_at,
         bias,
+        operand,
+        kept,
+        kind,
         c,
         elements: extent(OP, elements)?,
         n: extent(OP, n)?,
@@ -247,16 +281,18 @@ fn ordinary_cores(
     types: (DType, DType),
     [m, n, k]: [usize; 3],
 ) -> Result<()> {
+    use DType::{BF16, F16, F32};
     let entry = match (case, types) {
-        (Case::Nt, (DType::F32, DType::F32)) => "matmul_nt_f32_f32",
-        (Case::Nt, (DType::F32, DType::BF16)) => "matmul_nt_f32_bf16",
-        (Case::Nt, (DType::BF16, DType::F32)) => "matmul_nt_bf16_f32",
-        (Case::Nn, (DType::F32, DType::F32)) => "matmul_nn_f32_f32",
-        (Case::Nn, (DType::F32, DType::BF16)) => "matmul_nn_f32_bf16",
-        (Case::Nn, (DType::BF16, DType::F32)) => "matmul_nn_bf16_f32",
-        (Case::Tn, (DType::F32, DType::F32)) => "matmul_tn_f32_f32",
+        (Case::Nt, (F32, F32)) => "matmul_nt_f32_f32",
+        (Case::Nt, (F32, BF16 | F16)) => "matmul_nt_f32_bf16",
+        (Case::Nt, (BF16 | F16, F32)) => "matmul_nt_bf16_f32",
+        (Case::Nn, (F32, F32)) => "matmul_nn_f32_f32",
+        (Case::Nn, (F32, BF16 | F16)) => "matmul_nn_f32_bf16",
+        (Case::Nn, (BF16 | F16, F32)) => "matmul_nn_bf16_f32",
+        (Case::Tn, (F32, F32)) => "matmul_tn_f32_f32",
         (_, (a, b)) => return Err(no_kernel(a, b)),
     };
+    let entry = Entry::of(OP, entry, &[types.0, types.1])?;
     let arguments = operands.product([m, n, k])?;
     let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
     device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))

@@ -28,7 +28,7 @@ pub(super) enum Plan {
 
 /// Rows from which on the tensor cores' tiles are better than reading W once for all rows.
 const GEMV_ROWS: usize = 16;
-/// Rows that a kernel of gemv.cu for a W in f32 can have: more go in groups.
+/// Rows that a kernel of gemv.cu on the ordinary cores can have: more go in groups.
 const GEMV_GROUP: usize = 8;
 /// Rows and columns of a tile of C, and its steps along k (kernels/common/gemm.cuh).
 pub(super) const TILE: usize = 128;
@@ -37,13 +37,12 @@ const TILE_K: usize = 32;
 impl Plan {
     /// For C `[m, n]` with an inner dimension of k, and operands of types `a` and `b`.
     pub(super) fn new(case: Case, [m, n, k]: [usize; 3], a: DType, b: DType) -> Plan {
-        let both_bf16 = (a, b) == (DType::BF16, DType::BF16);
+        // An f32 is three bf16; f16 has not the range.
+        let tensor_cores = b.is_half() && (a == b || (a, b) == (DType::F32, DType::BF16));
         match case {
-            Case::Nt if m <= GEMV_ROWS && b == DType::BF16 => {
-                Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } }
-            }
+            Case::Nt if m <= GEMV_ROWS && tensor_cores => Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } },
             Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
-            _ if both_bf16 => {
+            _ if a == b && a.is_half() => {
                 let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
                 Plan::TensorCores { parts: Split::new(tiles, k.div_ceil(TILE_K)).parts }
             }
@@ -55,7 +54,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::{Case, Plan};
-    use crate::tensor::DType::{BF16, F32};
+    use crate::tensor::DType::{BF16, F16, F32};
 
     #[test]
     fn few_rows_are_streamed_and_many_tiled() {
@@ -68,6 +67,13 @@ mod tests {
             assert_eq!(plan(Case::Nt, 17, x, F32), Plan::OrdinaryCores);
         }
         assert_eq!(plan(Case::Nt, 17, F32, BF16), Plan::OrdinaryCores);
+        // f16 with f16 as bf16 with bf16; with an f32, on the ordinary cores.
+        for m in [1, 8, 9, 16, 17, 4096] {
+            assert_eq!(plan(Case::Nt, m, F16, F16), plan(Case::Nt, m, BF16, BF16));
+            assert_eq!(plan(Case::Nt, m, F32, F16), plan(Case::Nt, m, F32, F32));
+            assert_eq!(plan(Case::Nt, m, F16, F32), plan(Case::Nt, m, BF16, F32));
+        }
+        assert_eq!(plan(Case::Tn, 17, F16, F16), plan(Case::Tn, 17, BF16, BF16));
         assert_eq!(plan(Case::Nt, 17, BF16, BF16), Plan::TensorCores { parts: 6 });
         assert_eq!(plan(Case::Nt, 4096, BF16, BF16), Plan::TensorCores { parts: 1 });
         // The gradients' products are tiled whatever their sizes.

@@ -3,7 +3,7 @@
 use super::OP;
 use crate::Result;
 use crate::device::cuda::plan::{RowPlan, common_pack, part_rows};
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 
@@ -63,6 +63,7 @@ pub(super) fn forward(
     let of_f32 = ["rms_norm_fwd_f32_f32", "rms_norm_fwd_f32_bf16"];
     let of_bf16 = ["rms_norm_fwd_bf16_f32", "rms_norm_fwd_bf16_bf16"];
     let entry = weight.dtype().select(OP, x.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[x.dtype(), weight.dtype()])?;
     let dim = weight.numel();
     let rows = x.numel() / dim;
     let y = Tensor::uninitialised(device, x.shape(), x.dtype())?;
@@ -97,6 +98,7 @@ pub(super) fn forward_sum(
     let of_f32 = ["rms_norm_fwd_f32_f32_sum", "rms_norm_fwd_f32_bf16_sum"];
     let of_bf16 = ["rms_norm_fwd_bf16_f32_sum", "rms_norm_fwd_bf16_bf16_sum"];
     let entry = weight.dtype().select(OP, a.dtype().select(OP, [of_f32, of_bf16])?)?;
+    let entry = Entry::of(OP, entry, &[a.dtype(), weight.dtype()])?;
     let dim = weight.numel();
     let rows = a.numel() / dim;
     let x = Tensor::uninitialised(device, a.shape(), a.dtype())?;
@@ -139,6 +141,7 @@ pub(super) fn grad_input(
     let sums_of_bf16 = ["rms_norm_bwd_bf16_f32_sum", "rms_norm_bwd_bf16_bf16_sum"];
     let entries = if other.is_some() { [sums_of_f32, sums_of_bf16] } else { [of_f32, of_bf16] };
     let entry = weight.dtype().select(OP, x.dtype().select(OP, entries)?)?;
+    let entry = Entry::of(OP, entry, &[x.dtype(), weight.dtype()])?;
     let (dim, rows) = (weight.numel(), scales.numel());
     let dx = Tensor::uninitialised(device, x.shape(), x.dtype())?;
     let [x_at, weight_at] = [x.pointer(OP, device)?, weight.pointer(OP, device)?];
@@ -169,6 +172,7 @@ pub(super) fn grad_weight(
     dim: usize,
 ) -> Result<Tensor> {
     let entry = x.dtype().select(OP, ["rms_norm_bwd_dweight_f32", "rms_norm_bwd_dweight_bf16"])?;
+    let entry = Entry::of(OP, entry, &[x.dtype()])?;
     let rows = scales.numel();
     let part_rows = part_rows(rows);
     let count = rows.div_ceil(part_rows);

@@ -87,11 +87,7 @@ fn record(
     tape.record(OP, &[x, weight], y, move |dy, context| {
         if context.needs(0) {
             // x is most often the residual stream, whose gradient from the blocks behind is there already.
-            let mut other = context.take(0);
-            // One of another type (x is a parameter) is no operand of the kernel: it stays where it was.
-            if let Some(sum) = other.take_if(|sum| sum.dtype() != saved.dtype()) {
-                context.give(0, sum)?;
-            }
+            let other = context.take(0, saved.dtype());
             let dx = cuda::grad_input(device, &saved, &saved_weight, &scales, &dy, other.as_ref())?;
             context.give(0, dx)?;
         }

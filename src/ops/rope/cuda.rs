@@ -1,16 +1,16 @@
 //! CUDA kernels of the rotary embedding: see kernels/rope.cu.
 
-use super::{Direction, OP, RopePairing};
+use super::{Direction, OP, RopePairing, RopeTable};
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 kernel! {
-    /// The turned heads.
+    /// The turned heads of two tensors.
     Turn in "rope" {
-        x: Pointer, positions: Pointer, frequencies: Pointer, y: Pointer, tokens: u64, heads: u32, pairs: u32,
-        block_tokens: u32, packed: u32,
+        q: Pointer, k: Pointer, positions: Pointer, frequencies: Pointer, q_out: Pointer, k_out: Pointer,
+        tokens: u64, q_heads: u32, k_heads: u32, pairs: u32, block_tokens: u32, packed: u32,
     }
 }
 
@@ -20,15 +20,40 @@ const ANGLES: usize = 1024;
 
 /// What turns a batch's heads, forward and back.
 pub(super) struct Turner {
-    pub device: &'static CudaDevice,
-    pub positions: Tensor,
-    pub frequencies: Tensor,
-    pub pairing: RopePairing,
+    device: &'static CudaDevice,
+    positions: Tensor,
+    frequencies: Tensor,
+    pairing: RopePairing,
 }
 
 impl Turner {
+    /// By a table, at these positions.
+    pub(super) fn new(device: &'static CudaDevice, positions: &Tensor, table: &RopeTable) -> Result<Turner> {
+        let frequencies = table.frequencies_on(positions.device())?;
+        Ok(Turner { device, positions: positions.clone(), frequencies, pairing: table.pairing })
+    }
+
     /// x `[T, heads * head_dim]` with each head's pairs turned by (or, backward, against) their token's angles.
     pub(super) fn turn(&self, x: &Tensor, direction: Direction) -> Result<Tensor> {
+        let y = Tensor::uninitialised(self.device, x.shape(), x.dtype())?;
+        self.launch(x.dtype(), [Some((x, &y)), None], direction)?;
+        Ok(y)
+    }
+
+    /// Two of them, of the same tokens and type, in one launch.
+    pub(super) fn turn_both(&self, x: [&Tensor; 2], direction: Direction) -> Result<[Tensor; 2]> {
+        let new = |x: &Tensor| Tensor::uninitialised(self.device, x.shape(), x.dtype());
+        let y = [new(x[0])?, new(x[1])?];
+        self.launch(x[0].dtype(), [Some((x[0], &y[0])), Some((x[1], &y[1]))], direction)?;
+        Ok(y)
+    }
+
+    fn launch(
+        &self,
+        dtype: DType,
+        pairs_of: [Option<(&Tensor, &Tensor)>; 2],
+        direction: Direction,
+    ) -> Result<()> {
         let entries = match (direction, self.pairing) {
             (Direction::Forward, RopePairing::Half) => ["rope_fwd_f32_half", "rope_fwd_bf16_half"],
             (Direction::Forward, RopePairing::Interleaved) => {
@@ -39,47 +64,63 @@ impl Turner {
                 ["rope_bwd_f32_interleaved", "rope_bwd_bf16_interleaved"]
             }
         };
-        let entry = x.dtype().select(OP, entries)?;
-        let (tokens, cols) = x.dims2(OP)?;
+        let entry = Entry::of(OP, dtype.select(OP, entries)?, &[dtype])?;
         let pairs = self.frequencies.numel();
-        let heads = cols / (2 * pairs);
-        let y = Tensor::uninitialised(self.device, x.shape(), x.dtype())?;
-        let (x_at, y_at) = (x.pointer(OP, self.device)?, y.pointer(OP, self.device)?);
-        // The pairs that a thread turns at once: its loads are of one half each, or of whole pairs.
-        let pack = match self.pairing {
-            RopePairing::Half => x.dtype().pack(),
-            RopePairing::Interleaved => x.dtype().pack() / 2,
-        };
-        let packed = pairs.is_multiple_of(pack) && x_at.is_aligned() && y_at.is_aligned();
-        let plan = Plan::new(tokens, heads, pairs, if packed { pack } else { 1 });
+        let (mut heads, mut at) = ([0; 2], [[Pointer::NULL; 2]; 2]);
+        for (i, of) in pairs_of.iter().enumerate() {
+            if let Some((x, y)) = of {
+                heads[i] = extent(OP, x.dims2(OP)?.1)? / (2 * pairs) as u32;
+                at[i] = [x.pointer(OP, self.device)?, y.pointer(OP, self.device)?];
+            }
+        }
+        let packed = is_packed(self.pairing, dtype, pairs, at.as_flattened());
+        let pack = if packed { pack(self.pairing, dtype) } else { 1 };
+        let (tokens, all_heads) = (self.positions.numel(), (heads[0] + heads[1]) as usize);
+        let plan = Plan::new(tokens, all_heads, pairs, pack);
+        let [[q, q_out], [k, k_out]] = at;
         let arguments = Turn {
-            x: x_at,
+            q,
+            k,
             positions: self.positions.pointer(OP, self.device)?,
             frequencies: self.frequencies.pointer(OP, self.device)?,
-            y: y_at,
+            q_out,
+            k_out,
             tokens: tokens as u64,
-            heads: extent(OP, cols)? / (2 * pairs) as u32,
+            q_heads: heads[0],
+            k_heads: heads[1],
             pairs: pairs as u32,
             block_tokens: plan.block_tokens as u32,
             packed: u32::from(packed),
         };
-        self.device.launch(entry, arguments, plan.grid)?;
-        Ok(y)
+        self.device.launch(entry, arguments, plan.grid)
     }
+}
+
+/// The pairs that a thread turns at once: its loads are of one half each, or of whole pairs.
+pub(in crate::ops) fn pack(pairing: RopePairing, dtype: DType) -> usize {
+    match pairing {
+        RopePairing::Half => dtype.pack(),
+        RopePairing::Interleaved => dtype.pack() / 2,
+    }
+}
+
+/// Whether a thread can turn so many, of heads of `pairs` pairs.
+pub(in crate::ops) fn is_packed(pairing: RopePairing, dtype: DType, pairs: usize, at: &[Pointer]) -> bool {
+    pairs.is_multiple_of(pack(pairing, dtype)) && at.iter().all(|at| at.is_aligned())
 }
 
 /// How tokens and angles are shared out.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Plan {
-    grid: Grid,
-    block_tokens: usize,
+pub(in crate::ops) struct Plan {
+    pub grid: Grid,
+    pub block_tokens: usize,
 }
 
 impl Plan {
     /// For `tokens` tokens of `heads` heads of `pairs` pairs, `pack` of which a thread turns at once: so many tokens a block
     /// that each of its threads has two packs, as far as the tokens' angles fit the shared memory. Of longer heads a block has
     /// a part.
-    fn new(tokens: usize, heads: usize, pairs: usize, pack: usize) -> Plan {
+    pub fn new(tokens: usize, heads: usize, pairs: usize, pack: usize) -> Plan {
         let packs = heads * (pairs / pack);
         let block_tokens = (2 * THREADS / packs.max(1)).clamp(1, (ANGLES / pairs).max(1));
         let blocks = [tokens.div_ceil(block_tokens), pairs.div_ceil(ANGLES), 1];

@@ -1,7 +1,7 @@
 //! Rotary position embedding (arXiv 2104.09864).
 
 mod cpu;
-mod cuda;
+pub(in crate::ops) mod cuda;
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::autograd::{Tape, Var};
 use crate::device::{Copies, Device};
 use crate::tensor::{DType, Element, Tensor};
 use crate::{Error, Result};
+use cuda::Turner;
 
 const OP: &str = "rope";
 
@@ -125,7 +126,7 @@ impl RopeTable {
     }
 
     /// The inverse frequencies, f32 `[D / 2]`, on a device: copied there at the first call.
-    fn frequencies_on(&self, device: Device) -> Result<Tensor> {
+    pub(in crate::ops) fn frequencies_on(&self, device: Device) -> Result<Tensor> {
         self.on_devices.get(device, (), || {
             let frequencies = self.inverse_frequencies.to_vec();
             Tensor::from_f32(frequencies, &[self.inverse_frequencies.len()]).to_device(device)
@@ -149,7 +150,71 @@ enum Direction {
 /// position for each token; [`Error::DType`].
 pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_dim: usize) -> Result<Var> {
     let device = place(OP, [x.value(), positions])?;
-    let (tokens, cols) = x.value().dims2(OP)?;
+    check(x.value(), positions, table, head_dim)?;
+    if let Some(device) = device {
+        let turner = Turner::new(device, positions, table)?;
+        let y = turner.turn(x.value(), Direction::Forward)?;
+        return tape
+            .record(OP, &[x], y, move |dy, context| context.give(0, turner.turn(&dy, Direction::Backward)?));
+    }
+    on_host(tape, x, &Arc::new(cpu::Angles::new(positions.as_u32()?, table)))
+}
+
+/// [`rope`] of queries and keys of the same tokens: `[T, heads * head_dim]` and `[T, kv_heads * head_dim]` of one type. Cosines and sines
+/// are found once; on a CUDA device one launch turns both, and, where both gradients arrive, one turns those. Values and gradients are those
+/// of `rope`, bit by bit.
+///
+/// Errors: those of [`rope`], for either; [`Error::DType`] if their types differ.
+pub fn rope_both(
+    tape: &Tape,
+    q: &Var,
+    k: &Var,
+    positions: &Tensor,
+    table: &RopeTable,
+    head_dim: usize,
+) -> Result<[Var; 2]> {
+    let device = place(OP, [q.value(), k.value(), positions])?;
+    check(q.value(), positions, table, head_dim)?;
+    check(k.value(), positions, table, head_dim)?;
+    if q.dtype() != k.dtype() {
+        let detail = format!("queries {} and keys {} differ in type", q.dtype(), k.dtype());
+        return Err(Error::DType { op: OP, detail });
+    }
+    let Some(device) = device else {
+        let angles = Arc::new(cpu::Angles::new(positions.as_u32()?, table));
+        return Ok([on_host(tape, q, &angles)?, on_host(tape, k, &angles)?]);
+    };
+    let turner = Arc::new(Turner::new(device, positions, table)?);
+    let [of_q, of_k] = turner.turn_both([q.value(), k.value()], Direction::Forward)?;
+    let for_q = Arc::clone(&turner);
+    let turned_q = tape
+        .record(OP, &[q], of_q, move |dy, context| context.give(0, for_q.turn(&dy, Direction::Backward)?))?;
+    if !k.requires_grad() {
+        return Ok([turned_q, Var::constant(of_k)]);
+    }
+    let dtype = q.dtype();
+    // Whatever uses the turned queries comes after this on the tape, so that their gradient is complete when this runs: if there is one, it
+    // is turned here, and nothing is left for the node above.
+    let turned_k =
+        tape.record(OP, &[k, q, &turned_q], of_k, move |dk, context| match context.take(2, dtype) {
+            Some(dq) => {
+                let [dq, dk] = turner.turn_both([&dq, &dk], Direction::Backward)?;
+                context.give(0, dk)?;
+                context.give(1, dq)
+            }
+            None => context.give(0, turner.turn(&dk, Direction::Backward)?),
+        })?;
+    Ok([turned_q, turned_k])
+}
+
+/// What a [`rope`] checks of its operands but where they are.
+pub(in crate::ops) fn check(
+    x: &Tensor,
+    positions: &Tensor,
+    table: &RopeTable,
+    head_dim: usize,
+) -> Result<()> {
+    let (tokens, cols) = x.dims2(OP)?;
     let pairs = table.inverse_frequencies.len();
     if pairs == 0 || head_dim != 2 * pairs || !cols.is_multiple_of(head_dim) {
         let detail = format!(
@@ -167,15 +232,13 @@ pub fn rope(tape: &Tape, x: &Var, positions: &Tensor, table: &RopeTable, head_di
         let detail = format!("positions are {}, u32 expected", positions.dtype());
         return Err(Error::DType { op: OP, detail });
     }
-    if let Some(device) = device {
-        let frequencies = table.frequencies_on(positions.device())?;
-        let turner =
-            cuda::Turner { device, positions: positions.clone(), frequencies, pairing: table.pairing };
-        let y = turner.turn(x.value(), Direction::Forward)?;
-        return tape
-            .record(OP, &[x], y, move |dy, context| context.give(0, turner.turn(&dy, Direction::Backward)?));
-    }
-    let angles = Arc::new(cpu::Angles::new(positions.as_u32()?, table));
+    Ok(())
+}
+
+/// A rope in host memory, by angles that have been found.
+fn on_host(tape: &Tape, x: &Var, angles: &Arc<cpu::Angles>) -> Result<Var> {
+    let (_, cols) = x.value().dims2(OP)?;
+    let angles = Arc::clone(angles);
     crate::dispatch_float!(OP, x.dtype(), T => {
         let y = T::tensor(cpu::turn(T::slice(x.value())?, &angles, cols, Direction::Forward), x.shape());
         tape.record(OP, &[x], y, move |dy, context| {

@@ -107,9 +107,6 @@ pub fn sample(
         operands.extend([tokens, lengths]);
     }
     match place(OP, operands)? {
-        Some(device) if sampling.is_greedy() && (sampling.repetition_penalty == 1.0 || history.is_none()) => {
-            cuda::argmax(device, logits)
-        }
         Some(device) => cuda::sample(device, logits, history, uniforms, sampling),
         None => cpu::sample(logits, history, uniforms, sampling),
     }

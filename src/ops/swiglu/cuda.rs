@@ -2,7 +2,7 @@
 
 use super::OP;
 use crate::Result;
-use crate::device::cuda::{CudaDevice, Pointer, kernel};
+use crate::device::cuda::{CudaDevice, Entry, Pointer, kernel};
 use crate::tensor::Tensor;
 
 kernel! {
@@ -18,6 +18,7 @@ kernel! {
 /// y.
 pub(super) fn forward(device: &'static CudaDevice, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let entry = gate.dtype().select(OP, ["swiglu_fwd_f32", "swiglu_fwd_bf16"])?;
+    let entry = Entry::of(OP, entry, &[gate.dtype()])?;
     let y = Tensor::uninitialised(device, gate.shape(), gate.dtype())?;
     let arguments = Forward {
         gate: gate.pointer(OP, device)?,
@@ -37,6 +38,7 @@ pub(super) fn backward(
     dy: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let entry = gate.dtype().select(OP, ["swiglu_bwd_f32", "swiglu_bwd_bf16"])?;
+    let entry = Entry::of(OP, entry, &[gate.dtype()])?;
     let dgate = Tensor::uninitialised(device, gate.shape(), gate.dtype())?;
     let dup = Tensor::uninitialised(device, gate.shape(), gate.dtype())?;
     let arguments = Backward {

@@ -5,7 +5,7 @@ mod cuda;
 
 use super::place::place;
 use crate::autograd::{Tape, Var};
-use crate::tensor::Element;
+use crate::tensor::{Element, Tensor};
 use crate::{Error, Result};
 
 const OP: &str = "swiglu";
@@ -23,23 +23,32 @@ pub fn swiglu(tape: &Tape, gate: &Var, up: &Var) -> Result<Var> {
         let detail = format!("gate {} and up {} differ in type", gate.dtype(), up.dtype());
         return Err(Error::DType { op: OP, detail });
     }
-    if let Some(device) = place(OP, [gate.value(), up.value()])? {
-        let y = cuda::forward(device, gate.value(), up.value())?;
-        let (saved_gate, saved_up) = (gate.value().clone(), up.value().clone());
-        return tape.record(OP, &[gate, up], y, move |dy, context| {
-            let (dgate, dup) = cuda::backward(device, &saved_gate, &saved_up, &dy)?;
-            context.give(0, dgate)?;
-            context.give(1, dup)
-        });
+    let y = value(gate.value(), up.value())?;
+    let (saved_gate, saved_up) = (gate.value().clone(), up.value().clone());
+    tape.record(OP, &[gate, up], y, move |dy, context| {
+        let [dgate, dup] = gradients(&saved_gate, &saved_up, &dy)?;
+        context.give(0, dgate)?;
+        context.give(1, dup)
+    })
+}
+
+/// y of operands of one shape and type.
+pub(super) fn value(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if let Some(device) = place(OP, [gate, up])? {
+        return cuda::forward(device, gate, up);
     }
     crate::dispatch_float!(OP, gate.dtype(), T => {
-        let y = cpu::forward(T::slice(gate.value())?, T::slice(up.value())?);
-        let y = T::tensor(y, gate.shape());
-        let (saved_gate, saved_up) = (gate.value().clone(), up.value().clone());
-        tape.record(OP, &[gate, up], y, move |dy, context| {
-            let (dgate, dup) = cpu::backward(T::slice(&saved_gate)?, T::slice(&saved_up)?, T::slice(&dy)?);
-            context.give(0, T::tensor(dgate, dy.shape()))?;
-            context.give(1, T::tensor(dup, dy.shape()))
-        })
+        Ok(T::tensor(cpu::forward(T::slice(gate)?, T::slice(up)?), gate.shape()))
+    })
+}
+
+/// dgate and dup.
+pub(super) fn gradients(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<[Tensor; 2]> {
+    if let Some(device) = place(OP, [gate, up, dy])? {
+        return cuda::backward(device, gate, up, dy).map(<[Tensor; 2]>::from);
+    }
+    crate::dispatch_float!(OP, gate.dtype(), T => {
+        let (dgate, dup) = cpu::backward(T::slice(gate)?, T::slice(up)?, T::slice(dy)?);
+        Ok([dgate, dup].map(|x| T::tensor(x, gate.shape())))
     })
 }

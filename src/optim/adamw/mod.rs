@@ -110,6 +110,10 @@ impl AdamW {
                 DType::F32 => None,
                 DType::BF16 if settings.stochastic_rounding => None,
                 DType::BF16 => Some(value.to_dtype(DType::F32)?),
+                DType::F16 => {
+                    let detail = format!("parameter '{}' is f16: train it in f32 or bf16", param.name());
+                    return Err(refuse(detail));
+                }
                 other => return Err(refuse(format!("parameter '{}' is {other}", param.name()))),
             };
             let zeros = || Tensor::zeros_on(value.device(), value.shape(), DType::F32);

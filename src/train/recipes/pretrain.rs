@@ -17,7 +17,7 @@ use crate::train::header;
 use crate::train::launch::Launch;
 use crate::train::memory_plan::MemoryPlan;
 use crate::train::metrics::Record;
-use crate::train::options::TrainOptions;
+use crate::train::options::{TrainOptions, check_dtype};
 use crate::train::run_folder::RunFolder;
 use crate::train::state::TrainerState;
 use crate::train::step::{Stepper, Window, decay_matrices};
@@ -86,6 +86,7 @@ pub struct Options {
 /// last checkpoint stays); [`Error::Interrupted`], after a checkpoint, if the run was asked to stop.
 pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let train = &options.train;
+    check_dtype("model.dtype", options.dtype)?;
     let folder = RunFolder::new(&options.output);
     let checkpoints = folder.checkpoints(train.keep_last);
     let resume = launch.resume_point(&checkpoints)?;
@@ -102,7 +103,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     model.set_dtype(options.dtype)?;
     model.set_checkpointing(train.gradient_checkpointing);
     header::device(options.device)?;
-    header::model("new", model.config(), &model.parameters());
+    header::model("new", model.config(), &model.parameters(), &[]);
 
     // The data.
     let set = load_pretrain(&options.files, &tokenizer, options.block)?;

@@ -9,6 +9,8 @@ use crate::device::Device;
 use crate::formats::hub;
 use crate::formats::peft::LoraConfig;
 use crate::models::Decoder;
+use crate::nn::QuantizedWeight;
+use crate::ops::quantize::Quantization;
 use crate::peft::lora;
 use crate::tensor::DType;
 use crate::text::TextTokenizer;
@@ -18,7 +20,7 @@ use crate::train::header;
 use crate::train::launch::Launch;
 use crate::train::memory_plan::MemoryPlan;
 use crate::train::metrics::Record;
-use crate::train::options::TrainOptions;
+use crate::train::options::{TrainOptions, check_dtype};
 use crate::train::run_folder::RunFolder;
 use crate::train::state::TrainerState;
 use crate::train::step::{Stepper, Window, decay_matrices};
@@ -57,6 +59,8 @@ pub struct Options {
     /// Type of the activations, and of frozen weights. Weights that are trained are f32: updates of bf16 weights round to
     /// nothing.
     pub dtype: DType,
+    /// How the linear layers are quantized while the model is loaded, if they are: for [`Method::Lora`].
+    pub quantization: Option<Quantization>,
     /// What is trained.
     pub method: Method,
     /// The examples.
@@ -76,16 +80,30 @@ pub struct Options {
 /// fails (the last checkpoint stays); [`Error::Interrupted`], after a checkpoint, if the run was asked to stop.
 pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let train = &options.train;
+    check_dtype("model.dtype", options.dtype)?;
     let folder = RunFolder::new(&options.output);
     let checkpoints = folder.checkpoints(train.keep_last);
     let resume = launch.resume_point(&checkpoints)?;
 
     // The model. What is trained comes from the checkpoint, where there is one.
     let BaseModel { mut model, mut tokenizer } = match (&options.method, &resume) {
-        (Method::Lora(_), _) => base_model::load(&hub::resolve(&options.model, None)?, options.dtype)?,
+        (Method::Lora(_), _) => {
+            let path = hub::resolve(&options.model, None)?;
+            base_model::load_with(&path, options.dtype, options.quantization.as_ref())?
+        }
+        (Method::Full, _) if options.quantization.is_some() => {
+            return Err(Error::config(
+                "model.quantize",
+                "is for adapters: weights in 4 bits cannot be trained",
+            ));
+        }
         (Method::Full, None) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
         (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
     };
+    if matches!(options.method, Method::Full) && model.quantized_weights().next().is_some() {
+        let detail = "has weights in 4 bits, which cannot be trained: train adapters on it";
+        return Err(Error::model(options.model.as_str(), detail));
+    }
     model.set_dtype(options.dtype)?;
     model.set_checkpointing(train.gradient_checkpointing);
     let trained = match (&options.method, &resume) {
@@ -103,7 +121,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
 
     // The data.
     header::device(options.device)?;
-    header::model(&options.model, model.config(), &all);
+    let quantized: Vec<QuantizedWeight> = model.quantized_weights().cloned().collect();
+    header::model(&options.model, model.config(), &all, &quantized);
     let (train_samples, validation_samples) = load_data(options, &mut tokenizer)?;
     let data = fingerprint(&train_samples);
     header::data("training", &Stats::of(&train_samples));
@@ -124,7 +143,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
     let checkpointing = train.gradient_checkpointing;
-    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device);
+    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device)
+        .with_quantized(&quantized);
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());

@@ -10,6 +10,7 @@ use warptune::ops::attention::{AttentionSpec, attention};
 use warptune::ops::columns::columns;
 use warptune::ops::dropout::dropout;
 use warptune::ops::embedding::embedding;
+use warptune::ops::epilogue::Epilogue;
 use warptune::ops::gelu::{GeluKind, gelu};
 use warptune::ops::layer_norm::layer_norm;
 use warptune::ops::linear_cross_entropy::linear_cross_entropy;
@@ -219,9 +220,36 @@ fn products(make: &mut Maker, s: Sizes) -> Result<()> {
                 vec![x, w],
                 wanted,
                 [(ops, bytes), (3.0 * ops, 3.0 * bytes)],
-                |tape, v| matmul(tape, &v[0], &v[1], None),
+                |tape, v| matmul(tape, &v[0], &v[1], None, Epilogue::None),
             );
         }
+    }
+    // What a model's MLP does: the gate in the product of `up`, the residual in that of `down`.
+    for m in [t, 1] {
+        let (ops, out) = (2.0 * (m * s.hidden * d) as f64, 2.0 * (m * s.hidden) as f64);
+        let weight = 2.0 * (s.hidden * d) as f64;
+        let x = make.random(&[m, d], DType::BF16)?;
+        let (w, gate) =
+            (make.random(&[s.hidden, d], DType::BF16)?, make.random(&[m, s.hidden], DType::BF16)?);
+        let moved = weight + 2.0 * (m * d) as f64 + 2.0 * out;
+        let shape = format!("bf16 {m}x{}x{d}", s.hidden);
+        make.add(
+            &format!("matmul with swiglu {shape}"),
+            vec![x, w, gate],
+            if m > 1 { &[0, 1, 2] } else { &[] },
+            [(ops, moved), (3.0 * ops, 3.0 * moved + 3.0 * out)],
+            |tape, v| matmul(tape, &v[0], &v[1], None, Epilogue::SwiGlu(&v[2])),
+        );
+        let (x, w) = (make.random(&[m, s.hidden], DType::BF16)?, make.random(&[d, s.hidden], DType::BF16)?);
+        let residual = make.random(&[m, d], DType::BF16)?;
+        let moved = weight + out + 4.0 * (m * d) as f64;
+        make.add(
+            &format!("matmul with a residual bf16 {m}x{d}x{}", s.hidden),
+            vec![x, w, residual],
+            &[],
+            [(ops, moved), (0.0, 0.0)],
+            |tape, v| matmul(tape, &v[0], &v[1], None, Epilogue::Residual(&v[2])),
+        );
     }
     for r in [16, 64] {
         let (x, w) = (make.random(&[t, d], DType::BF16)?, make.random(&[d, d], DType::BF16)?);
@@ -236,7 +264,8 @@ fn products(make: &mut Maker, s: Sizes) -> Result<()> {
             &[0, 2, 3],
             [(base + adapter, bytes), (2.0 * base + 3.0 * adapter, 3.0 * bytes)],
             |tape, v| {
-                lora_matmul(tape, &v[0], &v[1], None, &Lora { a: &v[2], b: &v[3], scale: 2.0, dropout: 0.0 })
+                let lora = Lora { a: &v[2], b: &v[3], scale: 2.0, dropout: 0.0 };
+                lora_matmul(tape, &v[0], &v[1], None, &lora, Epilogue::None)
             },
         );
     }

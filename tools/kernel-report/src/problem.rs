@@ -1,7 +1,7 @@
 //! Problem files: a family of kernels in one PTX file, how each is launched, and the sizes to report on.
 //!
 //! ```toml
-//! ptx = "gemm.ptx"                        # beside this file
+//! ptx = "gemm.ptx"                        # beside this file; or gemm.ptx.gz
 //!
 //! [[kernel]]
 //! name = "gemm_bf16"                      # the .entry
@@ -23,8 +23,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use serde::Deserialize;
 
 use crate::expr::{Expr, Sizes};
@@ -244,6 +246,23 @@ pub struct Family {
     pub ptx: PathBuf,
     /// Every kernel on every size.
     pub problems: Vec<Problem>,
+}
+
+impl Family {
+    /// The PTX.
+    ///
+    /// # Errors
+    /// If the file cannot be read or decompressed.
+    pub fn text(&self) -> Result<String> {
+        let file = std::fs::File::open(&self.ptx).map_err(Error::io(&self.ptx))?;
+        let mut text = String::new();
+        let read = match self.ptx.extension().is_some_and(|e| e == "gz") {
+            true => GzDecoder::new(file).read_to_string(&mut text),
+            false => { file }.read_to_string(&mut text),
+        };
+        read.map_err(Error::io(&self.ptx))?;
+        Ok(text)
+    }
 }
 
 /// Reads a problem file.

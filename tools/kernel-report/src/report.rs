@@ -87,12 +87,12 @@ pub fn report(
     settings: Settings,
     say: &mut dyn FnMut(&Problem),
 ) -> Result<Report> {
-    let ptx = std::fs::read_to_string(&family.ptx).map_err(Error::io(&family.ptx))?;
+    let ptx = family.text()?;
     let mut notes = Vec::new();
     let mut assembled: BTreeMap<&str, Assembled> = BTreeMap::new();
     for machine in machines {
         if !assembled.contains_key(machine.arch) {
-            assembled.insert(machine.arch, tools(family, &ptx, machine.arch, toolkit, &mut notes)?);
+            assembled.insert(machine.arch, tools(&ptx, machine.arch, toolkit, &mut notes)?);
         }
     }
     let mut problems = Vec::new();
@@ -129,13 +129,7 @@ pub fn report(
 }
 
 /// Asks the tools, and notes what they do not tell.
-fn tools(
-    family: &Family,
-    ptx: &str,
-    arch: &str,
-    toolkit: &Toolkit,
-    notes: &mut Vec<String>,
-) -> Result<Assembled> {
+fn tools(ptx: &str, arch: &str, toolkit: &Toolkit, notes: &mut Vec<String>) -> Result<Assembled> {
     let mut assembled = Assembled { resources: BTreeMap::new(), ratios: BTreeMap::new() };
     let Some(ptxas) = &toolkit.ptxas else {
         let note = "no ptxas found (CUDA_HOME, PATH, .cuda): registers and spills are not known, occupancy is without registers";
@@ -145,8 +139,9 @@ fn tools(
         return Ok(assembled);
     };
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-    let cubin = folder.path().join("kernels.cubin");
-    match assemble(ptxas, &family.ptx, arch, &cubin) {
+    let [source, cubin] = ["kernels.ptx", "kernels.cubin"].map(|name| folder.path().join(name));
+    std::fs::write(&source, ptx).map_err(Error::io(&source))?;
+    match assemble(ptxas, &source, arch, &cubin) {
         Ok(resources) => assembled.resources = resources,
         Err(error) => {
             notes.push(format!("{arch}: {error}"));

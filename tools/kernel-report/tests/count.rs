@@ -122,7 +122,7 @@ fn a_sample_stands_for_the_grid() {
         .unwrap()
         .replace("heads = 32, tokens = 2048", "heads = 16, tokens = 1024");
     let family = parse(&file, &text).unwrap();
-    let ptx = std::fs::read_to_string(&family.ptx).unwrap();
+    let ptx = family.text().unwrap();
     let mma = |max_blocks| {
         let counted =
             count(&ptx, &family.problems[0], Settings { max_blocks, checks: false, seed: 0 }).unwrap();
@@ -165,7 +165,7 @@ fn the_example_problems_run() {
             continue;
         }
         let family = kernel_report::problem::read(&file).unwrap();
-        let ptx = std::fs::read_to_string(&family.ptx).unwrap();
+        let ptx = family.text().unwrap();
         for problem in &family.problems {
             let counted = count(&ptx, problem, Settings { max_blocks: 1, checks: true, seed: 0 }).unwrap();
             assert!(counted.counters.warp_instructions() > 0, "{}", problem.kernel);

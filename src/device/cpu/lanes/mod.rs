@@ -12,7 +12,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use half::bf16;
+use half::{bf16, f16};
 
 pub(crate) use lanewise::{Lanewise, map};
 pub(crate) use tile::{Matrix, add_product, store_product};
@@ -26,6 +26,8 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The vector register.
     type V: Copy;
+    /// Sixteen numbers to choose from.
+    type Table: Copy;
     /// Lanes of a register.
     const LANES: usize;
 
@@ -40,6 +42,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_bf16(self, x: &[bf16]) -> Self::V;
     /// Rounds (to nearest, ties to even) to the first LANES elements; panics if there are fewer.
     fn store_bf16(self, v: Self::V, out: &mut [bf16]);
+    /// As [`Simd::load_bf16`].
+    fn load_f16(self, x: &[f16]) -> Self::V;
+    /// As [`Simd::store_bf16`].
+    fn store_f16(self, v: Self::V, out: &mut [f16]);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -55,6 +61,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn select_le(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// Adds the low bits of `n` to the exponent of `p`: `p 2^i` if `n` is i + 1.5 * 2^23.
     fn add_exponent(self, p: Self::V, n: Self::V) -> Self::V;
+
+    /// A table for [`Simd::look_up`].
+    fn table(self, values: &[f32; 16]) -> Self::Table;
+    /// The entries that the first LANES / 2 bytes name, two each, that of the upper half first; panics if there are fewer.
+    fn look_up(self, table: Self::Table, codes: &[u8]) -> Self::V;
+    /// The entries that the first 4 LANES bytes name: vector e holds in lane i that of code 8 i + e. Panics if there are fewer.
+    fn look_up_words(self, table: Self::Table, codes: &[u8]) -> [Self::V; 8];
 
     /// The first LANES elements; panics if there are fewer.
     #[inline(always)]
@@ -153,6 +166,17 @@ impl Lane for bf16 {
     #[inline(always)]
     fn store<S: Simd>(s: S, v: S::V, out: &mut [bf16]) {
         s.store_bf16(v, out);
+    }
+}
+
+impl Lane for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f16]) -> S::V {
+        s.load_f16(x)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, out: &mut [f16]) {
+        s.store_f16(v, out);
     }
 }
 

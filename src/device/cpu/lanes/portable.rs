@@ -1,6 +1,6 @@
 //! Arrays of lanes in plain Rust, which the compiler vectorises as far as the target allows.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::Simd;
 use crate::tensor::Element;
@@ -18,6 +18,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    type Table = [f32; 16];
     const LANES: usize = LANES;
 
     #[inline(always)]
@@ -43,6 +44,17 @@ impl Simd for Portable {
     fn store_bf16(self, v: Self::V, out: &mut [bf16]) {
         for (out, v) in out[..LANES].iter_mut().zip(v) {
             *out = <bf16 as Element>::from_f32(v);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> Self::V {
+        let x = &x[..LANES];
+        std::array::from_fn(|i| Element::to_f32(x[i]))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::V, out: &mut [f16]) {
+        for (out, v) in out[..LANES].iter_mut().zip(v) {
+            *out = <f16 as Element>::from_f32(v);
         }
     }
     #[inline(always)]
@@ -78,6 +90,22 @@ impl Simd for Portable {
     #[inline(always)]
     fn select_le(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] <= b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> [f32; 16] {
+        *values
+    }
+    #[inline(always)]
+    fn look_up(self, table: [f32; 16], codes: &[u8]) -> Self::V {
+        let codes = &codes[..LANES / 2];
+        std::array::from_fn(|i| table[usize::from(codes[i / 2] >> (4 - i % 2 * 4) & 15)])
+    }
+    #[inline(always)]
+    fn look_up_words(self, table: [f32; 16], codes: &[u8]) -> [Self::V; 8] {
+        let codes = &codes[..4 * LANES];
+        std::array::from_fn(|e| {
+            std::array::from_fn(|i| table[usize::from(codes[4 * i + e / 2] >> (4 - e % 2 * 4) & 15)])
+        })
     }
     #[inline(always)]
     fn add_exponent(self, p: Self::V, n: Self::V) -> Self::V {

@@ -2,17 +2,17 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::portable::Portable;
 use super::{Kernel, Simd};
 use crate::device::cpu::simd::Isa;
 
-/// Proof that the machine has AVX2 and FMA.
+/// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Proof that the machine has AVX-512 F, BW, DQ and VL (and AVX2 and FMA).
+/// Proof that the machine has AVX-512 F, BW, DQ and VL (and AVX2, FMA and F16C).
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -26,12 +26,12 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -44,8 +44,35 @@ macro_rules! register {
     };
 }
 
+/// The halves of 8 bytes as 16, the upper half of each first.
+///
+/// # Safety
+/// The machine must have SSE2.
+#[inline(always)]
+unsafe fn halves(bytes: __m128i) -> __m128i {
+    register!({
+        let low = _mm_set1_epi8(15);
+        let upper = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
+        _mm_unpacklo_epi8(upper, _mm_and_si128(bytes, low))
+    })
+}
+
+/// The entry that the lowest 4 bits of each lane name.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn choose((first, last): (__m256, __m256), lanes: __m256i) -> __m256 {
+    register!({
+        // A permutation reads the lowest 3 bits of a lane, a blend its sign.
+        let high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(lanes));
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, lanes), _mm256_permutevar8x32_ps(last, lanes), high)
+    })
+}
+
 impl Simd for Avx512 {
     type V = __m512;
+    type Table = __m512;
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -86,6 +113,20 @@ impl Simd for Avx512 {
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), halves) }
     }
     #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m512 {
+        let x = &x[..Self::LANES];
+        // SAFETY: the slice holds 16 elements of 16 bits.
+        let halves = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        register!(_mm512_cvtph_ps(halves))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m512, out: &mut [f16]) {
+        let out = &mut out[..Self::LANES];
+        let halves = register!(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+        // SAFETY: the slice holds 16 elements of 16 bits, and is ours alone.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), halves) }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         register!(_mm512_add_ps(a, b))
     }
@@ -118,6 +159,34 @@ impl Simd for Avx512 {
         register!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), no, yes))
     }
     #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> __m512 {
+        self.load(values)
+    }
+    #[inline(always)]
+    fn look_up(self, table: __m512, codes: &[u8]) -> __m512 {
+        let codes = &codes[..Self::LANES / 2];
+        // SAFETY: the slice holds 8 bytes.
+        let bytes = unsafe { _mm_loadl_epi64(codes.as_ptr().cast()) };
+        register!(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(halves(bytes)), table))
+    }
+    #[inline(always)]
+    fn look_up_words(self, table: __m512, codes: &[u8]) -> [__m512; 8] {
+        let codes = &codes[..4 * Self::LANES];
+        // SAFETY: the slice holds 64 bytes.
+        let words = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
+        // A permutation reads the lowest 4 bits of a lane. Byte e / 2 holds code e in its upper half if e is even.
+        register!([
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(words), table),
+            _mm512_permutexvar_ps(words, table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<12>(words), table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<8>(words), table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<20>(words), table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<16>(words), table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<28>(words), table),
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<24>(words), table),
+        ])
+    }
+    #[inline(always)]
     fn add_exponent(self, p: __m512, n: __m512) -> __m512 {
         register!({
             let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
@@ -128,6 +197,8 @@ impl Simd for Avx512 {
 
 impl Simd for Avx2 {
     type V = __m256;
+    /// The first and the last 8 numbers.
+    type Table = (__m256, __m256);
     const LANES: usize = 8;
 
     #[inline(always)]
@@ -169,6 +240,20 @@ impl Simd for Avx2 {
         unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(halves)) }
     }
     #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m256 {
+        let x = &x[..Self::LANES];
+        // SAFETY: the slice holds 8 elements of 16 bits.
+        let halves = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        register!(_mm256_cvtph_ps(halves))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m256, out: &mut [f16]) {
+        let out = &mut out[..Self::LANES];
+        let halves = register!(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+        // SAFETY: the slice holds 8 elements of 16 bits, and is ours alone.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), halves) }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         register!(_mm256_add_ps(a, b))
     }
@@ -199,6 +284,34 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn select_le(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
         register!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LE_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> (__m256, __m256) {
+        (self.load(values), self.load(&values[8..]))
+    }
+    #[inline(always)]
+    fn look_up(self, table: (__m256, __m256), codes: &[u8]) -> __m256 {
+        let codes = codes.first_chunk::<4>().expect("4 bytes of codes");
+        register!({
+            let bytes = _mm_cvtsi32_si128(i32::from_le_bytes(*codes));
+            choose(table, _mm256_cvtepu8_epi32(halves(bytes)))
+        })
+    }
+    #[inline(always)]
+    fn look_up_words(self, table: (__m256, __m256), codes: &[u8]) -> [__m256; 8] {
+        let codes = &codes[..4 * Self::LANES];
+        // SAFETY: the slice holds 32 bytes.
+        let words = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        register!([
+            choose(table, _mm256_srli_epi32::<4>(words)),
+            choose(table, words),
+            choose(table, _mm256_srli_epi32::<12>(words)),
+            choose(table, _mm256_srli_epi32::<8>(words)),
+            choose(table, _mm256_srli_epi32::<20>(words)),
+            choose(table, _mm256_srli_epi32::<16>(words)),
+            choose(table, _mm256_srli_epi32::<28>(words)),
+            choose(table, _mm256_srli_epi32::<24>(words)),
+        ])
     }
     #[inline(always)]
     fn add_exponent(self, p: __m256, n: __m256) -> __m256 {

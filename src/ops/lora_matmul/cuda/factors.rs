@@ -88,7 +88,7 @@ impl Run<'_> {
                 padded: padded32,
                 inner: (self.pieces() * padded) as u32,
             };
-            self.device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: tile.shared() })?;
+            self.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: tile.shared() })?;
         } else {
             let entries = ["lora_matmul_bwd_parts_f32", "lora_matmul_bwd_parts_bf16"];
             let arguments = FactorPartsF32 {
@@ -107,7 +107,7 @@ impl Run<'_> {
                 padded: padded32,
             };
             let grid = Grid { blocks, threads: SMALL_THREADS, shared: 0 };
-            self.device.launch(self.dtype.select(OP, entries)?, arguments, grid)?;
+            self.launch(self.dtype.select(OP, entries)?, arguments, grid)?;
         }
         let grad = |of: &Tensor| self.new_tensor(of.shape(), DType::F32);
         let da = x_v.map(|_| grad(&self.layer.a)).transpose()?;

@@ -3,7 +3,9 @@
 use super::Run;
 use crate::Result;
 use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
+use crate::ops::quantized_matmul::cuda::{self as quantized_matmul, FewAdapters};
 use crate::tensor::{DType, Tensor};
 
 kernel! {
@@ -16,8 +18,8 @@ kernel! {
 kernel! {
     /// y.
     FewUp in "lora_matmul" {
-        x: Pointer, w: Pointer, u: Pointer, b: Pointer, adapter_of: Pointer, bias: Pointer, y: Pointer,
-        m: u32, n: u32, k: u32, rank: u32, padded: u32,
+        x: Pointer, w: Pointer, u: Pointer, b: Pointer, adapter_of: Pointer, bias: Pointer, operand: Pointer,
+        kept: Pointer, kind: u32, y: Pointer, m: u32, n: u32, k: u32, rank: u32, padded: u32,
     }
 }
 
@@ -30,15 +32,24 @@ const TILE: usize = 32;
 const THREADS: u32 = 256;
 
 impl Run<'_> {
-    /// Whether the kernels for few rows can do it: bf16, no mask, rows that start on 16 bytes. The shapes decide, and how the
+    /// Whether the kernels for few rows can do it: 16 bits, no mask, rows that start on 16 bytes. The shapes decide, and how the
     /// tensors lie.
     pub(super) fn is_few(&self, x: &Tensor) -> Result<bool> {
         let suits = self.tensor_cores && self.m <= ROWS && self.layer.mask.is_none();
-        Ok(suits && self.aligned(&[x, &self.layer.w])? && self.pointer(&self.layer.a)?.is_aligned())
+        // Factors are used as they are; those of the other type of 16 bits have pairs made of them for the other kernels.
+        let known = |factor: &Tensor| factor.dtype() == DType::F32 || factor.dtype() == self.dtype;
+        let suits = suits && known(&self.layer.a) && known(&self.layer.b);
+        if !suits || !self.pointer(&self.layer.a)?.is_aligned() {
+            return Ok(false);
+        }
+        match &self.layer.quantized {
+            Some(w) => quantized_matmul::is_few(OP, self.device, x, w),
+            None => self.aligned(&[x, &self.layer.w]),
+        }
     }
 
     /// y, and u as f32 `[M, padded]`.
-    pub(super) fn few(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+    pub(super) fn few(&self, x: &Tensor, finish: &Finish) -> Result<(Tensor, Tensor)> {
         let super::Layer { w, a, b, .. } = self.layer;
         let [m, n, k, rank, padded] =
             [self.m, self.n, self.k, self.rank, self.padded].map(|size| size as u32);
@@ -55,19 +66,27 @@ impl Run<'_> {
             rank,
             padded,
         };
-        let entries = ["lora_matmul_fwd_down_few_f32", "lora_matmul_fwd_down_few_bf16"];
+        let entries = ["lora_matmul_fwd_down_few_bf16_f32", "lora_matmul_fwd_down_few_bf16_bf16"];
         let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
-        self.device.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
+        self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
-        let y = self.new_tensor(&[self.m, self.n], DType::BF16)?;
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        if let Some(w) = &self.layer.quantized {
+            let [u_at, b_at] = [self.pointer(&u)?, self.pointer(b)?];
+            let adapters = FewAdapters { u: u_at, b: b_at, b_dtype: b.dtype(), adapter_of, rank, padded };
+            return Ok((quantized_matmul::few(OP, self.device, x, w, &adapters, finish)?, u));
+        }
+        let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
+        let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = FewUp {
             x: self.pointer(x)?,
             w: self.pointer(w)?,
             u: self.pointer(&u)?,
             b: self.pointer(b)?,
             adapter_of,
-            bias: bias.as_ref().map_or(Ok(Pointer::NULL), |bias| self.pointer(bias))?,
+            bias,
+            operand,
+            kept,
+            kind,
             y: self.pointer(&y)?,
             m,
             n,
@@ -76,11 +95,11 @@ impl Run<'_> {
             padded,
         };
         let entries = match self.m <= FEWER_ROWS {
-            true => ["lora_matmul_fwd_few_f32_rows8", "lora_matmul_fwd_few_bf16_rows8"],
-            false => ["lora_matmul_fwd_few_f32_rows16", "lora_matmul_fwd_few_bf16_rows16"],
+            true => ["lora_matmul_fwd_few_bf16_f32_rows8", "lora_matmul_fwd_few_bf16_bf16_rows8"],
+            false => ["lora_matmul_fwd_few_bf16_f32_rows16", "lora_matmul_fwd_few_bf16_bf16_rows16"],
         };
         let blocks = if self.m == 0 { 0 } else { self.n.div_ceil(TILE) };
-        self.device.launch(b.dtype().select(OP, entries)?, arguments, Grid::new(blocks, THREADS))?;
+        self.launch(b.dtype().select(OP, entries)?, arguments, Grid::new(blocks, THREADS))?;
         Ok((y, u))
     }
 }

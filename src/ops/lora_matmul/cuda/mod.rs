@@ -9,13 +9,15 @@ use super::segments::Tables;
 use super::{Layer, OP, Scale};
 use crate::Result;
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, Grid, Pointer, kernel};
+use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
+use crate::ops::epilogue::{Epilogue, Finish};
 use crate::ops::matmul;
 use crate::ops::place::extent;
+use crate::ops::quantized_matmul::cuda::Pass;
 use crate::tensor::{DType, Tensor};
 
 kernel! {
-    /// The factors as bf16.
+    /// The factors in 16 bits.
     Pack in "lora_matmul" {
         a: Pointer, b: Pointer, to_a: Pointer, to_b: Pointer, lda: i64, ldb: i64, rank: u32, padded: u32, k: u32, n: u32,
     }
@@ -33,13 +35,6 @@ const STEP: usize = 32;
 /// Rows and columns of a block of those on the ordinary cores, and its threads.
 const SMALL_TILE: usize = 64;
 const SMALL_THREADS: u32 = 256;
-
-/// One direction: forward from x to y, backward from dy to dx.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Backward,
-}
 
 /// The factors as the kernels take them, each with the length of its rows.
 struct Factors {
@@ -74,13 +69,13 @@ struct Run<'a> {
     k: usize,
     n: usize,
     rank: usize,
-    /// The rank, rounded up to whole packs of bf16.
+    /// The rank, rounded up to whole packs of 16 bits.
     padded: usize,
     /// Type of x, y and their gradients.
     dtype: DType,
-    /// Whether x and the weight are both bf16.
+    /// Whether x and the weight are both of one type of 16 bits, or x is and the weight is quantized.
     tensor_cores: bool,
-    /// Whether the factors are f32, so that they have low parts.
+    /// Whether a factor is of another type than x, so that it is taken as f32 and has low parts.
     has_low: bool,
 }
 
@@ -104,13 +99,19 @@ impl<'a> Run<'a> {
             rank,
             padded: rank.next_multiple_of(8),
             dtype: x.dtype(),
-            tensor_cores: (x.dtype(), layer.w.dtype()) == (DType::BF16, DType::BF16),
-            has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() == DType::F32),
+            tensor_cores: x.dtype().is_half() && (layer.quantized.is_some() || x.dtype() == layer.w.dtype()),
+            has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() != x.dtype()),
         })
     }
 
     fn pointer(&self, x: &Tensor) -> Result<Pointer> {
         x.pointer(OP, self.device)
+    }
+
+    /// Queues the kernel `name`, or that for f16.
+    fn launch(&self, name: &'static str, arguments: impl Arguments, grid: Grid) -> Result<()> {
+        let entry = Entry::of(OP, name, &[self.dtype, self.layer.w.dtype()])?;
+        self.device.launch(entry, arguments, grid)
     }
 
     fn new_tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -140,7 +141,7 @@ impl<'a> Run<'a> {
     fn aligned(&self, matrices: &[&Tensor]) -> Result<bool> {
         let mut all = true;
         for x in matrices {
-            all &= self.pointer(x)?.is_aligned() && x.dims2(OP)?.1.is_multiple_of(DType::BF16.pack());
+            all &= self.pointer(x)?.is_aligned() && x.dims2(OP)?.1.is_multiple_of(self.dtype.pack());
         }
         Ok(all)
     }
@@ -148,7 +149,7 @@ impl<'a> Run<'a> {
     /// The factors in the type and layout that the kernels of a pass want.
     fn factors(&self, pass: Pass) -> Result<Factors> {
         let Layer { a, b, .. } = self.layer;
-        let same = if self.has_low || !self.tensor_cores { DType::F32 } else { DType::BF16 };
+        let same = if self.has_low || !self.tensor_cores { DType::F32 } else { self.dtype };
         let (a, b) = (a.to_dtype(same)?, b.to_dtype(same)?);
         let (k, n, padded) = (self.k, self.n, self.padded);
         if !self.tensor_cores {
@@ -158,12 +159,12 @@ impl<'a> Run<'a> {
             });
         }
         let (low, pieces) = (1 + usize::from(self.has_low), self.pieces());
-        let row = |len: usize| len.next_multiple_of(DType::BF16.pack());
+        let row = |len: usize| len.next_multiple_of(self.dtype.pack());
         let (a_shape, b_shape) = match pass {
             Pass::Forward => ([low * padded, row(k)], [n, pieces * padded]),
             Pass::Backward => ([pieces * padded, row(k)], [low * padded, row(n)]),
         };
-        let stack = |[rows, cols]: [usize; 2]| self.new_tensor(&[self.adapters, rows, cols], DType::BF16);
+        let stack = |[rows, cols]: [usize; 2]| self.new_tensor(&[self.adapters, rows, cols], self.dtype);
         let (to_a, to_b) = (stack(a_shape)?, stack(b_shape)?);
         let arguments = Pack {
             a: self.pointer(&a)?,
@@ -178,11 +179,11 @@ impl<'a> Run<'a> {
             n: n as u32,
         };
         let entries = match pass {
-            Pass::Forward => ["lora_matmul_fwd_pack_f32", "lora_matmul_fwd_pack_bf16"],
-            Pass::Backward => ["lora_matmul_bwd_pack_f32", "lora_matmul_bwd_pack_bf16"],
+            Pass::Forward => ["lora_matmul_fwd_pack_f32_bf16", "lora_matmul_fwd_pack_bf16_bf16"],
+            Pass::Backward => ["lora_matmul_bwd_pack_f32_bf16", "lora_matmul_bwd_pack_bf16_bf16"],
         };
         let blocks = [k.max(n).div_ceil(32), padded.div_ceil(32), 2 * self.adapters];
-        self.device.launch(same.select(OP, entries)?, arguments, Grid { blocks, threads: 256, shared: 0 })?;
+        self.launch(same.select(OP, entries)?, arguments, Grid { blocks, threads: 256, shared: 0 })?;
         let (a, b) = ((to_a, a_shape[1]), (to_b, b_shape[1]));
         Ok(match pass {
             Pass::Forward => Factors { down: a, up: b },
@@ -214,26 +215,30 @@ impl<'a> Run<'a> {
     }
 }
 
-/// y and u.
+/// y, u, and z if it is kept.
 pub(super) fn forward(
     device: &'static CudaDevice,
     x: &Tensor,
     bias: Option<&Tensor>,
     layer: &Layer,
-) -> Result<(Tensor, Tensor)> {
+    epilogue: &Epilogue<'_>,
+    keeps: bool,
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
     let run = Run::new(device, x, layer)?;
+    let finish = Finish::new(OP, device, epilogue, bias, ([run.m, run.n], run.dtype), keeps)?;
     if run.is_few(x)? {
-        return run.few(x, bias);
+        let (y, u) = run.few(x, &finish)?;
+        return Ok((y, u, finish.z));
     }
     let factors = run.factors(Pass::Forward)?;
     // On tensor cores the mask is drawn where x is loaded.
     let kept = if run.tensor_cores { None } else { run.kept()? };
     let u = run.down(Pass::Forward, x, &factors, kept.as_ref())?;
-    let y = run.up(Pass::Forward, x, &u, &factors, None, bias)?;
-    Ok((y, u))
+    let y = run.up(Pass::Forward, x, &u, &factors, None, &finish)?;
+    Ok((y, u, finish.z))
 }
 
-/// The wanted gradients of x, w, A, B and bias.
+/// The wanted gradients of x, w, A, B and bias; that of x with `residual`, the gradient that it has already.
 pub(super) fn backward(
     device: &'static CudaDevice,
     dy: &Tensor,
@@ -241,6 +246,7 @@ pub(super) fn backward(
     u: &Tensor,
     layer: &Layer,
     wanted: [bool; 5],
+    residual: Option<&Tensor>,
 ) -> Result<[Option<Tensor>; 5]> {
     let run = Run::new(device, x, layer)?;
     let [want_x, want_w, want_a, want_b, want_bias] = wanted;
@@ -250,7 +256,8 @@ pub(super) fn backward(
         kept = run.kept()?;
         let of_dy = run.down(Pass::Backward, dy, &factors, None)?;
         if want_x {
-            dx = Some(run.up(Pass::Backward, dy, &of_dy, &factors, kept.as_ref(), None)?);
+            let finish = Finish::adding(OP, device, residual)?;
+            dx = Some(run.up(Pass::Backward, dy, &of_dy, &factors, kept.as_ref(), &finish)?);
         }
         v = Some(of_dy);
     }

@@ -69,7 +69,7 @@ impl RankTile {
 }
 
 impl Run<'_> {
-    /// u of x, or v of dy: `[M, pieces padded]` bf16 for tensor cores, else `[M, padded]` f32. Forward, the mask is `kept`, or drawn
+    /// u of x, or v of dy: `[M, pieces padded]` in 16 bits for tensor cores, else `[M, padded]` f32. Forward, the mask is `kept`, or drawn
     /// inside on tensor cores.
     pub(super) fn down(
         &self,
@@ -93,7 +93,7 @@ impl Run<'_> {
     pub(super) fn rank_sums(&self, parts: &Tensor, count: usize) -> Result<Tensor> {
         let (m, padded) = (self.m, self.padded);
         let (entry, pieces, dtype) = match self.tensor_cores {
-            true => ("lora_matmul_rank_bf16", self.pieces(), DType::BF16),
+            true => ("lora_matmul_rank_bf16", self.pieces(), self.dtype),
             false => ("lora_matmul_rank_f32", 1, DType::F32),
         };
         let to = self.new_tensor(&[m, pieces * padded], dtype)?;
@@ -105,7 +105,7 @@ impl Run<'_> {
             padded: padded as u32,
             pieces: pieces as u32,
         };
-        self.device.launch(entry, arguments, rank_sums_grid(m, padded))?;
+        self.launch(entry, arguments, rank_sums_grid(m, padded))?;
         Ok(to)
     }
 
@@ -163,7 +163,7 @@ impl Run<'_> {
             threshold: mask.map_or(0, |mask| mask.threshold),
         };
         let blocks = [row_tiles, rank_tiles, split.parts];
-        self.device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: tile.shared() })?;
+        self.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: tile.shared() })?;
         Ok((parts, split.parts))
     }
 
@@ -202,7 +202,7 @@ impl Run<'_> {
             part_steps: split.steps as u32,
         };
         let grid = Grid { blocks: [blocks[0], blocks[1], split.parts], threads: SMALL_THREADS, shared: 0 };
-        self.device.launch(x.dtype().select(OP, entries)?, arguments, grid)?;
+        self.launch(x.dtype().select(OP, entries)?, arguments, grid)?;
         Ok((parts, split.parts))
     }
 }

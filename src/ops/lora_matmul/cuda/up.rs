@@ -2,7 +2,9 @@
 
 use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, THREADS, TILE};
 use crate::device::cuda::{Grid, Pointer, kernel};
+use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::OP;
+use crate::ops::quantized_matmul::cuda::{Adapters, product};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -10,8 +12,8 @@ kernel! {
     /// y or dx, on tensor cores.
     Up in "lora_matmul" {
         a: Pointer, b: Pointer, rank: Pointer, factor: Pointer, ld_factor: i64, factor_stride: i64, inner: u32,
-        segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, c: Pointer,
-        m: u32, n: u32, k: u32,
+        segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer,
+        kept: Pointer, kind: u32, c: Pointer, m: u32, n: u32, k: u32,
     }
 }
 
@@ -19,7 +21,8 @@ kernel! {
     /// The same on the ordinary cores.
     UpF32 in "lora_matmul" {
         a: Pointer, b: Pointer, rank_rows: Pointer, factor: Pointer, rank: u32, padded: u32, segments: Pointer, meets: Pointer,
-        keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, c: Pointer, m: u32, n: u32, k: u32,
+        keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
+        m: u32, n: u32, k: u32,
     }
 }
 
@@ -27,7 +30,7 @@ kernel! {
 const SHARED: u32 = 64 << 10;
 
 impl Run<'_> {
-    /// `mask(rank factor) + a w + bias`: y from x and u, dx from dy and v.
+    /// `finish(mask(rank factor) + a w)`: y from x and u, dx from dy and v.
     pub(super) fn up(
         &self,
         pass: Pass,
@@ -35,16 +38,34 @@ impl Run<'_> {
         rank: &Tensor,
         factors: &Factors,
         kept: Option<&Kept>,
-        bias: Option<&Tensor>,
+        finish: &Finish,
     ) -> Result<Tensor> {
+        if let Some(w) = &self.layer.quantized {
+            let (factor, ld) = &factors.up;
+            let (keep, words, keep_scale) = self.keep(kept)?;
+            let adapters = Adapters {
+                rank_rows: self.pointer(rank)?,
+                factor: self.pointer(factor)?,
+                ld_factor: *ld as i64,
+                factor_stride: Factors::stride(factor, self.adapters),
+                inner: (self.pieces() * self.padded) as u32,
+                rank: self.rank as u32,
+                padded: self.padded as u32,
+                segments: self.table(|t| &t.segments)?,
+                meets: self.table(|t| &t.meets)?,
+                keep,
+                words,
+                keep_scale,
+            };
+            return product(OP, self.device, pass, a, w, &adapters, finish);
+        }
         let m = self.m;
         let (k, n) = if pass == Pass::Forward { (self.k, self.n) } else { (self.n, self.k) };
         let c = self.new_tensor(&[m, n], self.dtype)?;
         let (factor, ld) = &factors.up;
         let w = &self.layer.w;
         let (keep, words, keep_scale) = self.keep(kept)?;
-        let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
-        let bias = bias.as_ref().map_or(Ok(Pointer::NULL), |bias| self.pointer(bias))?;
+        let Finish { bias, operand, kept, kind, .. } = *finish;
         let [segments, meets] = [self.table(|t| &t.segments)?, self.table(|t| &t.meets)?];
         if self.tensor_cores {
             let entry = match (pass, self.aligned(&[a, w])?) {
@@ -67,13 +88,16 @@ impl Run<'_> {
                 words,
                 keep_scale,
                 bias,
+                operand,
+                kept,
+                kind,
                 c: self.pointer(&c)?,
                 m: m as u32,
                 n: n as u32,
                 k: k as u32,
             };
             let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
-            self.device.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
+            self.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
         } else {
             let of_f32 = match pass {
                 Pass::Forward => ["lora_matmul_fwd_f32_f32", "lora_matmul_fwd_f32_bf16"],
@@ -81,8 +105,8 @@ impl Run<'_> {
             };
             let entry = match (pass, a.dtype(), w.dtype()) {
                 (_, DType::F32, w) => w.select(OP, of_f32)?,
-                (Pass::Forward, DType::BF16, DType::F32) => "lora_matmul_fwd_bf16_f32",
-                (Pass::Backward, DType::BF16, DType::F32) => "lora_matmul_bwd_input_bf16_f32",
+                (Pass::Forward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_fwd_bf16_f32",
+                (Pass::Backward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_bwd_input_bf16_f32",
                 (_, a, w) => {
                     let detail = format!("{a} times {w} has no CUDA kernel on the ordinary cores");
                     return Err(Error::DType { op: OP, detail });
@@ -101,13 +125,16 @@ impl Run<'_> {
                 words,
                 keep_scale,
                 bias,
+                operand,
+                kept,
+                kind,
                 c: self.pointer(&c)?,
                 m: m as u32,
                 n: n as u32,
                 k: k as u32,
             };
             let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
-            self.device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
+            self.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
         }
         Ok(c)
     }

@@ -7,17 +7,22 @@ use super::{
     state::{self, driver},
     status::{Outcome, Status},
 };
-use crate::machine::Options;
+use crate::machine::{CUDA_VERSION, Options};
 
 /// A device, by its number.
 pub type Ordinal = i32;
 
 /// The CUDA version that the API is of: 13.0.
-pub const VERSION: i32 = 13000;
+pub const VERSION: i32 = number_of(CUDA_VERSION);
 const NAME: &str = "Emulated CUDA device";
 /// "emulated-cuda" and a version, as bytes.
 const UUID: [u8; 16] = *b"emulated-cuda\0\x08\0";
 const PCI_BUS_ID: &str = "0000:01:00.0";
+
+/// A version as the API writes it: 13.0 is 13000.
+const fn number_of((major, minor): (u32, u32)) -> i32 {
+    (major * 1000 + minor * 10) as i32
+}
 
 /// Refuses every device but the one that there is.
 pub fn check_device(device: Ordinal) -> Outcome {
@@ -45,25 +50,35 @@ fn attribute(which: u32) -> Outcome<i32> {
 }
 
 exports! {
-    /// Starts the driver, with the options of [`crate::install`], else those of the environment.
+    /// Starts the driver, with the options of [`crate::install`], else those of the environment. Without a device it does not start.
     fn cuInit(flags: u32) {
         if flags != 0 {
             return Err(Status::INVALID_VALUE);
         }
-        if state::started().is_none() {
-            let options = Options::from_env().map_err(|error| {
-                eprintln!("emulated-cuda: {error}");
-                Status::INVALID_VALUE
-            })?;
-            state::start(|| options);
+        let driver = match state::started() {
+            Some(driver) => driver,
+            None => {
+                let options = Options::from_env().map_err(|error| {
+                    eprintln!("emulated-cuda: {error}");
+                    Status::INVALID_VALUE
+                })?;
+                state::start(|| options)
+            }
+        };
+        if driver.device.options.devices == 0 {
+            return Err(Status::NO_DEVICE);
         }
         state::initialise();
         Ok(())
     }
 
-    /// The CUDA version of the driver.
+    /// The CUDA version of the driver, which need not have started.
     fn cuDriverGetVersion(out: Out<i32>) {
-        out.set(VERSION)
+        let version = match state::started() {
+            Some(driver) => driver.device.options.cuda_version,
+            None => Options::from_env().map_or(CUDA_VERSION, |options| options.cuda_version),
+        };
+        out.set(number_of(version))
     }
 
     /// The number of devices: one.

@@ -25,7 +25,7 @@ pub mod windows;
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
 pub use memory::DeviceMemory;
-pub use options::{Checks, CountersOutput, Options, OptionsError};
+pub use options::{CUDA_VERSION, Checks, CountersOutput, Options, OptionsError};
 pub use program::{Kernel, LoadError, Module, Parameter};
 
 use std::sync::{

@@ -75,7 +75,14 @@ pub struct Options {
     /// Multiprocessors that the device reports: 108 as an A100 has. Decides how large a cooperative launch may be, and
     /// what `%smid` and `%nsmid` say.
     pub sm_count: u32,
+    /// Devices that there are: one, or none, for which `cuInit` fails as on a machine without a GPU.
+    pub devices: u32,
+    /// The CUDA version that the driver says it is of, major and minor: an older one refuses newer PTX, as old drivers do.
+    pub cuda_version: (u32, u32),
 }
+
+/// The newest [`Options::cuda_version`]: what the driver really is of.
+pub const CUDA_VERSION: (u32, u32) = (13, 0);
 
 impl Default for Options {
     fn default() -> Self {
@@ -88,6 +95,8 @@ impl Default for Options {
             instruction_limit: 4_000_000_000,
             memory_bytes: 8 << 30,
             sm_count: 108,
+            devices: 1,
+            cuda_version: CUDA_VERSION,
         }
     }
 }
@@ -116,6 +125,8 @@ impl Options {
     /// | `EMULATED_CUDA_INSTRUCTION_LIMIT` | warp instructions that one block may run |
     /// | `EMULATED_CUDA_MEMORY` | device memory: bytes, or with a suffix `K`, `M`, `G` (powers of 1024) |
     /// | `EMULATED_CUDA_SM_COUNT` | multiprocessors that the device reports |
+    /// | `EMULATED_CUDA_DEVICES` | devices that there are: 1 or 0 |
+    /// | `EMULATED_CUDA_VERSION` | CUDA version that the driver reports, 11.0 to 13.0; it refuses newer PTX |
     ///
     /// # Errors
     /// A value that cannot be read, or a variable with this prefix that is not in the table.
@@ -161,6 +172,8 @@ impl Options {
             "INSTRUCTION_LIMIT" => self.instruction_limit = number(value, 1..=u64::MAX)?,
             "MEMORY" => self.memory_bytes = bytes(value)?,
             "SM_COUNT" => self.sm_count = number(value, 1..=4096)? as u32,
+            "DEVICES" => self.devices = number(value, 0..=1)? as u32,
+            "VERSION" => self.cuda_version = version(value)?,
             _ => return Err("there is no such setting".into()),
         }
         Ok(())
@@ -174,6 +187,17 @@ const MEMORY_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 42;
 fn number(value: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
     let wanted = || format!("a number from {} to {} is expected", range.start(), range.end());
     value.parse().ok().filter(|n| range.contains(n)).ok_or_else(wanted)
+}
+
+fn version(value: &str) -> Result<(u32, u32), String> {
+    let parts =
+        value.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let known = |&(major, minor): &(u32, u32)| match major {
+        11 => minor <= 8,
+        12 => minor <= 9,
+        _ => (major, minor) == CUDA_VERSION,
+    };
+    parts.filter(known).ok_or("a version of CUDA from 11.0 to 13.0 is expected, as 12.4".into())
 }
 
 fn bytes(value: &str) -> Result<u64, String> {

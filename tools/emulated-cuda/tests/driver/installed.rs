@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use cuda::{InstallError, machine::Options};
 use cudarc::driver::{CudaContext, sys};
 
-use super::support::{Code, function, ok};
+use super::support::{Code, fails, function, ok};
 
 /// Runs one of the tests below that are ignored otherwise.
 fn child(test: &str, variables: &[(&str, &str)]) -> Output {
@@ -146,9 +146,65 @@ fn a_bad_environment() {
     assert!(cuda::device().is_none());
 }
 
+#[test]
+#[ignore = "run by the test of the same name"]
+fn without_devices() {
+    let (mut count, mut version) = (7, 0);
+    // SAFETY: as above.
+    unsafe {
+        assert_eq!(cuDriverGetVersion(&mut version), Code::CUDA_SUCCESS as i32);
+        assert_eq!(cuInit(0), Code::CUDA_ERROR_NO_DEVICE as i32);
+        assert_eq!(cuDeviceGetCount(&mut count), Code::CUDA_ERROR_NOT_INITIALIZED as i32);
+    }
+    assert_eq!((count, version), (7, 13000));
+}
+
+#[test]
+fn without_devices_the_driver_does_not_start() {
+    child("without_devices", &[("EMULATED_CUDA_DEVICES", "0")]);
+}
+
+#[test]
+#[ignore = "run by the test of the same name"]
+fn an_old_driver() {
+    cuda::install(Options::from_env().unwrap()).unwrap();
+    let mut version = 0;
+    ok!(sys::cuDriverGetVersion(&mut version));
+    assert_eq!(version, 12020);
+    let context = CudaContext::new(0).unwrap();
+    // PTX 8.0 came with CUDA 12.0.
+    function(&context, "add");
+    let image =
+        std::ffi::CString::new(super::support::KERNELS.replace(".version 8.0", ".version 8.3")).unwrap();
+    let (mut module, mut library) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let null = std::ptr::null_mut::<std::ffi::c_void>();
+    fails!(sys::cuModuleLoadData(&mut module, image.as_ptr().cast()), CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+    fails!(
+        sys::cuLibraryLoadData(
+            &mut library,
+            image.as_ptr().cast(),
+            null.cast(),
+            null.cast(),
+            0,
+            null.cast(),
+            null.cast(),
+            0
+        ),
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+    );
+}
+
+#[test]
+fn an_old_driver_refuses_newer_ptx() {
+    let report =
+        String::from_utf8(child("an_old_driver", &[("EMULATED_CUDA_VERSION", "12.2")]).stderr).unwrap();
+    assert!(report.contains("PTX 8.3 is newer than a driver of CUDA 12.2 knows: 8.2"), "{report}");
+}
+
 unsafe extern "C" {
     fn cuInit(flags: u32) -> i32;
     fn cuDeviceGetCount(count: *mut i32) -> i32;
+    fn cuDriverGetVersion(version: *mut i32) -> i32;
 }
 
 #[test]

@@ -18,6 +18,8 @@ fn every_setting_is_read() {
         ("EMULATED_CUDA_INSTRUCTION_LIMIT", "1000"),
         ("EMULATED_CUDA_MEMORY", "512M"),
         ("EMULATED_CUDA_SM_COUNT", "132"),
+        ("EMULATED_CUDA_DEVICES", "0"),
+        ("EMULATED_CUDA_VERSION", "12.4"),
     ]);
     let expected = Options {
         checks: Checks { races: true, leaks: true, ..Checks::NONE },
@@ -28,6 +30,8 @@ fn every_setting_is_read() {
         instruction_limit: 1000,
         memory_bytes: 512 << 20,
         sm_count: 132,
+        devices: 0,
+        cuda_version: (12, 4),
     };
     assert_eq!(read, Ok(expected));
     assert_eq!(options(&[]), Ok(Options::default()));
@@ -51,6 +55,11 @@ fn bad_settings_name_the_variable() {
         ("MEMORY", ""),
         ("SM_COUNT", "0"),
         ("SMS", "4"),
+        ("DEVICES", "2"),
+        ("VERSION", "12"),
+        ("VERSION", "10.2"),
+        ("VERSION", "11.9"),
+        ("VERSION", "13.1"),
     ] {
         let name = format!("EMULATED_CUDA_{name}");
         let error = options(&[(&name, value)]).unwrap_err();

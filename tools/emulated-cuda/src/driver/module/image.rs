@@ -30,6 +30,33 @@ impl From<LoadError> for Failure {
     }
 }
 
+/// Refuses PTX that is newer than drivers of a CUDA version know (PTX ISA, release notes).
+pub fn check_version(text: &str, cuda: (u32, u32)) -> Result<(), Failure> {
+    let newest = match cuda {
+        (11, minor) => (7, minor),
+        (12, minor @ 0..=5) => (8, minor),
+        (12, minor) => (8, minor - 1),
+        // What this driver really is of takes all that it can read.
+        _ => return Ok(()),
+    };
+    let numbers = text.lines().find_map(|line| line.trim_start().strip_prefix(".version"));
+    let version = numbers.and_then(|numbers| {
+        let (major, minor) = numbers.trim().split_once('.')?;
+        let digits = minor.find(|c: char| !c.is_ascii_digit()).unwrap_or(minor.len());
+        Some((major.parse::<u32>().ok()?, minor[..digits].parse::<u32>().ok()?))
+    });
+    match version {
+        Some((major, minor)) if (major, minor) > newest => {
+            let message = format!(
+                "PTX {major}.{minor} is newer than a driver of CUDA {}.{} knows: {}.{}",
+                cuda.0, cuda.1, newest.0, newest.1
+            );
+            Err(Failure { status: Status::UNSUPPORTED_PTX_VERSION, message })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The PTX text of an image of unknown length, as its own headers or its NUL end it.
 pub fn from_memory(image: In<u8>) -> Outcome<Result<String, Failure>> {
     image.get()?;

@@ -51,6 +51,7 @@ fn kernel_names(text: &str) -> Result<Vec<String>, Failure> {
 fn load(out: Out<Id<Library>>, image: Result<String, Failure>, jit: &Jit) -> Outcome {
     let driver = driver()?;
     let text = jit.log(image)?;
+    jit.log(image::check_version(&text, driver.device.options.cuda_version))?;
     let context = CONTEXTS.with_borrow(|stack| stack.last().copied());
     let mut state = driver.lock();
     let mut modules = BTreeMap::new();

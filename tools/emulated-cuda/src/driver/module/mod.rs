@@ -63,6 +63,7 @@ pub fn load(
     context: Id<Context>,
     text: &str,
 ) -> Result<Id<LoadedModule>, Failure> {
+    image::check_version(text, driver.device.options.cuda_version)?;
     let machine = machine::Module::load(&driver.device, text).map_err(Failure::from)?;
     if let Some(kernel) = machine.kernels.values().find(|kernel| kernel.target > TARGET) {
         let message = format!("PTX for sm_{} cannot run on this device, which is sm_{TARGET}", kernel.target);

@@ -1,0 +1,120 @@
+// A linear layer over a weight in 4 bits (NF4 or FP4, QLoRA, arXiv 2305.14314), without adapters or with those of lora_matmul.cu:
+//
+//   y = epilogue(x W^T + u B^T + bias)    dx = dropout'(v A) + dy W      W[i] = round(level[code] scale), to the type of x
+//
+// x, dx [M, in], y [M, out], W [out, in] in blocks of 4-bit codes (common/four_bit.cuh); u, v, A, B, the mask, the segments of several
+// adapters and the epilogue are those of lora_matmul.cu, whose kernels make u, v and the factors' gradients; without adapters the rank
+// is 0. W is frozen: it has no gradient. Saved for backward: nothing of W, which is decoded again from the same bytes. Everything is
+// overwritten; deterministic.
+//
+// In f16 and bf16 on tensor cores: one product, which goes through the adapters' rank and then through W, decoded on its way
+// (common/gemm_4bit.cuh); `_ragged` where rows do not start on 16 bytes and 32 elements. Up to 16 rows: W is streamed
+// (common/gemv_4bit.cuh). In f32: the ordinary cores, with W in f32.
+#include "common/gemm_4bit.cuh"
+#include "common/gemv_4bit.cuh"
+#include "common/lora.cuh"
+
+namespace quantized_matmul {
+
+using four_bit::Lookup, four_bit::Matrix;
+
+// c = epilogue(mask(rank factor) + a w).
+template <bool W_K_MAJOR, bool ALIGNED, bool MASKED>
+__device__ __forceinline__ void product(const gemm::Operand a, const Matrix w, const lora::Adapters adapters,
+                                        const Epilogue<half_t> epilogue, half_t* c, int n) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  __shared__ Lookup lookup;
+  lookup.fill(w);
+  const gemm::Corner block = gemm::corner_of_block(a.outer, n);
+  const int m = a.outer, segment_steps = (adapters.inner + lora::STEP - 1) / lora::STEP;
+  gemm::Sums sum = {};
+  if (segment_steps > 0) {
+    half_t* ring = reinterpret_cast<half_t*>(smem);
+    const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / lora::ROWS];
+    const int steps = (meets.y - meets.x) * segment_steps;
+    const auto bring = [&](half_t* stage, int step) {
+      const lora::Rows rows = lora::rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
+      const int k0 = step % segment_steps * lora::STEP;
+      lora::fetch_rank(stage, adapters.rank, adapters.inner, block.m0, rows, k0);
+      const half_t* factor = adapters.factor + rows.adapter * adapters.factor_stride;
+      gemm::fetch<W_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
+    };
+    gemm::start(ring, steps, bring);
+    gemm::advance<true, W_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+    copy_async_wait<0>();
+    __syncthreads();  // Hazard: what comes next lies where other warps may still read the last tiles.
+    if constexpr (MASKED) {
+      if (adapters.keep != nullptr) lora::mask_sums(sum, adapters, block, m);
+    }
+  }
+  gemm_4bit::accumulate<W_K_MAJOR, ALIGNED>(sum, smem, a, w, lookup, block, n);
+  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
+}
+
+// W as an operand in f32.
+struct Part {
+  const Matrix& w;
+  const Lookup& lookup;
+  long long ld;
+  int begin, end;
+
+  __device__ __forceinline__ float at(long long row, int col) const { return four_bit::element(w, lookup, row * ld + col); }
+};
+
+}  // namespace quantized_matmul
+
+// The parameters that are a matrix in 4 bits, and the matrix.
+#define W_PARAMETERS                                                                                                           \
+  const unsigned char *codes, u32 codes_kind, const float *absmax, const unsigned char *nested_codes,                          \
+      const float *nested_map, const float *nested_absmax, float nested_offset, int block_log2
+#define W_MATRIX {codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2}
+
+#define PRODUCT(NAME, W_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                     \
+  extern "C" __global__ void __launch_bounds__(gemm::THREADS, 2)                                                                \
+      NAME(const half_t* a, W_PARAMETERS, const half_t* rank, const half_t* factor, long long ld_factor,                       \
+           long long factor_stride, int inner, const int4* segments, const int2* meets, const u32* keep, int words,            \
+           float keep_scale, const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) { \
+    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>(                                                                          \
+        {a, k, m, k}, W_MATRIX, {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale},     \
+        EPILOGUE(bias, operand, kept, kind), c, n);                                                                            \
+  }
+#define PRODUCTS(HALF)                                                                   \
+  PRODUCT(quantized_matmul_fwd_##HALF, true, true, false, any_epilogue)                       \
+  PRODUCT(quantized_matmul_fwd_##HALF##_ragged, true, false, false, any_epilogue)             \
+  PRODUCT(quantized_matmul_bwd_input_##HALF, false, true, true, adding_epilogue)              \
+  PRODUCT(quantized_matmul_bwd_input_##HALF##_ragged, false, false, true, adding_epilogue)
+OF_HALF(PRODUCTS)
+
+#define FEW_ROWS(NAME, TILES, F)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                               \
+      NAME(const half_t* x, W_PARAMETERS, const float* u, const F* b, const int* adapter_of, int rank, int padded,             \
+           const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* y, int m, int n, int k) {                 \
+    __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                         \
+    __shared__ four_bit::Lookup lookup;                                                                                        \
+    const four_bit::Matrix w W_MATRIX;                                                                                         \
+    lookup.fill(w);                                                                                                            \
+    gemv_4bit::tensor_cores<TILES>(x, w, lookup, Epilogue<half_t>{bias, operand, kept, kind}, y, m, n, k, parts,               \
+                                   lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                         \
+  }
+#define FEWS(HALF)                                                  \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows8, 1, float)        \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows16, 2, float)       \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_##HALF##_rows8, 1, half_t)  \
+  FEW_ROWS(quantized_matmul_fwd_few_##HALF##_##HALF##_rows16, 2, half_t)
+OF_HALF(FEWS)
+
+#ifndef WARPTUNE_F16
+#define PRODUCT_F32(NAME, W_K_MAJOR, EPILOGUE)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                              \
+      NAME(const float* a, W_PARAMETERS, const float* rank_rows, const float* factor, int rank, int padded,                    \
+           const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,           \
+           const float* operand, float* kept, u32 kind, float* c, int m, int n, int k) {                                       \
+    __shared__ four_bit::Lookup lookup;                                                                                        \
+    const four_bit::Matrix w W_MATRIX;                                                                                         \
+    lookup.fill(w);                                                                                                            \
+    lora::up_f32<W_K_MAJOR>(a, quantized_matmul::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded,         \
+                            segments, meets, keep, words, keep_scale, EPILOGUE(bias, operand, kept, kind), c, m, n, k);        \
+  }
+PRODUCT_F32(quantized_matmul_fwd_f32, true, any_epilogue)
+PRODUCT_F32(quantized_matmul_bwd_input_f32, false, adding_epilogue)
+#endif
