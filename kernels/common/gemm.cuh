@@ -1,6 +1,6 @@
-// C = epilogue(A B) on tensor cores: bf16 operands, f32 sums, C bf16 or f32 (epilogue.cuh: bias, residual, activation). A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
-// stand alone (Tiles, start, advance, write_tile), for products that go on over other operands (the rank of a LoRA) or do something
-// to the sums in between.
+// C = epilogue(A B) on tensor cores: bf16 operands, f32 sums, C bf16 or f32 (epilogue.cuh: bias, residual, activation). A: [m, k],
+// B: [k, n], C: [m, n]. The parts of the kernel stand alone (Tiles, start, advance, write_tile), for products that go on over other
+// operands (the rank of a LoRA) or do something to the sums in between.
 //
 // An operand lies with k along its rows (K_MAJOR: A as [m, k], B as [n, k]) or across them (A as [k, m], B as [k, n]); leading
 // dimensions count elements. All sizes are free. Where a row does not start on 16 bytes (not ALIGNED), elements are loaded one by
@@ -218,8 +218,8 @@ __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem,
 #pragma unroll
     for (int j = 0; j < WARP_N / 8; j++) {
       float* to = results + place_result(i * 16 + lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 2;
-      *reinterpret_cast<float2*>(to) = {sum[i][j][0], sum[i][j][1]};
-      *reinterpret_cast<float2*>(to + 8 * WARP_N) = {sum[i][j][2], sum[i][j][3]};
+      store<2>(to, {sum[i][j][0], sum[i][j][1]});
+      store<2>(to + 8 * WARP_N, {sum[i][j][2], sum[i][j][3]});
     }
   }
   __syncwarp();  // Hazard: lanes read what others wrote.

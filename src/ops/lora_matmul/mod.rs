@@ -116,8 +116,8 @@ pub fn lora_matmul(
     run(tape, [x, w, lora.a, lora.b], bias, layer, epilogue)
 }
 
-/// As [`lora_matmul`] with an adapter for each segment of the rows, or none: `y = epilogue(x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T)` in
-/// the rows of adapter e. The gradients of A and B are sums over an adapter's own rows. All rows share one product with the weight.
+/// As [`lora_matmul`] with an adapter for each segment of the rows, or none:
+/// `y = epilogue(x W^T + bias + scale_e (dropout(x) A_e^T) B_e^T)` in the rows of adapter e. The gradients of A and B are sums over an adapter's own rows. All rows share one product with the weight.
 ///
 /// Errors: those of [`lora_matmul`]; segments that are not the rows of x, or name an adapter that is not in the stack.
 pub fn lora_matmul_segmented(
