@@ -3,9 +3,10 @@
 //
 //   o = softmax(scale q K^T) V over the keys that a token sees: itself and those before it, at most `window` in all
 //
-// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other. A page holds 256 tokens of one sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up
-// to a multiple of 16 bytes; what is padded is never read. Where a sequence's rows and pages are stands in a table in device
-// memory (Sequence, pages), so that one table serves all layers, and a captured launch finds the lengths of the day.
+// Shapes: q, o [tokens, heads * head_dim], the new tokens of all sequences one after the other. A page holds 256 tokens of one
+// sequence: [layers][keys, values][kv_heads][256][padded], padded being head_dim up to a multiple of 16 bytes; what is padded is
+// never read. Where a sequence's rows and pages are stands in a table in device memory (Sequence, pages), so that one table serves
+// all layers, and a captured launch finds the lengths of the day.
 //
 // fwd: a block takes one key/value head and a tile of rows of one sequence, a row being one query head of one new token: all query
 // heads of a key/value head share what is read. Its warps take tiles of 16 keys in turn, each through a ring of its own by

@@ -156,7 +156,8 @@ template <bool ALIGNED>
 __device__ __forceinline__ void grad_w(const half_t* g, const half_t* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
   gemm::run<false, false, ALIGNED>({g, ld, vocab, live}, {x, dim, dim, live}, Epilogue<float>::adding(add ? dw : nullptr), dw, dim);
 }
-__device__ __forceinline__ void grad_w_f32(const float* g, const float* x, float* dw, long long ld, int live, int vocab, int dim, bool add) {
+__device__ __forceinline__ void grad_w_f32(const float* g, const float* x, float* dw, long long ld, int live, int vocab, int dim,
+                                           bool add) {
   gemm_f32::run<false, false>(g, x, ld, dim, Epilogue<float>::adding(add ? dw : nullptr), dw, dim, vocab, dim, live);
 }
 

@@ -1,16 +1,16 @@
 // A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), or with several in one batch, each for its own rows.
 //
 //   u = s x~ A^T             [M, r]         x~ = dropout(x): keep(i) ? x[i] / (1 - p) : 0, keep as in dropout.cu
-//   y = epilogue(x W^T + u B^T) [M, out]    one product, whose inner dimension is that of the adapter and then the layer's; bias, and a
-//                                           residual, an activation or a gate (common/epilogue.cuh)
+//   y = epilogue(x W^T + u B^T) [M, out]    one product, whose inner dimension is that of the adapter and then the layer's; bias,
+//                                           and a residual, an activation or a gate (common/epilogue.cuh)
 //   v = s dy B               [M, r]
-//   dx = dropout'(v A) + dy W + residual    one product too, added to the gradient that x has already, if any: the mask is put on the sums in registers, after the adapter's part
+//   dx = dropout'(v A) + dy W + residual    one product too: the mask is put on the sums in registers, after the adapter's part; the
+//                                           residual is the gradient that x has already, if any
 //   dA = v^T x~ [r, in]   dB = dy^T u [out, r]
 //
 // Shapes: x, dx [M, in]; W [out, in]; A [r, in], B [out, r], or stacked [E, r, in], [E, out, r]; any sizes, r rounded up to 8
-// (`padded`) inside. Saved for backward: x and u, and
-// what an activation was made of. The mask is drawn again: as a bit an element, once a backward.
-// Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
+// (`padded`) inside. Saved for backward: x, u, and what an activation was made of. The mask is drawn again: as a bit an element, once a
+// backward. Everything is overwritten. Deterministic: sums over long dimensions go over parts whose bounds follow from the shapes, and
 // the parts are added in order. x is read once by each product that needs it.
 //
 // x and W both bf16: tensor cores. What is f32 then (u, v, and A and B where they are) becomes two bf16, hi = bf16(z) and

@@ -224,8 +224,8 @@ __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem,
 #pragma unroll
     for (int j = 0; j < WARP_N / 8; j++) {
       float* to = results + place_result(i * 16 + lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 2;
-      *reinterpret_cast<float2*>(to) = {sum[i][j][0], sum[i][j][1]};
-      *reinterpret_cast<float2*>(to + 8 * WARP_N) = {sum[i][j][2], sum[i][j][3]};
+      store<2>(to, {sum[i][j][0], sum[i][j][1]});
+      store<2>(to + 8 * WARP_N, {sum[i][j][2], sum[i][j][3]});
     }
   }
   __syncwarp();  // Hazard: lanes read what others wrote.

@@ -213,8 +213,8 @@ impl<'a, 'b> KvPass<'a, 'b> {
         Ok(())
     }
 
-    /// As [`KvPass::append`] of keys that are not turned yet to their positions (u32 `[new tokens of all sequences]`) by the rotary embedding;
-    /// returns the turned queries. On a device it is one launch.
+    /// As [`KvPass::append`] of keys that the rotary embedding has not turned yet to their positions, u32 `[new tokens of all
+    /// sequences]`; returns the queries, turned. On a device it is one launch.
     ///
     /// # Errors
     /// As [`KvPass::append`] and [`rope`](crate::ops::rope::rope).

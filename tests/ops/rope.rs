@@ -140,6 +140,9 @@ fn rows_that_are_not_aligned() {
     on_each(|_| {});
 }
 
+/// What turns queries and keys.
+type Both<'a> = &'a dyn Fn(&Tape, &[Var]) -> warptune::Result<[Var; 2]>;
+
 /// Queries and keys in one launch, forward and back, whichever of the two results and of the gradients are used.
 #[test]
 fn both_have_the_bits_of_each_alone() {
@@ -177,7 +180,7 @@ fn both_have_the_bits_of_each_alone() {
                         }
                     };
                     for wanted in [[true, true], [true, false], [false, true]] {
-                        let run = |op: &dyn Fn(&Tape, &[Var]) -> warptune::Result<[Var; 2]>| {
+                        let run = |op: Both<'_>| {
                             let op = |tape: &Tape, v: &[Var]| result(tape, op(tape, v)?);
                             let outcome =
                                 run_at(device, Tape::recording(), &inputs, &dy, |i| wanted[i], op).unwrap();

@@ -20,7 +20,8 @@ pub enum Epilogue<'a> {
     Residual(&'a Var),
     /// `y = gelu(z)`. Kept for the backward: z.
     Gelu(GeluKind),
-    /// `y = silu(gate) z` (see [`swiglu`](crate::ops::swiglu::swiglu)); the gate has y's shape and type. Kept for the backward: z and the gate.
+    /// `y = silu(gate) z` (see [`swiglu`](crate::ops::swiglu::swiglu)); the gate has y's shape and type. Kept for the backward: z
+    /// and the gate.
     SwiGlu(&'a Var),
 }
 
