@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::four_bit::Packed;
-use crate::tensor::{DType, QuantizedTensor, Tensor};
+use crate::tensor::{DType, Element, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 /// Elements of either float type, or in 4-bit blocks.
@@ -52,6 +52,26 @@ impl<'a> Mat<'a> {
     pub fn of_quantized(tensor: &'a QuantizedTensor) -> Result<Mat<'a>> {
         let [rows, cols] = *tensor.shape();
         Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
+    }
+
+    /// The elements of row `i` in f32; `out` must hold as many as there are columns.
+    pub(super) fn copy_row(self, i: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols);
+        let start = i * self.row_stride;
+        let at = |j: usize| start + j * self.col_stride;
+        match self.elements {
+            Elements::F32(data) if self.is_row_major() => out.copy_from_slice(&data[start..][..self.cols]),
+            Elements::BF16(data) if self.is_row_major() => {
+                super::slices::convert(&data[start..][..self.cols], out);
+            }
+            Elements::F32(data) => out.iter_mut().enumerate().for_each(|(j, x)| *x = data[at(j)]),
+            Elements::BF16(data) => {
+                out.iter_mut().enumerate().for_each(|(j, x)| *x = Element::to_f32(data[at(j)]));
+            }
+            Elements::FourBit(packed) => {
+                out.iter_mut().enumerate().for_each(|(j, x)| packed.decode(at(j), std::slice::from_mut(x)));
+            }
+        }
     }
 
     /// The transposed matrix, in the same memory.
