@@ -109,6 +109,7 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
     if let Elements::FourBit(w) = p.b.elements
         && k > 0
+        && p.b.is_whole()
     {
         return match p.b.is_row_major() {
             true => four_bit::times(out, read, p.alpha, p.a, w),

@@ -114,6 +114,14 @@ impl<'a> Mat<'a> {
         self.col_stride == 1
     }
 
+    /// Whether the elements lie one after the other, row by row or column by column.
+    pub(super) fn is_whole(self) -> bool {
+        match self.is_row_major() {
+            true => self.row_stride == self.cols || self.rows == 1,
+            false => self.row_stride == 1 && self.col_stride == self.rows,
+        }
+    }
+
     /// One past the largest offset that the view reaches.
     pub(super) fn extent(self) -> usize {
         match (self.rows.checked_sub(1), self.cols.checked_sub(1)) {
