@@ -43,8 +43,10 @@ impl QuantizeArgs {
         how.check()?;
         let path = hub::resolve(&self.model, None)?;
         let checkpoint = Checkpoint::open(&path)?;
+        // What is wrong with it is said before the work.
+        let tokenizer = base_model::load_tokenizer(&path)?;
         quantize_checkpoint(&checkpoint, &checkpoint.config()?, &how, &self.output)?;
-        base_model::load_tokenizer(&path)?.save(&self.output)?;
+        tokenizer.save(&self.output)?;
         let bytes = |path: PathBuf| std::fs::metadata(path).map(|m| m.len()).unwrap_or(0) as f64 / 1e6;
         say(format!(
             "model in {}: {:.1} MB",

@@ -265,7 +265,7 @@ fn adapters_on_4_bits() {
     let checkpoint = Checkpoint::open(&tiny.model()).unwrap();
     let folder = tiny.path("folder");
     quantize_checkpoint(&checkpoint, &checkpoint.config().unwrap(), &how, &folder).unwrap();
-    TextTokenizer::load(&tiny.model()).unwrap().save(&folder).unwrap();
+    TextTokenizer::load(tiny.model()).unwrap().save(&folder).unwrap();
     let from_folder = Options {
         model: folder.display().to_string(),
         quantization: None,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::device::cpu::lanes::Lane;
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
-use crate::device::cpu::{gemv, parallel, slices};
+use crate::device::cpu::{four_bit, gemv, parallel, slices};
 use crate::tensor::{DType, Element};
 
 /// One term of a [`gemm()`]: `alpha a b`.
@@ -113,7 +113,16 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         return gemv::gemv(out, read, p);
     }
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
-    // A 16-bit or 4-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
+    if let Elements::FourBit(w) = p.b.elements
+        && k > 0
+        && p.b.is_whole()
+    {
+        return match p.b.is_row_major() {
+            true => four_bit::times(out, read, p.alpha, p.a, w),
+            false => four_bit::times_transposed(out, read, p.alpha, p.a, w),
+        };
+    }
+    // A 16-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
     let stored_rows = |row_len: usize| (BLOCK_ELEMENTS / row_len.max(1)).max(16);
     let (k_block, n_block) = match p.b.elements {
         Elements::F32(_) => (k, n),

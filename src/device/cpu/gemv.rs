@@ -46,18 +46,9 @@ pub(super) fn gemv(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
 
 /// The elements row by row, in f32.
 fn contiguous(x: Mat<'_>) -> Vec<f32> {
-    let at = |i: usize| match x.elements {
-        Elements::F32(v) => v[i],
-        Elements::BF16(v) => v[i].to_f32(),
-        Elements::F16(v) => v[i].to_f32(),
-        Elements::FourBit(v) => {
-            let mut one = [0.0];
-            v.decode(i, &mut one);
-            one[0]
-        }
-    };
-    let index = |i| (0..x.cols).map(move |j| i * x.row_stride + j * x.col_stride);
-    (0..x.rows).flat_map(index).map(at).collect()
+    let mut all = vec![0.0; x.rows * x.cols];
+    all.chunks_exact_mut(x.cols.max(1)).enumerate().for_each(|(i, row)| x.copy_row(i, row));
+    all
 }
 
 /// The few rows, in f32.

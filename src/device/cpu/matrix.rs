@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::cpu::four_bit::Packed;
 use crate::device::cpu::lanes::Lane;
 use crate::device::cpu::{parallel, slices};
-use crate::tensor::{DType, QuantizedTensor, Tensor};
+use crate::tensor::{DType, Element, QuantizedTensor, Tensor};
 
 /// Elements of one of the float types, or in 4-bit blocks.
 #[derive(Clone, Copy)]
@@ -56,6 +56,31 @@ impl<'a> Mat<'a> {
         Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
     }
 
+    /// The elements of row `i` in f32; `out` must hold as many as there are columns.
+    pub(super) fn copy_row(self, i: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols);
+        match self.elements {
+            Elements::F32(data) => self.copy_row_of(data, i, out),
+            Elements::BF16(data) => self.copy_row_of(data, i, out),
+            Elements::F16(data) => self.copy_row_of(data, i, out),
+            Elements::FourBit(packed) => {
+                let at = |j: usize| i * self.row_stride + j * self.col_stride;
+                out.iter_mut().enumerate().for_each(|(j, x)| packed.decode(at(j), std::slice::from_mut(x)));
+            }
+        }
+    }
+
+    fn copy_row_of<T: Lane + Element>(self, data: &[T], i: usize, out: &mut [f32]) {
+        let start = i * self.row_stride;
+        match self.is_row_major() {
+            true => slices::convert(&data[start..][..self.cols], out),
+            false => {
+                let column = |j: usize| data[start + j * self.col_stride].to_f32();
+                out.iter_mut().enumerate().for_each(|(j, x)| *x = column(j));
+            }
+        }
+    }
+
     /// The transposed matrix, in the same memory.
     pub fn t(self) -> Mat<'a> {
         Mat {
@@ -95,6 +120,14 @@ impl<'a> Mat<'a> {
     /// Whether each stored row is contiguous (else, each column is).
     pub(super) fn is_row_major(self) -> bool {
         self.col_stride == 1
+    }
+
+    /// Whether the elements lie one after the other, row by row or column by column.
+    pub(super) fn is_whole(self) -> bool {
+        match self.is_row_major() {
+            true => self.row_stride == self.cols || self.rows == 1,
+            false => self.row_stride == 1 && self.col_stride == self.rows,
+        }
     }
 
     /// One past the largest offset that the view reaches.

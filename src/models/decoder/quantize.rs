@@ -54,7 +54,7 @@ pub(super) fn read(checkpoint: &Checkpoint, slot: &Slot<'_>) -> Result<Option<Qu
     }
     let kind: QuantKind = raw.kind.parse()?;
     let levels = raw.map.to_f32()?;
-    if levels.iter().zip(kind.levels()).any(|(a, b)| !((a - b).abs() <= LEVEL_TOLERANCE)) {
+    if !levels.iter().zip(kind.levels()).all(|(a, b)| (a - b).abs() <= LEVEL_TOLERANCE) {
         return Err(named(format!("has other levels than {kind}: {levels:?}")));
     }
     let scales = match &raw.nested {

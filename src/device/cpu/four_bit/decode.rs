@@ -111,7 +111,7 @@ fn decode_block<S: Simd>(
 ) {
     let level = |at: usize| {
         let byte = codes[at / 2];
-        levels[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+        levels[usize::from(if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 })]
     };
     // An odd start: the lower half of a byte.
     let odd = (at % 2).min(out.len());

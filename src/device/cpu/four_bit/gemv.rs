@@ -46,7 +46,8 @@ impl Kernel for Arrange<'_> {
     fn run<S: Simd>(self, _: S) -> bool {
         let group = 8 * S::LANES;
         // Rows begin with a group, and half a group is never in two blocks.
-        if self.k % group != 0 || self.start % group != 0 || 2 * self.block < group {
+        let whole = self.k.is_multiple_of(group) && self.start.is_multiple_of(group);
+        if !whole || 2 * self.block < group {
             return false;
         }
         for (x, out) in self.x.chunks_exact(group).zip(self.out.chunks_exact_mut(group)) {

@@ -121,7 +121,7 @@ fn cascade<const N: usize>(groups: &[[f32; N]], rest: &[[f32; N]]) -> [f32; N] {
     for (i, group) in groups[..whole].iter().enumerate() {
         add_all(&mut sums[0], group);
         let done = i + 1;
-        if done % step != 0 {
+        if !done.is_multiple_of(step) {
             continue;
         }
         for level in 1..LEVELS {
