@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 use warptune::autograd::{Gradients, Tape};
+use warptune::device::Device;
 use warptune::formats::safetensors::{SafetensorsFile, write_tensors};
 use warptune::formats::{Checkpoint, RawTensor, read_json};
 use warptune::models::{Decoder, quantize_checkpoint};
@@ -13,6 +14,7 @@ use warptune::ops::quantize::{Quantization, dequantize};
 use warptune::peft::lora;
 use warptune::tensor::{BlockScales, DType, QuantKind, QuantizedTensor, Tensor};
 
+use crate::support::devices::{assert_no_reports, cuda};
 use crate::support::golden::{Golden, QUANTIZED};
 use crate::support::{bits, values};
 
@@ -24,6 +26,11 @@ fn base_of(name: &str) -> Golden {
 fn how(name: &str) -> Quantization {
     let kind = if name.ends_with("nf4") { QuantKind::Nf4 } else { QuantKind::Fp4 };
     Quantization { kind, block: 64, double: kind == QuantKind::Nf4 }
+}
+
+/// The golden models, each on each device.
+fn on_devices() -> impl Iterator<Item = (&'static str, Device)> {
+    QUANTIZED.into_iter().flat_map(|name| [Device::Cpu, cuda()].map(|device| (name, device)))
 }
 
 fn logits(model: &Decoder, sequence: &[u32]) -> Tensor {
@@ -52,45 +59,48 @@ fn parts(model: &Decoder) -> Vec<(String, Vec<u8>, Vec<u32>, u32)> {
 
 #[test]
 fn logits_and_loss_of_folders_that_transformers_wrote() {
-    for name in QUANTIZED {
+    for (name, device) in on_devices() {
         let golden = Golden::open_quantized(name, "golden");
-        let model = golden.model();
+        let model = golden.model_at(device);
         assert_eq!(model.quantized_weights().count(), model.linears().count(), "{name}");
         for (i, sequence) in golden.sequences().iter().enumerate() {
-            golden.assert_close(&format!("logits.{i}"), logits(&model, sequence).as_f32().unwrap());
+            golden.assert_close(&format!("logits.{i}"), &logits(&model, sequence).fetch_f32().unwrap());
         }
         let tape = Tape::inference();
         let loss = model.loss(&tape, &golden.batch(), &golden.labels(), golden.denominator()).unwrap();
-        golden.assert_scalar("loss", f64::from(loss.value().item().unwrap()));
+        golden.assert_scalar("loss", f64::from(loss.value().fetch_f32().unwrap()[0]));
     }
+    assert_no_reports();
 }
 
 #[test]
 fn adapters_on_them() {
-    for name in QUANTIZED {
+    for (name, device) in on_devices() {
         let golden = Golden::open_quantized(name, "lora");
         let mut model = golden.model();
         lora::load(&mut model, &golden.adapter()).unwrap();
+        model.to_device(device).unwrap();
         for (i, sequence) in golden.sequences().iter().enumerate() {
-            golden.assert_close(&format!("logits.{i}"), logits(&model, sequence).as_f32().unwrap());
+            golden.assert_close(&format!("logits.{i}"), &logits(&model, sequence).fetch_f32().unwrap());
         }
         for checkpointing in [false, true] {
             model.set_checkpointing(checkpointing);
             let tape = Tape::recording();
             let loss = model.loss(&tape, &golden.batch(), &golden.labels(), golden.denominator()).unwrap();
-            golden.assert_scalar("loss", f64::from(loss.value().item().unwrap()));
+            golden.assert_scalar("loss", f64::from(loss.value().fetch_f32().unwrap()[0]));
             let mut gradients = Gradients::new();
             tape.backward(&loss, &mut gradients).unwrap();
             let mut trained = Vec::new();
             for param in lora::adapter_parameters(&model) {
                 let grad = gradients.get(&param).unwrap();
-                golden.assert_close(&format!("grad.{}", param.name()), grad.as_f32().unwrap());
+                golden.assert_close(&format!("grad.{}", param.name()), &grad.fetch_f32().unwrap());
                 trained.push(param.name().to_string());
             }
             trained.sort();
             assert_eq!(trained, golden.names("grad."), "{name}");
         }
     }
+    assert_no_reports();
 }
 
 /// Merging: the logits stay, the weights are numbers again, and what is saved is a plain model.
