@@ -5,6 +5,7 @@ mod copies;
 mod counts;
 mod global;
 mod ledger;
+mod ledger_many;
 mod ledger_model;
 mod local;
 mod mbarrier;
