@@ -38,26 +38,21 @@ namespace lora {
 
 // c = epilogue(mask(rank factor) + a b).
 template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
-__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters adapters, const Epilogue<half_t> epilogue,
-                                   half_t* c) {
+__device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters<half_t>& adapters,
+                                   const Epilogue<half_t> epilogue, half_t* c) {
   extern __shared__ __align__(128) unsigned char smem[];
   half_t* ring = reinterpret_cast<half_t*>(smem);
   const int m = a.outer, n = b.outer;
   const gemm::Corner block = gemm::corner_of_block(m, n);
-  const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
-  const int segment_steps = (adapters.inner + STEP - 1) / STEP, adapter_steps = (meets.y - meets.x) * segment_steps;
-  const int steps = adapter_steps + (a.k + STEP - 1) / STEP;
+  const RankSteps<B_K_MAJOR> rank(adapters, block, m, n);
+  const int steps = rank.count + (a.k + STEP - 1) / STEP;
   const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
   const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
   auto bring = [&](half_t* stage, int step) {
-    if (step < adapter_steps) {
-      const Rows rows = rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
-      const int k0 = step % segment_steps * STEP;
-      fetch_rank(stage, adapters.rank, adapters.inner, block.m0, rows, k0);
-      const half_t* factor = adapters.factor + rows.adapter * adapters.factor_stride;
-      gemm::fetch<B_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
+    if (step < rank.count) {
+      rank.bring(stage, step);
     } else {
-      const int k0 = (step - adapter_steps) * STEP;
+      const int k0 = (step - rank.count) * STEP;
       tiles_a.fetch(stage, k0);
       tiles_b.fetch(stage + gemm::TILE_ELEMENTS, k0);
     }
@@ -67,9 +62,9 @@ __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b,
   if constexpr (!MASKED) {
     gemm::advance<true, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
   } else {
-    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, adapter_steps, steps, bring);
+    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, rank.count, steps, bring);
     if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
-    gemm::advance<true, B_K_MAJOR>(sum, ring, adapter_steps, steps, steps, bring);
+    gemm::advance<true, B_K_MAJOR>(sum, ring, rank.count, steps, steps, bring);
   }
   gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
@@ -199,11 +194,9 @@ OF_TYPES(RANK_SUMS)
 // y [m, n] = x [m, k] W^T with W [n, k]; dx [m, n] = dy [m, k] W with W [k, n].
 #define UP(NAME, B_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
-      NAME(const half_t* a, const half_t* b, const half_t* rank, const half_t* factor, long long ld_factor, long long factor_stride,      \
-           int inner, const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,   \
-           const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                             \
-    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k},                                              \
-                                         {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale}, \
+      NAME(const half_t* a, const half_t* b, lora::Adapters<half_t> adapters, const float* bias, const half_t* operand,           \
+           half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                                              \
+    lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k}, adapters,                                    \
                                          EPILOGUE(bias, operand, kept, kind), c);                                                 \
   }
 #define UPS(HALF)                                                              \
@@ -248,11 +241,10 @@ OF_TYPES(DOWNS_F32)
 
 #define UP_F32(NAME, B_K_MAJOR, EPILOGUE, X, W)                                                                                   \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
-      NAME(const X* a, const W* b, const float* rank_rows, const float* factor, int rank, int padded, const int4* segments,       \
-           const int2* meets, const u32* keep, int words, float keep_scale, const float* bias, const X* operand, X* kept,         \
-           u32 kind, X* c, int m, int n, int k) {                                                                                 \
-    lora::up_f32<B_K_MAJOR>(a, gemm_f32::Part<W>{b, B_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded, segments, meets, keep, words, keep_scale,                      \
-                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                     \
+      NAME(const X* a, const W* b, lora::Adapters<float> adapters, const float* bias, const X* operand, X* kept, u32 kind, X* c,  \
+           int m, int n, int k) {                                                                                                 \
+    lora::up_f32<B_K_MAJOR>(a, gemm_f32::Part<W>{b, B_K_MAJOR ? k : n, 0, n}, adapters, EPILOGUE(bias, operand, kept, kind), c,   \
+                            m, n, k);                                                                                             \
   }
 #define MIXED_UPS_F32(HALF)                                                        \
   UP_F32(lora_matmul_fwd_f32_##HALF, true, any_epilogue, float, half_t)            \

@@ -202,10 +202,9 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 #endif
 
-#define DECODE(NAME, T)                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(quantize::THREADS)                                                                \
-      dequantize_4bit_##NAME(const unsigned char* packed, u32 kind, const float* absmax, const unsigned char* codes, const float* map, \
-           const float* nested, float offset, int block_log2, T* x, u64 n) {                                                     \
-    quantize::decode({packed, kind, absmax, codes, map, nested, offset, block_log2}, x, n);                                    \
+#define DECODE(NAME, T)                                                                              \
+  extern "C" __global__ void __launch_bounds__(quantize::THREADS)                                    \
+      dequantize_4bit_##NAME(four_bit::Matrix w, T* x, u64 n) {                                      \
+    quantize::decode(w, x, n);                                                                       \
   }
 OF_TYPES(DECODE)

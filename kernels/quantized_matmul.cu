@@ -20,27 +20,20 @@ using four_bit::Lookup, four_bit::Matrix;
 
 // c = epilogue(mask(rank factor) + a w).
 template <bool W_K_MAJOR, bool ALIGNED, bool MASKED>
-__device__ __forceinline__ void product(const gemm::Operand a, const Matrix w, const lora::Adapters adapters,
+__device__ __forceinline__ void product(const gemm::Operand a, const Matrix& w, const lora::Adapters<half_t>& adapters,
                                         const Epilogue<half_t> epilogue, half_t* c, int n) {
   extern __shared__ __align__(128) unsigned char smem[];
   __shared__ Lookup lookup;
   lookup.fill(w);
-  const gemm::Corner block = gemm::corner_of_block(a.outer, n);
-  const int m = a.outer, segment_steps = (adapters.inner + lora::STEP - 1) / lora::STEP;
+  const int m = a.outer;
+  const gemm::Corner block = gemm::corner_of_block(m, n);
+  const lora::RankSteps<W_K_MAJOR> rank(adapters, block, m, n);
   gemm::Sums sum = {};
-  if (segment_steps > 0) {
+  if (rank.count > 0) {
     half_t* ring = reinterpret_cast<half_t*>(smem);
-    const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / lora::ROWS];
-    const int steps = (meets.y - meets.x) * segment_steps;
-    const auto bring = [&](half_t* stage, int step) {
-      const lora::Rows rows = lora::rows_of(adapters.segments, meets.x + step / segment_steps, m, m);
-      const int k0 = step % segment_steps * lora::STEP;
-      lora::fetch_rank(stage, adapters.rank, adapters.inner, block.m0, rows, k0);
-      const half_t* factor = adapters.factor + rows.adapter * adapters.factor_stride;
-      gemm::fetch<W_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
-    };
-    gemm::start(ring, steps, bring);
-    gemm::advance<true, W_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+    const auto bring = [&](half_t* stage, int step) { rank.bring(stage, step); };
+    gemm::start(ring, rank.count, bring);
+    gemm::advance<true, W_K_MAJOR>(sum, ring, 0, rank.count, rank.count, bring);
     copy_async_wait<0>();
     __syncthreads();  // Hazard: what comes next lies where other warps may still read the last tiles.
     if constexpr (MASKED) {
@@ -63,22 +56,13 @@ struct Part {
 
 }  // namespace quantized_matmul
 
-// The parameters that are a matrix in 4 bits, and the matrix.
-#define W_PARAMETERS                                                                                                           \
-  const unsigned char *codes, u32 codes_kind, const float *absmax, const unsigned char *nested_codes,                          \
-      const float *nested_map, const float *nested_absmax, float nested_offset, int block_log2
-#define W_MATRIX {codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, nested_offset, block_log2}
-
 #define PRODUCT(NAME, W_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                     \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS, 2)                                                                \
-      NAME(const half_t* a, W_PARAMETERS, const half_t* rank, const half_t* factor, long long ld_factor,                       \
-           long long factor_stride, int inner, const int4* segments, const int2* meets, const u32* keep, int words,            \
-           float keep_scale, const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* c, int m, int n, int k) { \
-    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>(                                                                          \
-        {a, k, m, k}, W_MATRIX, {rank, factor, ld_factor, factor_stride, inner, segments, meets, keep, words, keep_scale},     \
-        EPILOGUE(bias, operand, kept, kind), c, n);                                                                            \
+      NAME(const half_t* a, four_bit::Matrix w, lora::Adapters<half_t> adapters, const float* bias, const half_t* operand,      \
+           half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                                            \
+    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, w, adapters, EPILOGUE(bias, operand, kept, kind), c, n); \
   }
-#define PRODUCTS(HALF)                                                                   \
+#define PRODUCTS(HALF)                                                                        \
   PRODUCT(quantized_matmul_fwd_##HALF, true, true, false, any_epilogue)                       \
   PRODUCT(quantized_matmul_fwd_##HALF##_ragged, true, false, false, any_epilogue)             \
   PRODUCT(quantized_matmul_bwd_input_##HALF, false, true, true, adding_epilogue)              \
@@ -87,16 +71,15 @@ OF_HALF(PRODUCTS)
 
 #define FEW_ROWS(NAME, TILES, F)                                                                                               \
   extern "C" __global__ void __launch_bounds__(gemv::THREADS, 2)                                                               \
-      NAME(const half_t* x, W_PARAMETERS, const float* u, const F* b, const int* adapter_of, int rank, int padded,             \
+      NAME(const half_t* x, four_bit::Matrix w, const float* u, const F* b, const int* adapter_of, int rank, int padded,       \
            const float* bias, const half_t* operand, half_t* kept, u32 kind, half_t* y, int m, int n, int k) {                 \
     __shared__ float parts[gemv::WARPS][8 * TILES][gemv::PART_STRIDE];                                                         \
     __shared__ four_bit::Lookup lookup;                                                                                        \
-    const four_bit::Matrix w W_MATRIX;                                                                                         \
     lookup.fill(w);                                                                                                            \
     gemv_4bit::tensor_cores<TILES>(x, w, lookup, Epilogue<half_t>{bias, operand, kept, kind}, y, m, n, k, parts,               \
                                    lora::FewUp<F>{u, b, adapter_of, rank, padded, n});                                         \
   }
-#define FEWS(HALF)                                                  \
+#define FEWS(HALF)                                                       \
   FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows8, 1, float)        \
   FEW_ROWS(quantized_matmul_fwd_few_##HALF##_f32_rows16, 2, float)       \
   FEW_ROWS(quantized_matmul_fwd_few_##HALF##_##HALF##_rows8, 1, half_t)  \
@@ -104,16 +87,14 @@ OF_HALF(PRODUCTS)
 OF_HALF(FEWS)
 
 #ifndef WARPTUNE_F16
-#define PRODUCT_F32(NAME, W_K_MAJOR, EPILOGUE)                                                                                  \
+#define PRODUCT_F32(NAME, W_K_MAJOR, EPILOGUE)                                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                              \
-      NAME(const float* a, W_PARAMETERS, const float* rank_rows, const float* factor, int rank, int padded,                    \
-           const int4* segments, const int2* meets, const u32* keep, int words, float keep_scale, const float* bias,           \
-           const float* operand, float* kept, u32 kind, float* c, int m, int n, int k) {                                       \
+      NAME(const float* a, four_bit::Matrix w, lora::Adapters<float> adapters, const float* bias, const float* operand,        \
+           float* kept, u32 kind, float* c, int m, int n, int k) {                                                             \
     __shared__ four_bit::Lookup lookup;                                                                                        \
-    const four_bit::Matrix w W_MATRIX;                                                                                         \
     lookup.fill(w);                                                                                                            \
-    lora::up_f32<W_K_MAJOR>(a, quantized_matmul::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, rank_rows, factor, rank, padded,         \
-                            segments, meets, keep, words, keep_scale, EPILOGUE(bias, operand, kept, kind), c, m, n, k);        \
+    lora::up_f32<W_K_MAJOR>(a, quantized_matmul::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, adapters,                           \
+                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                  \
   }
 PRODUCT_F32(quantized_matmul_fwd_f32, true, any_epilogue)
 PRODUCT_F32(quantized_matmul_bwd_input_f32, false, adding_epilogue)

@@ -9,7 +9,7 @@
 #include "activations.cuh"
 #include "elements.cuh"
 
-// As src/ops/epilogue.rs numbers them.
+// As src/ops/epilogue/cuda.rs numbers them.
 enum EpilogueKind : u32 { PLAIN, RESIDUAL, GELU_ERF, GELU_TANH, SWIGLU };
 
 template <class T> struct Epilogue {

@@ -25,13 +25,14 @@ __constant__ float levels_of[2][LEVELS] = {
     {0.0f / 12, 0.0625f / 12, 8.0f / 12, 12.0f / 12, 4.0f / 12, 6.0f / 12, 2.0f / 12, 3.0f / 12, 0.0f / 12, -0.0625f / 12, -8.0f / 12,
      -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12}};
 
+// A parameter of kernels, by value; src/ops/quantized_matmul/cuda.rs has the same.
 struct Matrix {
   const unsigned char* packed;
-  u32 kind;
   const float* absmax;         // null: quantized once more
   const unsigned char* codes;
   const float* map;            // [256]
   const float* nested;
+  u32 kind;
   float offset;
   int block_log2;
 };

@@ -9,16 +9,17 @@ namespace lora {
 
 using low_rank::CHUNK, low_rank::ROWS, low_rank::Rows, low_rank::rows_of, low_rank::STEP, low_rank::THREADS;
 
-// The second pair of operands of the long product: u or v, and the factors of the adapters; and what the mask does to it.
-struct Adapters {
-  const half_t* rank;
-  const half_t* factor;
-  long long ld_factor, factor_stride;
-  int inner;             // pieces times padded: also the length of a row of `rank`
+// The second pair of operands of the long product: u or v, and the factors of the adapters; and what the mask does to it. T is half_t, or
+// float on the ordinary cores. A parameter of kernels, by value; src/ops/quantized_matmul/cuda.rs has the same.
+template <class T> struct Adapters {
+  const T* rank_rows;
+  const T* factor;
   const int4* segments;  // null: one adapter for all rows
   const int2* meets;     // the segments that each tile of rows meets: from, to
   const u32* keep;       // null: no mask
-  int words;
+  long long ld_factor, factor_stride;
+  int inner;  // the length of a row of rank_rows: in 16 bits of all pieces, in f32 the padded rank
+  int rank, words;
   float keep_scale;
 };
 
@@ -34,7 +35,7 @@ __device__ __forceinline__ void fetch_rank(half_t* tile, const half_t* rank, int
 }
 
 // Keeps of the adapter's part what the dropout kept of x.
-__device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapters, gemm::Corner block, int m) {
+__device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters<half_t>& adapters, gemm::Corner block, int m) {
   const gemm::Corner warp = gemm::corner_of_warp();
   const int lane = threadIdx.x % 32, word0 = (block.n0 + warp.n0) / 32;
 #pragma unroll
@@ -60,6 +61,29 @@ __device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters& adapt
   }
 }
 
+// The steps of the long product that go through the rank of each segment that the block's rows meet; none without adapters.
+template <bool B_K_MAJOR> struct RankSteps {
+  const Adapters<half_t>& adapters;
+  gemm::Corner block;
+  int m, n, first, of_segment, count;
+
+  __device__ __forceinline__ RankSteps(const Adapters<half_t>& adapters, gemm::Corner block, int m, int n)
+      : adapters(adapters), block(block), m(m), n(n) {
+    const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
+    first = meets.x;
+    of_segment = (adapters.inner + STEP - 1) / STEP;
+    count = (meets.y - meets.x) * of_segment;
+  }
+
+  __device__ __forceinline__ void bring(half_t* stage, int step) const {
+    const Rows rows = rows_of(adapters.segments, first + step / of_segment, m, m);
+    const int k0 = step % of_segment * STEP;
+    fetch_rank(stage, adapters.rank_rows, adapters.inner, block.m0, rows, k0);
+    const half_t* factor = adapters.factor + rows.adapter * adapters.factor_stride;
+    gemm::fetch<B_K_MAJOR, true>(stage + gemm::TILE_ELEMENTS, {factor, adapters.ld_factor, n, adapters.inner}, block.n0, k0);
+  }
+};
+
 // In f32 on the ordinary cores u and v are f32 [M, padded], the factors are f32 as they are, and a tile is half as high.
 using gemm_f32::Part;
 constexpr int SMALL = gemm_f32::TILE;
@@ -68,28 +92,27 @@ static_assert(ROWS == 2 * SMALL, "a range of rows is two tiles");
 // c = epilogue(mask(rank factor) + a b), with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward. `b` is a
 // gemm_f32::Part, or what reads like one.
 template <bool B_K_MAJOR, class X, class W>
-__device__ __forceinline__ void up_f32(const X* a, const W& b, const float* rank_rows, const float* factor, int rank, int padded,
-                                       const int4* segments, const int2* meets_of, const u32* keep, int words, float keep_scale,
-                                       const Epilogue<X> epilogue, X* c, int m, int n, int k) {
+__device__ __forceinline__ void up_f32(const X* a, const W& b, const Adapters<float>& adapters, const Epilogue<X>& epilogue, X* c, int m,
+                                       int n, int k) {
   __shared__ gemm_f32::Tiles shared;
   const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
-  const int2 meets = segments == nullptr ? make_int2(0, 1) : meets_of[m0 / ROWS];
+  const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[m0 / ROWS];
   gemm_f32::Sums sum = {};
   for (int i = meets.x; i < meets.y; i++) {
-    const Rows rows = rows_of(segments, i, m, m);
-    const float* of_adapter = factor + u64(rows.adapter) * rank * n;
-    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<float>{rank_rows, padded, rows.begin, rows.end},
-                                          Part<float>{of_adapter, B_K_MAJOR ? rank : n, 0, n}, m0, n0, 0, rank);
+    const Rows rows = rows_of(adapters.segments, i, m, m);
+    const Part<float> of_rows{adapters.rank_rows, adapters.inner, rows.begin, rows.end};
+    const Part<float> factor{adapters.factor + rows.adapter * adapters.factor_stride, adapters.ld_factor, 0, n};
+    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, of_rows, factor, m0, n0, 0, adapters.rank);
   }
   const int row0 = m0 + gemm_f32::row_of_thread(), col0 = n0 + gemm_f32::col_of_thread();
-  if (keep != nullptr) {
+  if (adapters.keep != nullptr) {
 #pragma unroll
     for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
 #pragma unroll
       for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
         const int row = row0 + r, col = col0 + s;
-        const bool kept = row < m && col < n && keep[u64(row) * words + col / 32] >> col % 32 & 1;
-        sum[r][s] = kept ? sum[r][s] * keep_scale : 0.0f;
+        const bool kept = row < m && col < n && adapters.keep[u64(row) * adapters.words + col / 32] >> col % 32 & 1;
+        sum[r][s] = kept ? sum[r][s] * adapters.keep_scale : 0.0f;
       }
     }
   }

@@ -28,7 +28,7 @@ impl Decoder {
     /// Turns every weight in 4-bit blocks into numbers of type `dtype`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on a device.
+    /// [`Error::Cuda`] when they do not fit the device that they are on.
     pub fn dequantize(&mut self, dtype: DType) -> Result<()> {
         for (_, linear) in self.linears_mut() {
             if let Weight::Quantized(weight) = linear.weight() {
@@ -68,7 +68,8 @@ pub(super) fn read(checkpoint: &Checkpoint, slot: &Slot<'_>) -> Result<Option<Qu
         }),
     };
     let codes = in_place(&raw.codes, DType::U8)?;
-    QuantizedTensor::new(kind, raw.shape, raw.block, codes, scales).map(Some)
+    let value = QuantizedTensor::new(kind, raw.shape, raw.block, codes, scales);
+    value.map(Some).map_err(|e| named(format!("cannot be used: {e}")))
 }
 
 /// The bytes of a raw tensor as a vector: of the mapped file, or copied where they are not aligned.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Layer, OP, Scale};
+use super::{Layer, OP, Scale, Weight};
 use crate::Result;
 use crate::device::cpu::gemm::{Init, Product, gemm};
 use crate::device::cpu::matrix::Mat;
@@ -47,9 +47,9 @@ impl Layer {
 
     /// The weight `[out, in]`.
     fn weight(&self) -> Result<Mat<'_>> {
-        match &self.quantized {
-            Some(w) => Mat::of_quantized(w),
-            None => Mat::of(&self.w, OP),
+        match &self.w {
+            Weight::Dense(w) => Mat::of(w, OP),
+            Weight::Quantized(w) => Mat::of_quantized(w),
         }
     }
 

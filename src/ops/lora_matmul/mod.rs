@@ -49,12 +49,15 @@ enum Scale {
     Each(Tensor),
 }
 
+/// The weight beside the adapters.
+enum Weight {
+    Dense(Tensor),
+    Quantized(QuantizedTensor),
+}
+
 /// What forward and backward both use. A and B are stacked where there are segments.
 struct Layer {
-    /// The weight; of a quantized one the codes.
-    w: Tensor,
-    /// The weight, if it is quantized.
-    quantized: Option<QuantizedTensor>,
+    w: Weight,
     a: Tensor,
     b: Tensor,
     scale: Scale,
@@ -100,8 +103,7 @@ pub fn lora_matmul(
     let (_, inner, out) = check_linear(OP, x, w, bias)?;
     check_factors(lora, [out, inner])?;
     let layer = Layer {
-        w: w.value().clone(),
-        quantized: None,
+        w: Weight::Dense(w.value().clone()),
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
         scale: Scale::One(lora.scale),
@@ -126,8 +128,7 @@ pub fn quantized_lora_matmul(
     quantized_matmul::check(OP, x, w, bias)?;
     check_factors(lora, *w.shape())?;
     let layer = Layer {
-        w: w.codes().clone(),
-        quantized: Some(w.clone()),
+        w: Weight::Quantized(w.clone()),
         a: lora.a.value().clone(),
         b: lora.b.value().clone(),
         scale: Scale::One(lora.scale),
@@ -187,8 +188,7 @@ pub fn lora_matmul_segmented(
     segments.check(loras.a.shape()[0])?;
     place(OP, [x.value(), loras.scales])?;
     let layer = Layer {
-        w: w.value().clone(),
-        quantized: None,
+        w: Weight::Dense(w.value().clone()),
         a: loras.a.value().clone(),
         b: loras.b.value().clone(),
         scale: Scale::Each(loras.scales.clone()),

@@ -6,7 +6,7 @@ use crate::device::Copies;
 use crate::device::cpu::four_bit::{Table, dynamic_map, nearest};
 use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::place::extent;
-use crate::ops::quantized_matmul::cuda::Parts;
+use crate::ops::quantized_matmul::cuda::Matrix;
 use crate::tensor::{BlockScales, DType, NestedScales, QuantKind, QuantizedTensor, Tensor};
 
 kernel! {
@@ -28,10 +28,7 @@ kernel! {
 
 kernel! {
     /// Numbers.
-    Decode in "quantize" {
-        codes: Pointer, codes_kind: u32, absmax: Pointer, nested_codes: Pointer, nested_map: Pointer, nested_absmax: Pointer,
-        nested_offset: f32, block_log2: u32, x: Pointer, n: u64,
-    }
+    Decode in "quantize" { w: Matrix, x: Pointer, n: u64 }
 }
 
 /// Threads of a block, elements of one of them, and elements that a warp has at least.
@@ -130,28 +127,8 @@ fn nest(device: &'static CudaDevice, scales: &Tensor, n: u32, tables: &Tables) -
 pub(super) fn dequantize(device: &'static CudaDevice, x: &QuantizedTensor, dtype: DType) -> Result<Tensor> {
     const OP: &str = "dequantize";
     let out = Tensor::uninitialised(device, x.shape(), dtype)?;
-    let Parts {
-        codes,
-        codes_kind,
-        absmax,
-        nested_codes,
-        nested_map,
-        nested_absmax,
-        nested_offset,
-        block_log2,
-    } = Parts::of(OP, device, x)?;
-    let arguments = Decode {
-        codes,
-        codes_kind,
-        absmax,
-        nested_codes,
-        nested_map,
-        nested_absmax,
-        nested_offset,
-        block_log2,
-        x: out.pointer(OP, device)?,
-        n: x.numel() as u64,
-    };
+    let (w, x_at) = (Matrix::of(OP, device, x)?, out.pointer(OP, device)?);
+    let arguments = Decode { w, x: x_at, n: x.numel() as u64 };
     let entry = Entry::of(OP, dtype.select(OP, ["dequantize_4bit_f32", "dequantize_4bit_bf16"])?, &[dtype])?;
     device.launch(entry, arguments, Grid::new(x.numel().div_ceil(THREADS * EACH), THREADS as u32))?;
     Ok(out)

@@ -2,38 +2,26 @@
 //! kernels/quantized_matmul.cu.
 
 use super::OP;
-use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
+use crate::device::cuda::{Argument, CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
 use crate::ops::place::extent;
+use crate::ops::quantize::NESTED_BLOCK;
 use crate::tensor::{BlockScales, DType, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 kernel! {
-    /// y or dx, on tensor cores.
+    /// y or dx.
     Product in "quantized_matmul" {
-        a: Pointer, codes: Pointer, codes_kind: u32, absmax: Pointer, nested_codes: Pointer, nested_map: Pointer,
-        nested_absmax: Pointer, nested_offset: f32, block_log2: u32, rank: Pointer, factor: Pointer, ld_factor: i64,
-        factor_stride: i64, inner: u32, segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32,
-        bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer, m: u32, n: u32, k: u32,
-    }
-}
-
-kernel! {
-    /// The same on the ordinary cores.
-    ProductF32 in "quantized_matmul" {
-        a: Pointer, codes: Pointer, codes_kind: u32, absmax: Pointer, nested_codes: Pointer, nested_map: Pointer,
-        nested_absmax: Pointer, nested_offset: f32, block_log2: u32, rank_rows: Pointer, factor: Pointer, rank: u32,
-        padded: u32, segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer,
-        operand: Pointer, kept: Pointer, kind: u32, c: Pointer, m: u32, n: u32, k: u32,
+        a: Pointer, w: Matrix, adapters: Adapters, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
+        m: u32, n: u32, k: u32,
     }
 }
 
 kernel! {
     /// y of a few rows.
     FewRows in "quantized_matmul" {
-        x: Pointer, codes: Pointer, codes_kind: u32, absmax: Pointer, nested_codes: Pointer, nested_map: Pointer,
-        nested_absmax: Pointer, nested_offset: f32, block_log2: u32, u: Pointer, b: Pointer, adapter_of: Pointer, rank: u32,
-        padded: u32, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, y: Pointer, m: u32, n: u32, k: u32,
+        x: Pointer, w: Matrix, u: Pointer, b: Pointer, adapter_of: Pointer, rank: u32, padded: u32, bias: Pointer,
+        operand: Pointer, kept: Pointer, kind: u32, y: Pointer, m: u32, n: u32, k: u32,
     }
 }
 
@@ -44,14 +32,12 @@ const SHARED: u32 = 64 << 10;
 const SMALL_TILE: usize = 64;
 const SMALL_THREADS: u32 = 256;
 /// Rows that W is streamed for at most, and those that the smaller kernel is for; columns of a block of them, and its threads.
-pub(in crate::ops) const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 16;
 const FEWER_ROWS: usize = 8;
 const FEW_TILE: usize = 32;
 const FEW_THREADS: u32 = 256;
 /// Elements of a row that the kernels decode at once.
 const GROUP: usize = 32;
-/// Scales that share an f32 where they are quantized themselves.
-const NESTED_BLOCK: usize = 256;
 
 /// Forward from x to y, or backward from dy to dx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,37 +48,38 @@ pub(in crate::ops) enum Pass {
     Backward,
 }
 
-/// The adapters' part of a product, as the kernels of lora_matmul take it; by default there is none.
+/// The adapters' part of a product, as kernels take it (kernels/common/lora.cuh).
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(in crate::ops) struct Adapters {
-    /// u or v, and the factors: in 16 bits with high and low parts, or in f32 for an f32 x.
+    /// u or v, and the factors: in 16 bits with high and low parts, or in f32.
     pub rank_rows: Pointer,
     pub factor: Pointer,
-    pub ld_factor: i64,
-    pub factor_stride: i64,
-    /// The length of a row of u or v in 16 bits.
-    pub inner: u32,
-    pub rank: u32,
-    pub padded: u32,
     pub segments: Pointer,
     pub meets: Pointer,
     pub keep: Pointer,
+    pub ld_factor: i64,
+    pub factor_stride: i64,
+    /// The length of a row of u or v.
+    pub inner: u32,
+    pub rank: u32,
     pub words: u32,
     pub keep_scale: f32,
 }
 
+impl Argument for Adapters {}
+
 impl Adapters {
-    pub const NONE: Adapters = Adapters {
+    const NONE: Adapters = Adapters {
         rank_rows: Pointer::NULL,
         factor: Pointer::NULL,
+        segments: Pointer::NULL,
+        meets: Pointer::NULL,
+        keep: Pointer::NULL,
         ld_factor: 0,
         factor_stride: 0,
         inner: 0,
         rank: 0,
-        padded: 0,
-        segments: Pointer::NULL,
-        meets: Pointer::NULL,
-        keep: Pointer::NULL,
         words: 0,
         keep_scale: 1.0,
     };
@@ -120,36 +107,43 @@ impl FewAdapters {
     };
 }
 
-/// The parts of a quantized matrix as kernels take them.
+/// A quantized matrix as kernels take it (kernels/common/four_bit.cuh).
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Parts {
-    pub codes: Pointer,
-    pub codes_kind: u32,
-    pub absmax: Pointer,
-    pub nested_codes: Pointer,
-    pub nested_map: Pointer,
-    pub nested_absmax: Pointer,
-    pub nested_offset: f32,
-    pub block_log2: u32,
+#[repr(C)]
+pub(in crate::ops) struct Matrix {
+    codes: Pointer,
+    absmax: Pointer,
+    nested_codes: Pointer,
+    nested_map: Pointer,
+    nested_absmax: Pointer,
+    kind: u32,
+    nested_offset: f32,
+    block_log2: u32,
+    /// To the end of the struct.
+    padding: u32,
 }
 
-impl Parts {
-    pub fn of(op: &'static str, device: &'static CudaDevice, w: &QuantizedTensor) -> Result<Parts> {
-        extent(op, w.numel().div_ceil(w.block()))?;
+impl Argument for Matrix {}
+
+impl Matrix {
+    pub fn of(op: &'static str, device: &'static CudaDevice, w: &QuantizedTensor) -> Result<Matrix> {
+        // The kernels count groups with 32 bits.
+        extent(op, w.numel().div_ceil(GROUP))?;
         let at = |part: &Tensor| part.pointer(op, device);
-        let plain = Parts {
+        let plain = Matrix {
             codes: at(w.codes())?,
-            codes_kind: w.kind() as u32,
             absmax: Pointer::NULL,
             nested_codes: Pointer::NULL,
             nested_map: Pointer::NULL,
             nested_absmax: Pointer::NULL,
+            kind: w.kind() as u32,
             nested_offset: 0.0,
             block_log2: w.block().trailing_zeros(),
+            padding: 0,
         };
         match w.scales() {
-            BlockScales::Plain(absmax) => Ok(Parts { absmax: at(absmax)?, ..plain }),
-            BlockScales::Nested(nested) if nested.block == NESTED_BLOCK => Ok(Parts {
+            BlockScales::Plain(absmax) => Ok(Matrix { absmax: at(absmax)?, ..plain }),
+            BlockScales::Nested(nested) if nested.block == NESTED_BLOCK => Ok(Matrix {
                 nested_codes: at(&nested.codes)?,
                 nested_map: at(&nested.map)?,
                 nested_absmax: at(&nested.absmax)?,
@@ -165,9 +159,9 @@ impl Parts {
 }
 
 /// Whether rows start on 16 bytes and are whole groups.
-fn is_aligned(x: Pointer, cols: usize, parts: &Parts, w: &QuantizedTensor) -> bool {
+fn is_aligned(x: Pointer, cols: usize, matrix: &Matrix, w: &QuantizedTensor) -> bool {
     let packs = x.is_aligned() && cols.is_multiple_of(DType::BF16.pack());
-    packs && parts.codes.is_aligned() && w.shape()[1].is_multiple_of(GROUP)
+    packs && matrix.codes.is_aligned() && w.shape()[1].is_multiple_of(GROUP)
 }
 
 /// Whether `x` is of few rows, for which W is streamed. The shapes decide, and how the tensors lie.
@@ -179,7 +173,7 @@ pub(in crate::ops) fn is_few(
 ) -> Result<bool> {
     let (m, k) = x.dims2(op)?;
     let few = x.dtype().is_half() && m <= FEW_ROWS;
-    Ok(few && is_aligned(x.pointer(op, device)?, k, &Parts::of(op, device, w)?, w))
+    Ok(few && is_aligned(x.pointer(op, device)?, k, &Matrix::of(op, device, w)?, w))
 }
 
 pub(super) fn forward(
@@ -217,48 +211,27 @@ pub(in crate::ops) fn product(
 ) -> Result<Tensor> {
     let ((m, k), n) = (a.dims2(op)?, w.shape()[if pass == Pass::Forward { 0 } else { 1 }]);
     let c = Tensor::uninitialised(device, &[m, n], a.dtype())?;
-    let parts = Parts::of(op, device, w)?;
-    let (a_at, c_at) = (a.pointer(op, device)?, c.pointer(op, device)?);
-    let [m32, n32, k32] = [extent(op, m)?, extent(op, n)?, extent(op, k)?];
-    let Parts { codes, codes_kind, absmax, nested_codes, nested_map, nested_absmax, .. } = parts;
-    let Parts { nested_offset, block_log2, .. } = parts;
-    let Adapters { rank_rows, factor, segments, meets, keep, words, keep_scale, .. } = *adapters;
+    let matrix = Matrix::of(op, device, w)?;
     let Finish { bias, operand, kept, kind, .. } = *finish;
+    let arguments = Product {
+        a: a.pointer(op, device)?,
+        w: matrix,
+        adapters: *adapters,
+        bias,
+        operand,
+        kept,
+        kind,
+        c: c.pointer(op, device)?,
+        m: extent(op, m)?,
+        n: extent(op, n)?,
+        k: extent(op, k)?,
+    };
     if a.dtype().is_half() {
-        let entry = match (pass, is_aligned(a_at, k, &parts, w)) {
+        let entry = match (pass, is_aligned(arguments.a, k, &matrix, w)) {
             (Pass::Forward, true) => "quantized_matmul_fwd_bf16",
             (Pass::Forward, false) => "quantized_matmul_fwd_bf16_ragged",
             (Pass::Backward, true) => "quantized_matmul_bwd_input_bf16",
             (Pass::Backward, false) => "quantized_matmul_bwd_input_bf16_ragged",
-        };
-        let arguments = Product {
-            a: a_at,
-            codes,
-            codes_kind,
-            absmax,
-            nested_codes,
-            nested_map,
-            nested_absmax,
-            nested_offset,
-            block_log2,
-            rank: rank_rows,
-            factor,
-            ld_factor: adapters.ld_factor,
-            factor_stride: adapters.factor_stride,
-            inner: adapters.inner,
-            segments,
-            meets,
-            keep,
-            words,
-            keep_scale,
-            bias,
-            operand,
-            kept,
-            kind,
-            c: c_at,
-            m: m32,
-            n: n32,
-            k: k32,
         };
         let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
         let entry = Entry::of(op, entry, &[a.dtype()])?;
@@ -267,34 +240,6 @@ pub(in crate::ops) fn product(
         let entry = match pass {
             Pass::Forward => "quantized_matmul_fwd_f32",
             Pass::Backward => "quantized_matmul_bwd_input_f32",
-        };
-        let arguments = ProductF32 {
-            a: a_at,
-            codes,
-            codes_kind,
-            absmax,
-            nested_codes,
-            nested_map,
-            nested_absmax,
-            nested_offset,
-            block_log2,
-            rank_rows,
-            factor,
-            rank: adapters.rank,
-            padded: adapters.padded,
-            segments,
-            meets,
-            keep,
-            words,
-            keep_scale,
-            bias,
-            operand,
-            kept,
-            kind,
-            c: c_at,
-            m: m32,
-            n: n32,
-            k: k32,
         };
         let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
         device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
@@ -313,28 +258,11 @@ pub(in crate::ops) fn few(
 ) -> Result<Tensor> {
     let ((m, k), n) = (x.dims2(op)?, w.shape()[0]);
     let y = Tensor::uninitialised(device, &[m, n], x.dtype())?;
-    let Parts {
-        codes,
-        codes_kind,
-        absmax,
-        nested_codes,
-        nested_map,
-        nested_absmax,
-        nested_offset,
-        block_log2,
-    } = Parts::of(op, device, w)?;
     let FewAdapters { u, b, adapter_of, rank, padded, .. } = *adapters;
     let Finish { bias, operand, kept, kind, .. } = *finish;
     let arguments = FewRows {
         x: x.pointer(op, device)?,
-        codes,
-        codes_kind,
-        absmax,
-        nested_codes,
-        nested_map,
-        nested_absmax,
-        nested_offset,
-        block_log2,
+        w: Matrix::of(op, device, w)?,
         u,
         b,
         adapter_of,

@@ -116,6 +116,19 @@ fn parameters(device: &Arc<Device>, problem: &Problem, kernel: &Kernel, seed: u6
     Ok(block)
 }
 
+/// The bytes of a struct as C lays it out: each member at a multiple of its size, the end rounded up to the largest of them.
+fn layout(device: &Arc<Device>, members: &[Parameter], random: &mut Random) -> Result<Vec<u8>, MemoryError> {
+    let (mut bytes, mut alignment) = (Vec::new(), 1);
+    for member in members {
+        let member = value(device, member, random)?;
+        bytes.resize(bytes.len().next_multiple_of(member.len().max(1)), 0);
+        alignment = alignment.max(member.len());
+        bytes.extend(member);
+    }
+    bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+    Ok(bytes)
+}
+
 /// The bytes of a parameter; what it points to is allocated and filled.
 fn value(device: &Arc<Device>, parameter: &Parameter, random: &mut Random) -> Result<Vec<u8>, MemoryError> {
     let filled = |bytes: &[u8]| {
@@ -130,16 +143,8 @@ fn value(device: &Arc<Device>, parameter: &Parameter, random: &mut Random) -> Re
             let each = (0..*count).map(|_| value(device, buffer, random));
             filled(&each.collect::<Result<Vec<_>, _>>()?.concat())
         }
-        Parameter::Table(members) => {
-            let mut bytes = Vec::new();
-            for member in members {
-                let member = value(device, member, random)?;
-                bytes.resize(bytes.len().next_multiple_of(member.len().max(1)), 0);
-                bytes.extend(member);
-            }
-            bytes.resize(bytes.len().next_multiple_of(8), 0);
-            filled(&bytes)
-        }
+        Parameter::Struct(members) => layout(device, members, random),
+        Parameter::Table(members) => filled(&layout(device, members, random)?),
         Parameter::Buffer { ty, length, fill, below, step } => {
             let address = device.memory.allocate(length * ty.size(), AllocationKind::Device)?;
             let mut start = 0;

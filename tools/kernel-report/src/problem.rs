@@ -15,7 +15,7 @@
 //!   { buffer = "u32", rows = "m", values = ["row", "k"] },      # a table of whole numbers, row by row
 //!   { buffer = "bf16", length = "k", addresses = "n" },         # an array of the addresses of n such buffers
 //!   { scalar = "s32", value = "m" },
-//!   { fields = [{ scalar = "f32", value = 0.5 }, { scalar = "u64", value = "m" }] },   # a struct, passed by value
+//!   { fields = [{ buffer = "u8", length = "m" }, { scalar = "f32", value = 0.5 }] },   # a struct, passed by value
 //!   { table = [{ buffer = "f32", length = "m" }, { scalar = "u64", value = "m" }] },   # a struct in memory, of addresses too
 //! ]
 //! ideal = { operations = { bf16 = "2 * m * n * k" }, bytes = "2 * (m * k + k * n) + 4 * m * n" }
@@ -109,16 +109,8 @@ struct RawParameter {
     values: Option<Vec<Expr>>,
     scalar: Option<Type>,
     value: Option<RawValue>,
-    fields: Option<Vec<RawField>>,
+    fields: Option<Vec<RawParameter>>,
     table: Option<Vec<RawParameter>>,
-}
-
-/// A member of a struct.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawField {
-    scalar: Type,
-    value: RawValue,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -183,9 +175,11 @@ pub enum Parameter {
     },
     /// The address of a buffer with these bytes.
     Rows(Vec<u8>),
-    /// A value or a struct of values, little-endian.
+    /// A value, little-endian.
     Scalar(Vec<u8>),
-    /// The address of a struct in memory; its members are scalars and addresses of buffers.
+    /// A struct; its members are scalars and addresses of buffers.
+    Struct(Vec<Parameter>),
+    /// The address of a struct in memory.
     Table(Vec<Parameter>),
 }
 
@@ -199,7 +193,7 @@ impl Parameter {
             }
             Parameter::Rows(bytes) => Some(bytes.len() as u64),
             Parameter::Scalar(_) => Some(0),
-            Parameter::Table(members) => {
+            Parameter::Struct(members) | Parameter::Table(members) => {
                 members.iter().try_fold(0u64, |sum, member| sum.checked_add(member.buffer_bytes()?))
             }
         }
@@ -349,24 +343,28 @@ impl RawParameter {
             self.length.is_none() && self.below.is_none() && self.step.is_none() && self.addresses.is_none();
         let (alone, tabled) =
             (alone && self.rows.is_none() && self.values.is_none(), alone && self.value.is_none());
-        if let Some(members) = &self.table {
-            if !alone || !tabled || self.buffer.is_some() || self.scalar.is_some() || self.fields.is_some() {
-                return Err("a table has nothing beside it".to_string());
-            }
-            let member = |(i, member): (usize, &RawParameter)| match member.table {
-                None => member.resolve(sizes).map_err(|why| format!("table[{i}]: {why}")),
-                Some(_) => Err(format!("table[{i}]: a table in a table")),
+        let members = |name: &str, members: &[RawParameter]| -> Result<Vec<Parameter>, String> {
+            let member = |(i, member): (usize, &RawParameter)| match (&member.fields, &member.table) {
+                (None, None) => member.resolve(sizes).map_err(|why| format!("{name}[{i}]: {why}")),
+                _ => Err(format!("{name}[{i}]: a struct in a struct")),
             };
-            return Ok(Parameter::Table(members.iter().enumerate().map(member).collect::<Result<_, _>>()?));
+            members.iter().enumerate().map(member).collect()
+        };
+        let nothing_else = alone && tabled && self.buffer.is_none() && self.scalar.is_none();
+        match (&self.fields, &self.table) {
+            (None, None) => {}
+            (Some(fields), None) if nothing_else => return members("fields", fields).map(Parameter::Struct),
+            (None, Some(table)) if nothing_else => return members("table", table).map(Parameter::Table),
+            _ => return Err("a struct has nothing beside it".to_string()),
         }
-        match (self.buffer, self.scalar, &self.fields) {
-            (Some(ty), None, None) if tabled && self.fill == Fill::Random => {
+        match (self.buffer, self.scalar) {
+            (Some(ty), None) if tabled && self.fill == Fill::Random => {
                 match (&self.rows, &self.values) {
                     (Some(rows), Some(values)) => table(ty, rows, values, sizes).map(Parameter::Rows),
                     _ => Err("a buffer needs a length, or rows and their values".to_string()),
                 }
             }
-            (Some(ty), None, None) => {
+            (Some(ty), None) => {
                 if self.value.is_some() || self.rows.is_some() || self.values.is_some() {
                     return Err("a buffer has no value, but a length".to_string());
                 }
@@ -390,12 +388,9 @@ impl RawParameter {
                     }
                 }
             }
-            (None, Some(ty), None) if alone => {
+            (None, Some(ty)) if alone => {
                 let value = self.value.as_ref().ok_or("a scalar needs a value")?;
                 Ok(Parameter::Scalar(scalar(ty, value, sizes)?))
-            }
-            (None, None, Some(fields)) if alone && self.value.is_none() => {
-                Ok(Parameter::Scalar(layout(fields, sizes)?))
             }
             _ => Err("is one of { buffer = TYPE, length = ... }, { scalar = TYPE, value = ... }, { fields = [...] } and \
                       { table = [...] }"
@@ -425,18 +420,6 @@ fn table(ty: Type, rows: &Expr, values: &[Expr], sizes: &Sizes) -> Result<Vec<u8
             bytes.extend_from_slice(&low[..size]);
         }
     }
-    Ok(bytes)
-}
-
-/// The bytes of a struct as C lays it out: each member at a multiple of its size, the end rounded up to the largest of them.
-fn layout(fields: &[RawField], sizes: &Sizes) -> Result<Vec<u8>, String> {
-    let mut bytes: Vec<u8> = Vec::new();
-    for (i, field) in fields.iter().enumerate() {
-        bytes.resize(bytes.len().next_multiple_of(field.scalar.size() as usize), 0);
-        bytes.extend(scalar(field.scalar, &field.value, sizes).map_err(|why| format!("fields[{i}]: {why}"))?);
-    }
-    let alignment = fields.iter().map(|field| field.scalar.size()).max().unwrap_or(1);
-    bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
     Ok(bytes)
 }
 

@@ -26,7 +26,7 @@ parameters = [
   { scalar = "s8", value = -3 },
   { scalar = "f32", value = 0.5 },
   { scalar = "f32", value = 2 },
-  { fields = [{ scalar = "u8", value = 1 }, { scalar = "f64", value = 1.5 }, { scalar = "u16", value = "k" }] },
+  { fields = [{ scalar = "u8", value = 1 }, { scalar = "f64", value = 1.5 }, { buffer = "u8", length = "k" }, { scalar = "u16", value = "k" }] },
 ]
 ideal = { operations = { bf16 = "2 * m * n * k" }, bytes = "2 * m * k" }
 sizes = [{ name = "small", m = 100, n = 200, k = 300 }, { name = "one", m = 1, n = 1, k = 1 }]
@@ -56,9 +56,12 @@ fn a_file_gives_every_kernel_on_every_size() {
         Parameter::Scalar(vec![0xfd]),
         Parameter::Scalar(0.5f32.to_le_bytes().to_vec()),
         Parameter::Scalar(2f32.to_le_bytes().to_vec()),
-        Parameter::Scalar(
-            [[1, 0, 0, 0, 0, 0, 0, 0], 1.5f64.to_le_bytes(), [44, 1, 0, 0, 0, 0, 0, 0]].concat(),
-        ),
+        Parameter::Struct(vec![
+            Parameter::Scalar(vec![1]),
+            Parameter::Scalar(1.5f64.to_le_bytes().to_vec()),
+            buffer(Type::U8, 300, Fill::Random, 0, 1),
+            Parameter::Scalar(300u16.to_le_bytes().to_vec()),
+        ]),
     ];
     assert_eq!(small.parameters, expected);
     assert_eq!(small.ideal.operations, [("bf16".to_string(), 12e6)]);
@@ -136,9 +139,9 @@ fn tables_hold_scalars_and_addresses() {
     let members = vec![Parameter::Scalar(300u32.to_le_bytes().to_vec()), buffer];
     assert_eq!((parameter, parameter.buffer_bytes()), (&Parameter::Table(members), Some(400)));
     for (bad, part) in [
-        ("{ table = [{ table = [] }] }", "table[0]: a table in a table"),
+        ("{ table = [{ table = [] }] }", "table[0]: a struct in a struct"),
         ("{ table = [{ buffer = \"f32\" }] }", "table[0]: a buffer needs a length"),
-        ("{ table = [], scalar = \"u8\", value = 1 }", "a table has nothing beside it"),
+        ("{ table = [], scalar = \"u8\", value = 1 }", "a struct has nothing beside it"),
     ] {
         let error = read(&FILE.replacen(old, bad, 1)).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("parameters["), "{error}");

@@ -4,7 +4,7 @@ use super::Run;
 use crate::Result;
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
-use crate::ops::lora_matmul::OP;
+use crate::ops::lora_matmul::{OP, Weight};
 use crate::ops::quantized_matmul::cuda::{self as quantized_matmul, FewAdapters};
 use crate::tensor::{DType, Tensor};
 
@@ -42,15 +42,15 @@ impl Run<'_> {
         if !suits || !self.pointer(&self.layer.a)?.is_aligned() {
             return Ok(false);
         }
-        match &self.layer.quantized {
-            Some(w) => quantized_matmul::is_few(OP, self.device, x, w),
-            None => self.aligned(&[x, &self.layer.w]),
+        match &self.layer.w {
+            Weight::Dense(w) => self.aligned(&[x, w]),
+            Weight::Quantized(w) => quantized_matmul::is_few(OP, self.device, x, w),
         }
     }
 
     /// y, and u as f32 `[M, padded]`.
     pub(super) fn few(&self, x: &Tensor, finish: &Finish) -> Result<(Tensor, Tensor)> {
-        let super::Layer { w, a, b, .. } = self.layer;
+        let super::Layer { a, b, .. } = self.layer;
         let [m, n, k, rank, padded] =
             [self.m, self.n, self.k, self.rank, self.padded].map(|size| size as u32);
         let adapter_of = self.table(|tables| &tables.adapter_of)?;
@@ -70,11 +70,14 @@ impl Run<'_> {
         let grid = Grid { blocks: [self.padded, self.m, 1], threads: DOWN_THREADS, shared: 0 };
         self.launch(a.dtype().select(OP, entries)?, arguments, grid)?;
 
-        if let Some(w) = &self.layer.quantized {
-            let [u_at, b_at] = [self.pointer(&u)?, self.pointer(b)?];
-            let adapters = FewAdapters { u: u_at, b: b_at, b_dtype: b.dtype(), adapter_of, rank, padded };
-            return Ok((quantized_matmul::few(OP, self.device, x, w, &adapters, finish)?, u));
-        }
+        let w = match &self.layer.w {
+            Weight::Dense(w) => w,
+            Weight::Quantized(w) => {
+                let [u_at, b_at] = [self.pointer(&u)?, self.pointer(b)?];
+                let adapters = FewAdapters { u: u_at, b: b_at, b_dtype: b.dtype(), adapter_of, rank, padded };
+                return Ok((quantized_matmul::few(OP, self.device, x, w, &adapters, finish)?, u));
+            }
+        };
         let y = self.new_tensor(&[self.m, self.n], self.dtype)?;
         let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = FewUp {

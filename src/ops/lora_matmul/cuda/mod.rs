@@ -6,7 +6,7 @@ mod thin;
 mod up;
 
 use super::segments::Tables;
-use super::{Layer, OP, Scale};
+use super::{Layer, OP, Scale, Weight};
 use crate::Result;
 use crate::device::Device;
 use crate::device::cuda::{Arguments, CudaDevice, Entry, Grid, Pointer, kernel};
@@ -73,6 +73,8 @@ struct Run<'a> {
     padded: usize,
     /// Type of x, y and their gradients.
     dtype: DType,
+    /// The weight's type; none of a quantized one.
+    weight_dtype: Option<DType>,
     /// Whether x and the weight are both of one type of 16 bits, or x is and the weight is quantized.
     tensor_cores: bool,
     /// Whether a factor is of another type than x, so that it is taken as f32 and has low parts.
@@ -86,6 +88,10 @@ impl<'a> Run<'a> {
         for size in [m, k + n, 3 * rank.next_multiple_of(8)] {
             extent(OP, size)?;
         }
+        let weight_dtype = match &layer.w {
+            Weight::Dense(w) => Some(w.dtype()),
+            Weight::Quantized(_) => None,
+        };
         let adapters = if layer.segments.is_some() { layer.a.shape()[0] } else { 1 };
         let tables = layer.segments.as_ref();
         Ok(Run {
@@ -99,7 +105,8 @@ impl<'a> Run<'a> {
             rank,
             padded: rank.next_multiple_of(8),
             dtype: x.dtype(),
-            tensor_cores: x.dtype().is_half() && (layer.quantized.is_some() || x.dtype() == layer.w.dtype()),
+            tensor_cores: x.dtype().is_half() && weight_dtype.is_none_or(|w| w == x.dtype()),
+            weight_dtype,
             has_low: [&layer.a, &layer.b].iter().any(|factor| factor.dtype() != x.dtype()),
         })
     }
@@ -110,7 +117,8 @@ impl<'a> Run<'a> {
 
     /// Queues the kernel `name`, or that for f16.
     fn launch(&self, name: &'static str, arguments: impl Arguments, grid: Grid) -> Result<()> {
-        let entry = Entry::of(OP, name, &[self.dtype, self.layer.w.dtype()])?;
+        let types: Vec<DType> = std::iter::once(self.dtype).chain(self.weight_dtype).collect();
+        let entry = Entry::of(OP, name, &types)?;
         self.device.launch(entry, arguments, grid)
     }
 

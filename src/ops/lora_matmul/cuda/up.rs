@@ -3,25 +3,15 @@
 use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, THREADS, TILE};
 use crate::device::cuda::{Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
-use crate::ops::lora_matmul::OP;
+use crate::ops::lora_matmul::{OP, Weight};
 use crate::ops::quantized_matmul::cuda::{Adapters, product};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 kernel! {
-    /// y or dx, on tensor cores.
+    /// y or dx.
     Up in "lora_matmul" {
-        a: Pointer, b: Pointer, rank: Pointer, factor: Pointer, ld_factor: i64, factor_stride: i64, inner: u32,
-        segments: Pointer, meets: Pointer, keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer,
-        kept: Pointer, kind: u32, c: Pointer, m: u32, n: u32, k: u32,
-    }
-}
-
-kernel! {
-    /// The same on the ordinary cores.
-    UpF32 in "lora_matmul" {
-        a: Pointer, b: Pointer, rank_rows: Pointer, factor: Pointer, rank: u32, padded: u32, segments: Pointer, meets: Pointer,
-        keep: Pointer, words: u32, keep_scale: f32, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
+        a: Pointer, b: Pointer, adapters: Adapters, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
         m: u32, n: u32, k: u32,
     }
 }
@@ -40,61 +30,48 @@ impl Run<'_> {
         kept: Option<&Kept>,
         finish: &Finish,
     ) -> Result<Tensor> {
-        if let Some(w) = &self.layer.quantized {
-            let (factor, ld) = &factors.up;
-            let (keep, words, keep_scale) = self.keep(kept)?;
-            let adapters = Adapters {
-                rank_rows: self.pointer(rank)?,
-                factor: self.pointer(factor)?,
-                ld_factor: *ld as i64,
-                factor_stride: Factors::stride(factor, self.adapters),
-                inner: (self.pieces() * self.padded) as u32,
-                rank: self.rank as u32,
-                padded: self.padded as u32,
-                segments: self.table(|t| &t.segments)?,
-                meets: self.table(|t| &t.meets)?,
-                keep,
-                words,
-                keep_scale,
-            };
-            return product(OP, self.device, pass, a, w, &adapters, finish);
-        }
+        let (factor, ld) = &factors.up;
+        let (keep, words, keep_scale) = self.keep(kept)?;
+        let adapters = Adapters {
+            rank_rows: self.pointer(rank)?,
+            factor: self.pointer(factor)?,
+            segments: self.table(|t| &t.segments)?,
+            meets: self.table(|t| &t.meets)?,
+            keep,
+            ld_factor: *ld as i64,
+            factor_stride: Factors::stride(factor, self.adapters),
+            inner: rank.dims2(OP)?.1 as u32,
+            rank: self.rank as u32,
+            words,
+            keep_scale,
+        };
+        let w = match &self.layer.w {
+            Weight::Dense(w) => w,
+            Weight::Quantized(w) => return product(OP, self.device, pass, a, w, &adapters, finish),
+        };
         let m = self.m;
         let (k, n) = if pass == Pass::Forward { (self.k, self.n) } else { (self.n, self.k) };
         let c = self.new_tensor(&[m, n], self.dtype)?;
-        let (factor, ld) = &factors.up;
-        let w = &self.layer.w;
-        let (keep, words, keep_scale) = self.keep(kept)?;
         let Finish { bias, operand, kept, kind, .. } = *finish;
-        let [segments, meets] = [self.table(|t| &t.segments)?, self.table(|t| &t.meets)?];
+        let arguments = Up {
+            a: self.pointer(a)?,
+            b: self.pointer(w)?,
+            adapters,
+            bias,
+            operand,
+            kept,
+            kind,
+            c: self.pointer(&c)?,
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+        };
         if self.tensor_cores {
             let entry = match (pass, self.aligned(&[a, w])?) {
                 (Pass::Forward, true) => "lora_matmul_fwd_bf16",
                 (Pass::Forward, false) => "lora_matmul_fwd_bf16_ragged",
                 (Pass::Backward, true) => "lora_matmul_bwd_input_bf16",
                 (Pass::Backward, false) => "lora_matmul_bwd_input_bf16_ragged",
-            };
-            let arguments = Up {
-                a: self.pointer(a)?,
-                b: self.pointer(w)?,
-                rank: self.pointer(rank)?,
-                factor: self.pointer(factor)?,
-                ld_factor: *ld as i64,
-                factor_stride: Factors::stride(factor, self.adapters),
-                inner: (self.pieces() * self.padded) as u32,
-                segments,
-                meets,
-                keep,
-                words,
-                keep_scale,
-                bias,
-                operand,
-                kept,
-                kind,
-                c: self.pointer(&c)?,
-                m: m as u32,
-                n: n as u32,
-                k: k as u32,
             };
             let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
             self.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
@@ -111,27 +88,6 @@ impl Run<'_> {
                     let detail = format!("{a} times {w} has no CUDA kernel on the ordinary cores");
                     return Err(Error::DType { op: OP, detail });
                 }
-            };
-            let arguments = UpF32 {
-                a: self.pointer(a)?,
-                b: self.pointer(w)?,
-                rank_rows: self.pointer(rank)?,
-                factor: self.pointer(factor)?,
-                rank: self.rank as u32,
-                padded: self.padded as u32,
-                segments,
-                meets,
-                keep,
-                words,
-                keep_scale,
-                bias,
-                operand,
-                kept,
-                kind,
-                c: self.pointer(&c)?,
-                m: m as u32,
-                n: n as u32,
-                k: k as u32,
             };
             let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
             self.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
