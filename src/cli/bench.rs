@@ -53,11 +53,7 @@ impl BenchStepArgs {
         let mut model = self.source.load()?.model;
         model.set_checkpointing(self.gradient_checkpointing);
         lora::attach(&mut model, &LoraConfig::new(self.lora_r, self.lora_alpha, Targets::AllLinear), 0)?;
-        let options = TrainOptions {
-            clip_norm: Some(1.0),
-            gradient_checkpointing: self.gradient_checkpointing,
-            ..TrainOptions::constant(1e-4, self.batch)
-        };
+        let options = TrainOptions { clip_norm: Some(1.0), ..TrainOptions::constant(1e-4, self.batch) };
         let mut stepper = Stepper::new(decay_matrices(lora::adapter_parameters(&model)), &options)?;
         let mut times = Vec::new();
         for step in 0..self.warmup + self.steps {

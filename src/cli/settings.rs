@@ -30,7 +30,8 @@ pub(super) struct RawTrain {
     pub eval_every: u64,
     pub save_every: u64,
     pub keep_last: usize,
-    pub gradient_checkpointing: bool,
+    /// Unset: for models in 4 bits.
+    pub gradient_checkpointing: Option<bool>,
 }
 
 impl Default for RawTrain {
@@ -52,7 +53,7 @@ impl Default for RawTrain {
             eval_every: 50,
             save_every: 100,
             keep_last: 2,
-            gradient_checkpointing: false,
+            gradient_checkpointing: None,
         }
     }
 }

@@ -35,6 +35,9 @@ pub(super) struct SftArgs {
     /// Quantize the frozen weights of the linear layers to 4 bits as they are loaded (QLoRA)
     #[arg(long, value_name = "nf4|fp4", conflicts_with = "full")]
     quantize: Option<String>,
+    /// Let the adapters start as a repair of the quantization, found in N iterations (LoftQ)
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1")]
+    loftq: Option<u32>,
     /// Rank of the adapters
     #[arg(long, value_name = "R")]
     lora_r: Option<u32>,
@@ -183,6 +186,8 @@ struct RawLora {
     alpha: f64,
     dropout: f64,
     rslora: bool,
+    /// Iterations of LoftQ; 0: none.
+    loftq: usize,
     targets: RawTargets,
 }
 
@@ -193,6 +198,7 @@ impl Default for RawLora {
             alpha: 32.0,
             dropout: 0.0,
             rslora: false,
+            loftq: 0,
             targets: RawTargets::Text("all-linear".to_string()),
         }
     }
@@ -251,6 +257,7 @@ impl SftArgs {
             ("data.validation", validation),
             ("method", self.full.then(|| "full".into())),
             ("lora.r", self.lora_r.map(|r| i64::from(r).into())),
+            ("lora.loftq", self.loftq.map(|n| i64::from(n).into())),
             ("lora.alpha", self.lora_alpha.map(toml::Value::Float)),
             ("lora.targets", self.lora_targets.clone().map(toml::Value::String)),
             ("data.max_tokens", self.max_tokens.map(|n| i64::from(n).into())),
@@ -318,6 +325,7 @@ impl Raw {
             dtype,
             quantization,
             method,
+            loftq: self.lora.loftq,
             data: DataOptions { train, validation, validation_fraction, packing, examples },
             train: self.train.resolve(rate, self.seed)?,
             output: PathBuf::from(&self.output),

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const KINDS: [&str; 2] = ["nf4", "fp4"];
 
 /// The settings key in config.json.
-pub(super) const CONFIG_KEY: &str = "quantization_config";
+pub const CONFIG_KEY: &str = "quantization_config";
 
 /// A weight as a checkpoint holds it; the parts fit each other.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::Result;
 use crate::device::Device;
 use crate::tensor::QuantizedTensor;
+use crate::{Error, Result};
 
 /// A named weight `[out, in]` in 4-bit blocks. Clones are the same weight.
 #[derive(Clone)]
@@ -29,6 +29,20 @@ impl QuantizedWeight {
     /// The value.
     pub fn value(&self) -> QuantizedTensor {
         self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another value in its place.
+    ///
+    /// # Errors
+    /// One of another shape.
+    pub fn set(&self, new: QuantizedTensor) -> Result<()> {
+        let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        if value.shape() != new.shape() {
+            let detail = format!("{:?} for a weight of shape {:?}", new.shape(), value.shape());
+            return Err(Error::model(self.name(), detail));
+        }
+        *value = new;
+        Ok(())
     }
 
     /// Moves the value to a device, where it stays.

@@ -1,5 +1,6 @@
 //! How a run optimizes, whatever its recipe.
 
+use crate::models::Decoder;
 use crate::optim::schedule::{Schedule, ScheduleKind};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -60,8 +61,9 @@ pub struct TrainOptions {
     pub save_every: u64,
     /// Checkpoints to keep (0: all).
     pub keep_last: usize,
-    /// Recompute the layers in the backward instead of keeping their state.
-    pub gradient_checkpointing: bool,
+    /// Whether layers are computed again in the backward instead of keeping their state; `None`: where the model's weights are in 4 bits, since
+    /// whoever quantizes lacks memory, not time.
+    pub gradient_checkpointing: Option<bool>,
     /// Seed of everything random in the run.
     pub seed: u64,
 }
@@ -86,9 +88,14 @@ impl TrainOptions {
             eval_every: 0,
             save_every: 0,
             keep_last: 0,
-            gradient_checkpointing: false,
+            gradient_checkpointing: None,
             seed: 0,
         }
+    }
+
+    /// Whether layers of `model` are computed again in the backward.
+    pub fn checkpoints_layers(&self, model: &Decoder) -> bool {
+        self.gradient_checkpointing.unwrap_or_else(|| model.quantized_weights().next().is_some())
     }
 
     /// Optimizer steps of a run whose epochs have `batches` micro-batches each.

@@ -4,6 +4,7 @@ mod architectures;
 mod checkpoints;
 mod decode_step;
 mod generate;
+mod loftq;
 mod lora;
 mod quantized;
 mod sampler;

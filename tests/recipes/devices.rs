@@ -107,6 +107,7 @@ fn the_quickstarts_training_and_answers_are_those_of_the_cpu() {
             model: base.display().to_string(),
             dtype: DType::F32,
             quantization: None,
+            loftq: 0,
             method: Method::Lora(Box::new(config)),
             data: DataOptions {
                 train: assets.join("couplets.jsonl"),

@@ -5,6 +5,7 @@ mod devices;
 mod golden_steps;
 mod memory_plan;
 mod pretrain;
+mod qlora;
 mod records;
 mod schedules;
 mod sft;

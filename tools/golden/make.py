@@ -43,10 +43,12 @@ def make_ops(_args):
 
 
 def make_quantize(_args):
+    import loftq
     import qlora
     import quantize
 
     quantize.write_all(GOLDEN / "quantize")
+    loftq.write_all(GOLDEN / "quantize")
     qlora.write_all(GOLDEN)
 
 

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::build::{Slot, Value, build};
+use super::build::{Slot, Start, Value, build};
 use super::quantize;
 use super::{Decoder, check_float};
-use crate::formats::{Checkpoint, DecoderConfig, RawDType, RawTensor, bitsandbytes};
+use crate::formats::{Architecture, Checkpoint, DecoderConfig, RawDType, RawTensor, bitsandbytes};
+use crate::nn::Linear;
 use crate::ops::quantize::Quantization;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -46,6 +47,24 @@ impl Decoder {
     /// As [`Decoder::load`]; [`Error::NonFinite`] for a weight beyond f16's range.
     pub fn load_via_f16(checkpoint: &Checkpoint, config: &DecoderConfig, dtype: DType) -> Result<Decoder> {
         load(checkpoint, config, dtype, Values::ViaF16)
+    }
+}
+
+impl Decoder {
+    /// The weight of one of the model's linear layers as `checkpoint` holds it in full precision: f32 `[out, in]`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it has another shape, or is in 4-bit blocks there.
+    pub fn full_precision(&self, checkpoint: &Checkpoint, linear: &Linear) -> Result<Tensor> {
+        let (name, (out, input)) = (format!("{}.weight", linear.path()), linear.dims());
+        if bitsandbytes::read(checkpoint, &name)?.is_some() {
+            let detail = "is in 4 bits; the model is needed as it was before";
+            return Err(Error::model(format!("tensor '{name}'"), detail));
+        }
+        let transposed = self.config.architecture == Architecture::Gpt2;
+        let (name, shape) = (name.as_str(), &[out, input][..]);
+        let slot = Slot { name, shape, start: Start::Zeros, transposed, linear: true };
+        Ok(Tensor::from_f32(checked_values(&checkpoint.get(name)?, &slot)?, shape))
     }
 }
 

@@ -205,12 +205,12 @@ fn quantized_config(
         checkpoint.names().find_map(|name| checkpoint.get(name).ok()).map(|raw| torch_name(raw.dtype()));
     let dtype = config.dtype.get_or_insert_with(|| stored.unwrap_or("bfloat16").to_string()).clone();
     let mut json = config.to_json();
-    json.insert("quantization_config".into(), bitsandbytes::config(how.kind.name(), how.double, &dtype));
+    json.insert(bitsandbytes::CONFIG_KEY.into(), bitsandbytes::config(how.kind.name(), how.double, &dtype));
     json
 }
 
 /// The bytes of a part of a quantized weight.
-fn part_bytes(value: &QuantizedTensor, layout: &Layout, part: Part) -> Result<Vec<u8>> {
+pub(super) fn part_bytes(value: &QuantizedTensor, layout: &Layout, part: Part) -> Result<Vec<u8>> {
     let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let offset = match value.scales() {
         BlockScales::Nested(nested) => nested.offset,
@@ -242,7 +242,7 @@ fn plain_bytes<'a>(raw: &RawTensor<'a>, dtype: RawDType, stored: &[usize]) -> Re
 }
 
 /// torch's name of a type; that of bf16 for what torch has not.
-fn torch_name(dtype: RawDType) -> &'static str {
+pub(super) fn torch_name(dtype: RawDType) -> &'static str {
     match dtype {
         RawDType::F32 => "float32",
         RawDType::F16 => "float16",

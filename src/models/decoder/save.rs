@@ -1,20 +1,22 @@
 //! A model to a Hugging Face folder.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::Decoder;
 use super::load::transpose;
+use super::quantize::{part_bytes, torch_name};
 use crate::device::Device;
+use crate::formats::bitsandbytes::{self, Layout, Part};
 use crate::formats::safetensors::{TensorSpec, write};
 use crate::formats::{Architecture, RawDType, write_json};
-use crate::tensor::{DType, Element, Tensor};
+use crate::tensor::{BlockScales, DType, Element, QuantizedTensor, Tensor};
 use crate::{Error, Result};
 
 impl Decoder {
     /// Writes config.json and model.safetensors, in the names and layouts of Hugging Face, to `folder`, which is made if
-    /// need be.
+    /// need be. Weights in 4-bit blocks stay so, in the layout of bitsandbytes.
     ///
     /// # Errors
     /// [`Error::Model`] while adapters are attached (they would be lost: merge them, or take them off); [`Error::Io`].
@@ -25,47 +27,86 @@ impl Decoder {
                 "has adapters, which its weights do not hold: merge them first",
             ));
         }
-        if self.quantized_weights().next().is_some() {
-            return Err(Error::model("model", "has weights in 4 bits: dequantize them first"));
-        }
+        self.save_base(folder)
+    }
+
+    /// As [`Decoder::save`], without the adapters that may be attached.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save_base(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "cannot create the folder"))?;
+        let (mut entries, mut specs) = (HashMap::new(), Vec::new());
         // GPT-2 stores its linear layers as [in, out].
-        let transposed: HashSet<String> = match self.config.architecture {
-            Architecture::Gpt2 => self.linears().map(|(path, _)| format!("{path}.weight")).collect(),
-            _ => HashSet::new(),
-        };
-        let tensors: Vec<(String, Tensor)> =
-            self.parameters().iter().map(|p| (p.name().to_string(), p.value())).collect();
-        let mut specs = Vec::with_capacity(tensors.len());
-        for (name, value) in &tensors {
+        let gpt2 = self.config.architecture == Architecture::Gpt2;
+        let linear: HashSet<String> = self.linears().map(|(path, _)| format!("{path}.weight")).collect();
+        for param in self.parameters() {
+            let (name, value) = (param.name().to_string(), param.value());
+            let transposed = gpt2 && linear.contains(&name);
             let mut shape = value.shape().to_vec();
-            if transposed.contains(name) {
+            if transposed {
                 shape.reverse();
             }
-            let (dtype, _) = stored(value.dtype());
-            specs.push(TensorSpec { name: name.clone(), dtype, shape });
+            specs.push(TensorSpec { name: name.clone(), dtype: stored(value.dtype()), shape });
+            entries.insert(name, Entry::Dense { value, transposed });
         }
+        let mut scheme = None;
+        for weight in self.quantized_weights() {
+            let value = weight.value();
+            let layout = layout(&value, torch_name(stored(self.dtype)));
+            scheme = Some(layout);
+            for (part, spec) in layout.specs(weight.name()) {
+                entries.insert(spec.name.clone(), Entry::Part { value: value.clone(), layout, part });
+                specs.push(spec);
+            }
+        }
+        let of_weights = specs.first().map_or(RawDType::F32, |spec| spec.dtype);
         write(&folder.join("model.safetensors"), &specs, &[("format", "pt")], |spec| {
-            match tensors.iter().find(|(name, _)| *name == spec.name) {
-                Some((name, value)) => bytes(value, transposed.contains(name)),
+            match entries.get(&spec.name) {
+                Some(Entry::Dense { value, transposed }) => bytes(value, *transposed),
+                Some(Entry::Part { value, layout, part }) => {
+                    part_bytes(&value.to_device(Device::Cpu)?, layout, *part).map(Cow::Owned)
+                }
                 None => Err(Error::model(spec.name.as_str(), "is not a parameter of the model")),
             }
         })?;
         let mut config = self.config.clone();
-        let of_weights = tensors.first().map_or(DType::F32, |(_, value)| value.dtype());
-        config.dtype = Some(stored(of_weights).1.to_string());
-        // The base may have been quantized; what is written is not.
-        config.raw.shift_remove("quantization_config");
-        write_json(&folder.join("config.json"), &config.to_json())
+        let dtype = torch_name(of_weights);
+        config.dtype = Some(dtype.to_string());
+        // What is written may be quantized otherwise than what was read.
+        config.raw.shift_remove(bitsandbytes::CONFIG_KEY);
+        let mut json = config.to_json();
+        if let Some(Layout { kind, nested_block, .. }) = scheme {
+            json.insert(
+                bitsandbytes::CONFIG_KEY.into(),
+                bitsandbytes::config(kind, nested_block.is_some(), dtype),
+            );
+        }
+        write_json(&folder.join("config.json"), &json)
     }
 }
 
-/// How weights of a type are stored, and what config.json calls it.
-fn stored(dtype: DType) -> (RawDType, &'static str) {
+/// What a tensor of the file is.
+enum Entry {
+    Dense { value: Tensor, transposed: bool },
+    Part { value: QuantizedTensor, layout: Layout, part: Part },
+}
+
+/// The layout of a weight in 4-bit blocks that stands for numbers of type `dtype`.
+fn layout(value: &QuantizedTensor, dtype: &'static str) -> Layout {
+    let nested_block = match value.scales() {
+        BlockScales::Plain(_) => None,
+        BlockScales::Nested(nested) => Some(nested.block),
+    };
+    Layout { kind: value.kind().name(), shape: *value.shape(), block: value.block(), nested_block, dtype }
+}
+
+/// How weights of a type are stored.
+fn stored(dtype: DType) -> RawDType {
     match dtype {
-        DType::BF16 => (RawDType::BF16, "bfloat16"),
-        DType::F16 => (RawDType::F16, "float16"),
-        _ => (RawDType::F32, "float32"),
+        DType::BF16 => RawDType::BF16,
+        DType::F16 => RawDType::F16,
+        _ => RawDType::F32,
     }
 }
 

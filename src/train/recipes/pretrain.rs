@@ -101,7 +101,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         }
     };
     model.set_dtype(options.dtype)?;
-    model.set_checkpointing(train.gradient_checkpointing);
+    let checkpointing = train.checkpoints_layers(&model);
+    model.set_checkpointing(checkpointing);
     header::device(options.device)?;
     header::model("new", model.config(), &model.parameters(), &[]);
 
@@ -125,7 +126,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     // The plan.
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
-    let (tokens, checkpointing) = (train.batch_size * options.block, train.gradient_checkpointing);
+    let tokens = train.batch_size * options.block;
     let plan = MemoryPlan::new(
         model.config(),
         &model.parameters(),

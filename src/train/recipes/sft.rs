@@ -6,12 +6,12 @@ use std::time::Instant;
 use crate::autograd::Param;
 use crate::data::{DataFormat, Loader, LoaderOptions, PromptStyle, Sample, SftSet, Stats, load_sft, split};
 use crate::device::Device;
-use crate::formats::hub;
 use crate::formats::peft::LoraConfig;
+use crate::formats::{Checkpoint, hub};
 use crate::models::Decoder;
 use crate::nn::QuantizedWeight;
 use crate::ops::quantize::Quantization;
-use crate::peft::lora;
+use crate::peft::{loftq, lora};
 use crate::tensor::DType;
 use crate::text::TextTokenizer;
 use crate::train::base_model::{self, BaseModel};
@@ -63,6 +63,8 @@ pub struct Options {
     pub quantization: Option<Quantization>,
     /// What is trained.
     pub method: Method,
+    /// Iterations of LoftQ, which lets the adapters start as a repair of the quantization; 0: they start as usual.
+    pub loftq: usize,
     /// The examples.
     pub data: DataOptions,
     /// How it is trained.
@@ -81,34 +83,48 @@ pub struct Options {
 pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let train = &options.train;
     check_dtype("model.dtype", options.dtype)?;
+    if options.loftq > 0 && options.quantization.is_none() {
+        let detail = "repairs what quantization does: it needs model.quantize (--quantize nf4)";
+        return Err(Error::config("lora.loftq", detail));
+    }
     let folder = RunFolder::new(&options.output);
     let checkpoints = folder.checkpoints(train.keep_last);
     let resume = launch.resume_point(&checkpoints)?;
 
     // The model. What is trained comes from the checkpoint, where there is one.
-    let BaseModel { mut model, mut tokenizer } = match (&options.method, &resume) {
-        (Method::Lora(_), _) => {
+    let repaired_base = (options.loftq > 1).then(|| folder.join(REPAIRED_BASE));
+    let BaseModel { mut model, mut tokenizer } = match (&options.method, &resume, &repaired_base) {
+        (Method::Lora(_), Some(_), Some(base)) => base_model::load(base, options.dtype)?,
+        (Method::Lora(_), ..) => {
             let path = hub::resolve(&options.model, None)?;
             base_model::load_with(&path, options.dtype, options.quantization.as_ref())?
         }
-        (Method::Full, _) if options.quantization.is_some() => {
+        (Method::Full, ..) if options.quantization.is_some() => {
             return Err(Error::config(
                 "model.quantize",
                 "is for adapters: weights in 4 bits cannot be trained",
             ));
         }
-        (Method::Full, None) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
-        (Method::Full, Some(point)) => base_model::load(&point.folder, DType::F32)?,
+        (Method::Full, None, _) => base_model::load(&hub::resolve(&options.model, None)?, DType::F32)?,
+        (Method::Full, Some(point), _) => base_model::load(&point.folder, DType::F32)?,
     };
     if matches!(options.method, Method::Full) && model.quantized_weights().next().is_some() {
         let detail = "has weights in 4 bits, which cannot be trained: train adapters on it";
         return Err(Error::model(options.model.as_str(), detail));
     }
     model.set_dtype(options.dtype)?;
-    model.set_checkpointing(train.gradient_checkpointing);
+    let checkpointing = train.checkpoints_layers(&model);
+    model.set_checkpointing(checkpointing);
     let trained = match (&options.method, &resume) {
         (Method::Lora(config), None) => {
             lora::attach(&mut model, config, train.seed)?;
+            if let (1.., Some(how), false) = (options.loftq, &options.quantization, launch.dry_run) {
+                let started = Instant::now();
+                let checkpoint = Checkpoint::open(&hub::resolve(&options.model, None)?)?;
+                loftq::init(&model, &checkpoint, how, options.loftq)?;
+                let seconds = started.elapsed().as_secs_f64();
+                say(format!("LoftQ       {} iterations in {seconds:.0} s", options.loftq));
+            }
             lora::adapter_parameters(&model)
         }
         (Method::Lora(_), Some(point)) => {
@@ -142,7 +158,6 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
-    let checkpointing = train.gradient_checkpointing;
     let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device)
         .with_quantized(&quantized);
     header::memory(&plan);
@@ -165,6 +180,11 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         say(format!("resuming after step {}", state.step));
     }
     folder.prepare(&launch.config_toml, launch.is_new())?;
+    if let (Some(base), None) = (&repaired_base, &resume) {
+        model.save_base(base)?;
+        tokenizer.save(base)?;
+        say(format!("the adapter's base, as LoftQ left it: {}", base.display()));
+    }
     checkpoints.remove_leftovers()?;
     checkpoints.remove_after(state.step)?;
     let mut recorder = Recorder::open(folder.path(), resume.as_ref().map(|_| state.step), total)?;
@@ -236,6 +256,9 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
+/// Where in the run folder the base is that LoftQ changed; the adapter fits no other.
+const REPAIRED_BASE: &str = "base";
+
 /// The training and validation examples, tokenized. If they went through a chat template that the model does not bring, the
 /// tokenizer gets it, so that it is saved with the result.
 fn load_data(options: &Options, tokenizer: &mut TextTokenizer) -> Result<(Vec<Sample>, Vec<Sample>)> {
@@ -265,6 +288,10 @@ fn load_data(options: &Options, tokenizer: &mut TextTokenizer) -> Result<(Vec<Sa
 /// Writes what was trained, as peft or transformers read it.
 fn save_result(options: &Options, model: &Decoder, tokenizer: &TextTokenizer, folder: &Path) -> Result<()> {
     match &options.method {
+        Method::Lora(config) if options.loftq > 1 => {
+            let base = options.output.join(REPAIRED_BASE).display().to_string();
+            lora::save(model, &LoraConfig { base_model: Some(base), ..(**config).clone() }, folder)
+        }
         Method::Lora(config) => lora::save(model, config, folder),
         Method::Full => {
             model.save(folder)?;
