@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use crate::autograd::Tape;
 use crate::cli::random_ids;
+use crate::cli::settings::quant_kind;
 use crate::cli::source::ModelArgs;
 use crate::device::philox::Philox;
 use crate::models::Decoder;
 use crate::nn::TokenBatch;
+use crate::ops::quantize::Quantization;
 use crate::peft::lora;
 use crate::tensor::Tensor;
 use crate::train::base_model::{self, BaseModel};
@@ -26,6 +28,9 @@ pub(super) struct MergeArgs {
     /// Folder for the merged model
     #[arg(long = "out", short, value_name = "FOLDER")]
     output: PathBuf,
+    /// Quantize the merged linear layers to 4 bits (blocks of 64, scales in 8 bits)
+    #[arg(long, value_name = "nf4|fp4")]
+    requantize: Option<String>,
     /// Load the result and compare its logits with those of model + adapter
     #[arg(long)]
     verify: bool,
@@ -37,15 +42,19 @@ impl MergeArgs {
             let detail = format!("{} already holds a model; choose another folder", self.output.display());
             return Err(Error::config("out", detail));
         }
+        let requantize = self.requantize.as_deref().map(|kind| quant_kind("requantize", kind)).transpose()?;
         let BaseModel { mut model, tokenizer } = self.source.load()?;
         let tokens = sample_tokens(model.config().vocab_size, model.config().max_positions)?;
         let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
         if self.source.has_adapter() {
             lora::merge(&mut model)?;
         }
-        // What had no adapter. The folder is a plain one.
+        // What had no adapter is as it was read.
         let dtype = model.dtype();
         model.dequantize(dtype)?;
+        if let Some(kind) = requantize {
+            model.quantize(&Quantization::new(kind))?;
+        }
         model.save(&self.output)?;
         tokenizer.save(&self.output)?;
         say(format!("model in {}", self.output.display()));

@@ -68,6 +68,13 @@ fn quantize_train_generate_merge() {
     let shown = succeed(&tiny, &merge).out;
     assert!(shown.contains("largest logit gap"), "{shown}");
     assert_eq!(generate(&["--model", "merged"]), tuned);
+    let merge = ["merge", "--model", "small", "--adapter", "run/adapter", "--requantize"];
+    let shown = succeed(&tiny, &[&merge[..], &["nf4", "--out", "again", "--verify"]].concat()).out;
+    assert!(shown.contains("largest logit gap"), "{shown}");
+    let size = |name: &str| std::fs::metadata(tiny.path(name).join("model.safetensors")).unwrap().len();
+    assert!(size("again") < size("merged") / 2, "{} of {}", size("again"), size("merged"));
+    assert!(!generate(&["--model", "again"]).is_empty());
+    fail(&tiny, 2, &[&merge[..], &["int3", "--out", "x"]].concat(), &["requantize", "nf4, fp4"]);
     // Without an adapter it dequantizes.
     succeed(&tiny, &["merge", "--model", "small", "--dtype", "bf16", "--out", "plain"]);
     fail(&tiny, 2, &sft(&["--quantize", "int3"]), &["model.quantize", "nf4, fp4"]);

@@ -178,7 +178,7 @@ fn f16_stays_near_f32() {
 /// Two layers of about ten roundings each, of weights and of activations, independent of each other: sqrt(40) of them, with a factor 2 for
 /// what attention and the norms amplify.
 #[track_caller]
-fn assert_stays_near(what: &str, dtype: DType, ours: &[f32], exact: &[f32]) {
+pub fn assert_stays_near(what: &str, dtype: DType, ours: &[f32], exact: &[f32]) {
     assert_eq!(ours.len(), exact.len(), "{what}");
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     let error = norm(&mut exact.iter().zip(ours).map(|(a, b)| a - b));

@@ -14,6 +14,7 @@ use warptune::ops::quantize::{Quantization, dequantize};
 use warptune::peft::lora;
 use warptune::tensor::{BlockScales, DType, QuantKind, QuantizedTensor, Tensor};
 
+use super::architectures::assert_stays_near;
 use crate::support::devices::{assert_no_reports, cuda};
 use crate::support::golden::{Golden, QUANTIZED};
 use crate::support::{bits, values};
@@ -103,6 +104,21 @@ fn adapters_on_them() {
     assert_no_reports();
 }
 
+#[test]
+fn bf16_stays_near_f32() {
+    for (name, device) in on_devices() {
+        let golden = Golden::open_quantized(name, "golden");
+        let rounded = golden.model_as(DType::BF16);
+        rounded.to_device(device).unwrap();
+        for (i, sequence) in golden.sequences().iter().enumerate() {
+            let exact = &golden.tensor(&format!("logits.{i}")).values;
+            let rounded = logits(&rounded, sequence).fetch_f32().unwrap();
+            assert_stays_near(name, DType::BF16, &rounded, exact);
+        }
+    }
+    assert_no_reports();
+}
+
 /// Merging: the logits stay, the weights are numbers again, and what is saved is a plain model.
 #[test]
 fn merging_into_4_bits_gives_a_plain_model() {
@@ -115,10 +131,6 @@ fn merging_into_4_bits_gives_a_plain_model() {
         let error = model.save(folder.path()).unwrap_err().to_string();
         assert!(error.contains("adapters"), "{error}");
         lora::merge(&mut model).unwrap();
-        if model.quantized_weights().next().is_some() {
-            let error = model.save(folder.path()).unwrap_err().to_string();
-            assert!(error.contains("4 bits"), "{error}");
-        }
         model.dequantize(DType::F32).unwrap();
         assert_eq!(model.quantized_weights().count(), 0);
         model.save(folder.path()).unwrap();
@@ -133,6 +145,13 @@ fn merging_into_4_bits_gives_a_plain_model() {
         for (a, b) in logits(&model, sequence).as_f32().unwrap().iter().zip(stored) {
             assert!((a - b).abs() <= 1e-4 * largest, "{name}: {a} {b}");
         }
+        // In 4 bits again, saved and read.
+        model.quantize(&how(name)).unwrap();
+        model.save(folder.path()).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let again = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
+        assert!(parts(&again) == parts(&model) && !parts(&again).is_empty(), "{name}");
+        assert!(bits(&logits(&again, sequence)) == bits(&logits(&model, sequence)));
     }
 }
 

@@ -25,6 +25,21 @@ impl Decoder {
         self.linears().filter_map(|(_, linear)| linear.weight().quantized())
     }
 
+    /// Quantizes the weights of the linear layers, but for the output projection, that are not in 4-bit blocks yet.
+    ///
+    /// # Errors
+    /// Those of [`quantize`], naming the weight.
+    pub fn quantize(&mut self, how: &Quantization) -> Result<()> {
+        for (_, linear) in self.linears_mut() {
+            if let Weight::Dense(weight) = linear.weight() {
+                let name = weight.name().to_string();
+                let value = quantize(&weight.value(), how).map_err(|e| at(e, &name))?;
+                linear.set_weight(Weight::Quantized(QuantizedWeight::new(name, value)))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Turns every weight in 4-bit blocks into numbers of type `dtype`.
     ///
     /// # Errors
@@ -91,10 +106,15 @@ pub(super) fn quantize_raw(
     how: &Quantization,
 ) -> Result<QuantizedTensor> {
     let values = Tensor::from_f32(checked_values(raw, slot)?, slot.shape);
-    quantize(&values, how).map_err(|e| match e {
-        Error::NonFinite { what, .. } => Error::NonFinite { what, place: Some(slot.name.into()) },
+    quantize(&values, how).map_err(|e| at(e, slot.name))
+}
+
+/// An error of quantizing the weight `name`.
+fn at(error: Error, name: &str) -> Error {
+    match error {
+        Error::NonFinite { what, .. } => Error::NonFinite { what, place: Some(name.into()) },
         other => other,
-    })
+    }
 }
 
 /// What a file holds of a slot.

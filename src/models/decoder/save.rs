@@ -50,22 +50,23 @@ impl Decoder {
             specs.push(TensorSpec { name: name.clone(), dtype: stored(value.dtype()), shape });
             entries.insert(name, Entry::Dense { value, transposed });
         }
-        let mut scheme = None;
+        let mut quantized: Vec<(QuantizedTensor, Layout)> = Vec::new();
         for weight in self.quantized_weights() {
             let value = weight.value();
             let layout = layout(&value, torch_name(stored(self.dtype)));
-            scheme = Some(layout);
             for (part, spec) in layout.specs(weight.name()) {
-                entries.insert(spec.name.clone(), Entry::Part { value: value.clone(), layout, part });
+                entries.insert(spec.name.clone(), Entry::Part { of: quantized.len(), part });
                 specs.push(spec);
             }
+            quantized.push((value, layout));
         }
         let of_weights = specs.first().map_or(RawDType::F32, |spec| spec.dtype);
         write(&folder.join("model.safetensors"), &specs, &[("format", "pt")], |spec| {
             match entries.get(&spec.name) {
                 Some(Entry::Dense { value, transposed }) => bytes(value, *transposed),
-                Some(Entry::Part { value, layout, part }) => {
-                    part_bytes(&value.to_device(Device::Cpu)?, layout, *part).map(Cow::Owned)
+                Some(&Entry::Part { of, part }) => {
+                    let (value, layout) = &quantized[of];
+                    part_bytes(&value.to_device(Device::Cpu)?, layout, part).map(Cow::Owned)
                 }
                 None => Err(Error::model(spec.name.as_str(), "is not a parameter of the model")),
             }
@@ -76,7 +77,7 @@ impl Decoder {
         // What is written may be quantized otherwise than what was read.
         config.raw.shift_remove(bitsandbytes::CONFIG_KEY);
         let mut json = config.to_json();
-        if let Some(Layout { kind, nested_block, .. }) = scheme {
+        if let Some((_, Layout { kind, nested_block, .. })) = quantized.first() {
             json.insert(
                 bitsandbytes::CONFIG_KEY.into(),
                 bitsandbytes::config(kind, nested_block.is_some(), dtype),
@@ -88,8 +89,15 @@ impl Decoder {
 
 /// What a tensor of the file is.
 enum Entry {
-    Dense { value: Tensor, transposed: bool },
-    Part { value: QuantizedTensor, layout: Layout, part: Part },
+    Dense {
+        value: Tensor,
+        transposed: bool,
+    },
+    /// A part of a quantized weight, by its number among these.
+    Part {
+        of: usize,
+        part: Part,
+    },
 }
 
 /// The layout of a weight in 4-bit blocks that stands for numbers of type `dtype`.
