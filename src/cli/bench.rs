@@ -10,6 +10,7 @@ use crate::Result;
 use crate::cli::random_ids;
 use crate::cli::source::ModelArgs;
 use crate::data::{Batch, Sample};
+use crate::device::Device;
 use crate::device::philox::Philox;
 use crate::formats::peft::{LoraConfig, Targets};
 use crate::generate::{GenerateOptions, generate};
@@ -72,7 +73,13 @@ impl BenchStepArgs {
                 times.push(started.elapsed().as_secs_f64() * 1e3);
             }
         }
-        say(json!({ "step_ms": times, "median_ms": median(&times), "peak_rss_mib": peak_rss_mib() }));
+        let device_peak = match model.device() {
+            Device::Cpu => None,
+            device => Some(device.cuda()?.memory_stats().peak),
+        };
+        say(json!({
+            "step_ms": times, "median_ms": median(&times), "peak_rss_mib": peak_rss_mib(), "device_peak_bytes": device_peak,
+        }));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod doctor;
 mod generate;
 mod interrupt;
 mod merge;
+mod plan;
 mod pretrain;
 mod preview;
 mod quantize;
@@ -47,6 +48,7 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     Merge(merge::MergeArgs),
     Quantize(quantize::QuantizeArgs),
+    Plan(plan::PlanArgs),
     Preview(preview::PreviewArgs),
     Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<()> {
         Command::Chat(args) => args.run(),
         Command::Merge(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Plan(args) => args.run(),
         Command::Preview(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),

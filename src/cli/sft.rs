@@ -227,7 +227,7 @@ impl RawLora {
 }
 
 /// What a text says of target modules: all of them, names separated by commas, or else a regular expression.
-fn targets(text: &str) -> Targets {
+pub(super) fn targets(text: &str) -> Targets {
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
     let is_name = |name: &&str| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))

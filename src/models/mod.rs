@@ -2,4 +2,4 @@
 
 pub mod decoder;
 
-pub use decoder::{DecodeStep, Decoder, quantize_checkpoint};
+pub use decoder::{DecodeStep, Decoder, WeightShape, quantize_checkpoint, weight_shapes};

@@ -1,11 +1,100 @@
 //! How much memory a run will take, told before it starts.
 
+use crate::Result;
 use crate::autograd::Param;
 use crate::device::Device;
 use crate::formats::DecoderConfig;
-use crate::nn::QuantizedWeight;
+use crate::formats::peft::LoraConfig;
+use crate::models::{Decoder, WeightShape, weight_shapes};
 use crate::ops::linear_cross_entropy::logits_budget;
+use crate::ops::quantize::Quantization;
+use crate::peft::lora;
 use crate::tensor::DType;
+
+/// How large a model is, and what of it is trained.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of parameters, as they are stored.
+    pub parameters: usize,
+    /// Bytes of weights in 4-bit blocks, scales included.
+    pub quantized: usize,
+    /// Elements of each parameter that is trained.
+    pub trained: Vec<usize>,
+    /// The ranks of all adapters together.
+    pub ranks: usize,
+}
+
+impl Sizes {
+    /// Of a model, with its adapters.
+    pub fn of(model: &Decoder) -> Sizes {
+        let params: Vec<Param> =
+            model.parameters().into_iter().chain(lora::adapter_parameters(model)).collect();
+        let adapters = model.linears().filter_map(|(_, linear)| linear.adapter());
+        Sizes {
+            parameters: params.iter().map(|p| p.value().numel() * p.value().dtype().size()).sum(),
+            quantized: model.quantized_weights().map(|weight| weight.value().bytes()).sum(),
+            trained: params.iter().filter(|p| p.is_trainable()).map(|p| p.value().numel()).collect(),
+            // Whoever attached them checked that A is a matrix.
+            ranks: adapters.map(|adapter| adapter.a.value().shape()[0]).sum(),
+        }
+    }
+
+    /// Of a model that is on paper alone. With `lora` its weights are of type `dtype`, or quantized where `quantization` says how, and f32
+    /// adapters are trained; without, all its weights are, in f32.
+    ///
+    /// # Errors
+    /// Targets of the adapters that the model has not.
+    pub fn on_paper(
+        config: &DecoderConfig,
+        dtype: DType,
+        quantization: Option<&Quantization>,
+        lora: Option<&LoraConfig>,
+    ) -> Result<Sizes> {
+        let weights = weight_shapes(config)?;
+        let Some(lora) = lora else {
+            let trained: Vec<usize> = weights.iter().map(WeightShape::numel).collect();
+            return Ok(Sizes {
+                parameters: 4 * trained.iter().sum::<usize>(),
+                quantized: 0,
+                trained,
+                ranks: 0,
+            });
+        };
+        let mut sizes = Sizes::default();
+        for weight in &weights {
+            match quantization {
+                Some(how) if weight.linear.is_some() => sizes.quantized += how.bytes(weight.numel()),
+                _ => sizes.parameters += weight.numel() * dtype.size(),
+            }
+        }
+        let linears: Vec<(&str, &WeightShape)> =
+            weights.iter().filter_map(|w| w.linear.as_deref().map(|module| (module, w))).collect();
+        let names: Vec<&str> = linears.iter().map(|(module, _)| *module).collect();
+        let targets = lora.target_modules.select(&names)?;
+        for (module, weight) in linears.iter().filter(|(module, _)| targets.contains(module)) {
+            let r = lora.rank_of(module)?;
+            sizes.ranks += r;
+            sizes.trained.extend(weight.shape.iter().rev().map(|features| r * features));
+        }
+        sizes.parameters += 4 * sizes.trained.iter().sum::<usize>();
+        Ok(sizes)
+    }
+}
+
+/// What a step works on.
+#[derive(Clone, Copy, Debug)]
+pub struct StepShape {
+    /// Tokens of a micro-batch, at most.
+    pub tokens: usize,
+    /// Type of the activations.
+    pub dtype: DType,
+    /// Whether layers are computed again in the backward.
+    pub checkpointing: bool,
+    /// Whether gradients are summed over several micro-batches.
+    pub accumulating: bool,
+    /// Where.
+    pub device: Device,
+}
 
 /// Predicted bytes of a training step, by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,59 +109,65 @@ pub struct MemoryPlan {
     pub optimizer: usize,
     /// What one layer keeps for its backward.
     pub layer: usize,
-    /// What the layers keep together, and the gradients that flow through one of them.
+    /// What the layers keep together when the forward ends.
     pub activations: usize,
     /// A chunk of logits, which becomes its gradient in place.
     pub logits: usize,
+    /// The most that activations, gradients and logits need at one time: they come and go.
+    pub peak: usize,
 }
 
 impl MemoryPlan {
-    /// The plan for micro-batches of at most `tokens` tokens. `params` are all parameters, adapters' included.
+    /// The plan of a step.
     ///
-    /// A layer keeps, for each token, the residual stream twice, both norms' outputs, q, k, v and the attention's output, and the
-    /// MLP's inner vectors. With `checkpointing` it keeps its input alone, and one layer at a time is computed again.
-    pub fn new(
-        config: &DecoderConfig,
-        params: &[Param],
-        activations: DType,
-        tokens: usize,
-        checkpointing: bool,
-        device: Device,
-    ) -> MemoryPlan {
-        let trained: usize = params.iter().filter(|p| p.is_trainable()).map(|p| p.value().numel()).sum();
+    /// A layer keeps, for each token, the residual stream twice, both norms' outputs, q, k, v and the attention's output, the
+    /// MLP's inner vectors, and what adapters make of their inputs; and the factors of adapters, where they are of another type than
+    /// activations. With checkpointing it keeps its input alone, and one layer at a time is computed again.
+    ///
+    /// The peak is at the end of the forward, when all is kept and there are logits; or in the backward, where gradients come as activations
+    /// go, at its first or its last layer.
+    pub fn new(config: &DecoderConfig, sizes: &Sizes, step: &StepShape) -> MemoryPlan {
+        let trained: usize = sizes.trained.iter().sum();
+        let layers = config.num_layers.max(1);
         let gated = config.rope.is_some();
         let (queries, keys) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let inner = config.intermediate_size * if gated { 3 } else { 2 };
         let normed = if config.qk_norm { queries + keys } else { 0 };
         let a_token = 4 * config.hidden_size + 2 * queries + 2 * keys + normed + inner;
-        let layer = tokens * a_token * activations.size();
-        let kept = if checkpointing { tokens * config.hidden_size * activations.size() } else { layer };
+        let casts = if step.dtype == DType::F32 { 0 } else { trained * step.dtype.size() / layers };
+        let of_tokens = |width: usize| step.tokens * width * step.dtype.size();
+        let layer = of_tokens(a_token) + 4 * step.tokens * sizes.ranks / layers + casts;
+        let stream = of_tokens(config.hidden_size);
+        let activations = layers * if step.checkpointing { stream } else { layer };
+        let logits = logits_budget(step.device).min(step.tokens * config.vocab_size * 4);
+
+        // Gradients of the residual stream and of one inner vector flow at a time.
+        let flow = of_tokens(2 * config.hidden_size + config.intermediate_size);
+        let gradients = trained * 4;
+        let (at_first, at_last) = match step.accumulating {
+            true => (gradients, gradients),
+            false => (gradients / layers, gradients),
+        };
+        let backward = match step.checkpointing {
+            true => (activations + at_first).max(stream + at_last) + layer + flow,
+            false => (activations + at_first).max(layer + at_last) + flow,
+        };
+        let forward = activations + logits + 2 * stream + if step.accumulating { gradients } else { 0 };
         MemoryPlan {
-            weights: params.iter().map(|p| p.value().numel() * p.value().dtype().size()).sum(),
-            quantized: 0,
-            gradients: trained * 4,
+            weights: sizes.parameters + sizes.quantized,
+            quantized: sizes.quantized,
+            gradients,
             optimizer: trained * 8,
             layer,
-            // Once more for the layer whose backward runs: its gradients, or its recomputed state.
-            activations: kept * config.num_layers + layer,
-            logits: logits_budget(device).min(tokens * config.vocab_size * 4),
+            activations,
+            logits,
+            peak: forward.max(backward),
         }
-    }
-
-    /// With the model's weights in 4-bit blocks, which are no parameters.
-    pub fn with_quantized<'a>(
-        mut self,
-        weights: impl IntoIterator<Item = &'a QuantizedWeight>,
-    ) -> MemoryPlan {
-        let bytes: usize = weights.into_iter().map(|weight| weight.value().bytes()).sum();
-        self.quantized += bytes;
-        self.weights += bytes;
-        self
     }
 
     /// Everything together.
     pub fn total(&self) -> usize {
-        self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        self.weights + self.optimizer + self.peak
     }
 }
 
@@ -80,17 +175,18 @@ impl std::fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "about {}: weights {}{}, gradients {}, optimizer {}, activations {} ({} a layer), logits {}",
+            "about {}: weights {}{}, optimizer {}, a step {} (activations {}, {} a layer; gradients {}; logits {})",
             mib(self.total()),
             mib(self.weights),
             match self.quantized {
                 0 => String::new(),
                 bytes => format!(" ({} of them in 4 bits)", mib(bytes)),
             },
-            mib(self.gradients),
             mib(self.optimizer),
+            mib(self.peak),
             mib(self.activations),
             mib(self.layer),
+            mib(self.gradients),
             mib(self.logits)
         )
     }

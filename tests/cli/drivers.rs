@@ -18,7 +18,7 @@ fn emulated() -> PathBuf {
 
 /// The binary where the loader looks for a driver in one folder first: there the emulated one is, or nothing. A driver of the machine's own is
 /// hidden by the former, not by the latter.
-fn with_driver(tiny: &Tiny, present: bool, args: &[&str]) -> Command {
+pub fn with_driver(tiny: &Tiny, present: bool, args: &[&str]) -> Command {
     let folder = tiny.path("driver");
     std::fs::create_dir_all(&folder).unwrap();
     let link = folder.join("libcuda.so");

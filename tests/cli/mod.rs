@@ -3,8 +3,9 @@
 mod config;
 mod data_errors;
 #[cfg(target_os = "linux")]
-mod drivers;
+pub mod drivers;
 mod kill;
+mod plan;
 mod quickstart;
 mod results;
 

@@ -8,6 +8,7 @@ mod layer;
 mod load;
 mod quantize;
 mod save;
+mod shapes;
 mod untrained;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::{Error, Result};
 pub use decode_step::DecodeStep;
 use layer::Layer;
 pub use quantize::quantize_checkpoint;
+pub use shapes::{WeightShape, weight_shapes};
 
 /// A decoder language model. T is the number of tokens of a packed batch.
 pub struct Decoder {

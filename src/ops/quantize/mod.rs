@@ -34,6 +34,16 @@ impl Quantization {
         Quantization { kind, block: 64, double: true }
     }
 
+    /// Bytes of a matrix of `numel` elements: codes, scales and, with double quantization, what codes of scales stand for.
+    pub fn bytes(&self, numel: usize) -> usize {
+        let blocks = numel.div_ceil(self.block);
+        let scales = match self.double {
+            false => 4 * blocks,
+            true => blocks + 4 * blocks.div_ceil(NESTED_BLOCK) + 4 * 256,
+        };
+        numel.div_ceil(2) + scales
+    }
+
     /// Checks the size of the blocks.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::train::base_model::{self, BaseModel};
 use crate::train::batch::{batch_loss, evaluate, fingerprint, next_window};
 use crate::train::header;
 use crate::train::launch::Launch;
-use crate::train::memory_plan::MemoryPlan;
+use crate::train::memory_plan::{MemoryPlan, Sizes, StepShape};
 use crate::train::metrics::Record;
 use crate::train::options::{TrainOptions, check_dtype};
 use crate::train::run_folder::RunFolder;
@@ -126,15 +126,14 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     // The plan.
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
-    let tokens = train.batch_size * options.block;
-    let plan = MemoryPlan::new(
-        model.config(),
-        &model.parameters(),
-        options.dtype,
-        tokens,
+    let step = StepShape {
+        tokens: train.batch_size * options.block,
+        dtype: options.dtype,
         checkpointing,
-        options.device,
-    );
+        accumulating: train.accumulation > 1,
+        device: options.device,
+    };
+    let plan = MemoryPlan::new(model.config(), &Sizes::of(&model), &step);
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());

@@ -18,7 +18,7 @@ use crate::train::base_model::{self, BaseModel};
 use crate::train::batch::{batch_loss, evaluate, fingerprint, next_window};
 use crate::train::header;
 use crate::train::launch::Launch;
-use crate::train::memory_plan::MemoryPlan;
+use crate::train::memory_plan::{MemoryPlan, Sizes, StepShape};
 use crate::train::metrics::Record;
 use crate::train::options::{TrainOptions, check_dtype};
 use crate::train::run_folder::RunFolder;
@@ -158,8 +158,14 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let batches = train_loader.batches_per_epoch();
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
-    let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device)
-        .with_quantized(&quantized);
+    let step = StepShape {
+        tokens: largest,
+        dtype: options.dtype,
+        checkpointing,
+        accumulating: train.accumulation > 1,
+        device: options.device,
+    };
+    let plan = MemoryPlan::new(model.config(), &Sizes::of(&model), &step);
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());
