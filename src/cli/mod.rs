@@ -1,6 +1,7 @@
 //! The command line: flags and config files in, calls of the library out.
 
 mod bench;
+mod bench_quantized;
 mod chat;
 mod config;
 mod device;
@@ -55,6 +56,8 @@ enum Command {
     BenchStep(bench::BenchStepArgs),
     #[command(hide = true)]
     BenchGenerate(bench::BenchGenerateArgs),
+    #[command(hide = true)]
+    BenchQuantized(bench_quantized::BenchQuantizedArgs),
 }
 
 /// Exit code of a run that the user stopped, as shells count it for SIGINT.
@@ -111,6 +114,7 @@ fn run(command: Command) -> Result<()> {
         Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),
         Command::BenchGenerate(args) => args.run(),
+        Command::BenchQuantized(args) => args.run(),
     }
 }
 

@@ -3,10 +3,10 @@
 #
 #   python tools/golden/smollm2.py export SmolLM2-135M-Instruct.Q4_1.gguf .fixtures/smollm2-f32
 #   cargo build --release
-#   tools/bench/compare.sh [train|generate] [rounds]
+#   tools/bench/compare.sh [train|qlora|generate|quantized] [rounds]
 #
-# Each command prints its figures as one JSON object on its last line of output: median_ms or median_tokens_per_s, and
-# peak_rss_mib. Settings: MODEL, THREADS, STEPS, PYTHON, WARPTUNE, all from the environment.
+# Each command prints its figures as one JSON object on its last line of output; those that are numbers are compared. Settings: MODEL,
+# THREADS, STEPS, PYTHON, WARPTUNE, all from the environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,18 +19,24 @@ PYTHON=${PYTHON:-python3}
 WARPTUNE=${WARPTUNE:-target/release/warptune}
 
 case $what in
+quantized)
+    ours=("$WARPTUNE" bench-quantized --threads "$THREADS")
+    theirs=("$PYTHON" tools/bench/quantized.py --threads "$THREADS")
+    ;;
+qlora)
+    ours=("$WARPTUNE" bench-step --model "$MODEL" --quantize nf4 --threads "$THREADS" --batch 4 --length 256 --steps "$STEPS" --lora-r 16 --lora-alpha 32)
+    theirs=("$PYTHON" tools/bench/train_step.py --model "$MODEL" --quantize --threads "$THREADS" --batch 4 --length 256 --steps "$STEPS")
+    ;;
 train)
-    key=median_ms
     ours=("$WARPTUNE" bench-step --model "$MODEL" --threads "$THREADS" --batch 4 --length 256 --steps "$STEPS" --lora-r 16 --lora-alpha 32)
     theirs=("$PYTHON" tools/bench/train_step.py --model "$MODEL" --threads "$THREADS" --batch 4 --length 256 --steps "$STEPS")
     ;;
 generate)
-    key=median_tokens_per_s
     ours=("$WARPTUNE" bench-generate --model "$MODEL" --threads "$THREADS" --prompt 16 --new 64 --runs "$STEPS")
     theirs=("$PYTHON" tools/bench/generate.py --model "$MODEL" --threads "$THREADS" --prompt 16 --new 64 --runs "$STEPS")
     ;;
 *)
-    echo "usage: $0 [train|generate] [rounds]" >&2
+    echo "usage: $0 [train|qlora|generate|quantized] [rounds]" >&2
     exit 2
     ;;
 esac
@@ -58,17 +64,14 @@ for ((round = 1; round <= rounds; round++)); do
     measure pytorch "${theirs[@]}"
 done
 
-"$PYTHON" - "$results" "$key" <<'PYTHON'
+"$PYTHON" - "$results" <<'PYTHON'
 import json, pathlib, statistics, sys
 
-folder, key = pathlib.Path(sys.argv[1]), sys.argv[2]
-median = {}
-for name in ("ours", "pytorch"):
-    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    for field in (key, "peak_rss_mib"):
-        median[name, field] = statistics.median(row[field] for row in rows)
-print(f"{'':22}{'ours':>12}{'pytorch':>12}{'ratio':>9}")
-for field in (key, "peak_rss_mib"):
-    ours, theirs = median["ours", field], median["pytorch", field]
-    print(f"{field:22}{ours:12.2f}{theirs:12.2f}{ours / theirs:9.3f}")
+folder = pathlib.Path(sys.argv[1])
+rows = {name: [json.loads(line) for line in (folder / name).read_text().splitlines()] for name in ("ours", "pytorch")}
+shared = [key for key, value in rows["ours"][0].items() if isinstance(value, (int, float)) and key in rows["pytorch"][0]]
+print(f"{'':26}{'ours':>12}{'pytorch':>12}{'ratio':>9}")
+for key in shared:
+    ours, theirs = (statistics.median(row[key] for row in rows[name]) for name in ("ours", "pytorch"))
+    print(f"{key:26}{ours:12.2f}{theirs:12.2f}{ours / theirs:9.3f}")
 PYTHON

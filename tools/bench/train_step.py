@@ -1,6 +1,6 @@
 """Times LoRA training steps of PyTorch + PEFT on the CPU.
 
-    python tools/bench/train_step.py --model FOLDER [--threads 2] [--batch 4] [--length 256] [--steps 5]
+    python tools/bench/train_step.py --model FOLDER [--threads 2] [--batch 4] [--length 256] [--steps 5] [--quantize]
 
 A step is: forward, loss, backward, AdamW on the adapter (r 16, alpha 32, every linear projection of the blocks), float32, random
 tokens. Prints one line of JSON: {"step_ms": [...], "median_ms": ..., "loaded_rss_mib": ..., "peak_rss_mib": ...}.
@@ -14,7 +14,7 @@ import time
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -32,11 +32,18 @@ def main():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--quantize", action="store_true", help="the base in NF4 with double quantization, by bitsandbytes")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    how = {}
+    if args.quantize:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32,
+        )
+        how = {"quantization_config": config, "device_map": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, **how)
     model = get_peft_model(model, LoraConfig(
         task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=PROJECTIONS,
     ))
