@@ -1,6 +1,7 @@
 //! The command line: flags and config files in, calls of the library out.
 
 mod bench;
+mod bitdelta;
 mod chat;
 mod config;
 mod device;
@@ -47,6 +48,7 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     Merge(merge::MergeArgs),
     Quantize(quantize::QuantizeArgs),
+    Bitdelta(bitdelta::BitdeltaArgs),
     Preview(preview::PreviewArgs),
     Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<()> {
         Command::Chat(args) => args.run(),
         Command::Merge(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Bitdelta(args) => args.run(),
         Command::Preview(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),

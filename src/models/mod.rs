@@ -2,4 +2,4 @@
 
 pub mod decoder;
 
-pub use decoder::{DecodeStep, Decoder, quantize_checkpoint};
+pub use decoder::{DecodeStep, Decoder, TensorSlot, quantize_checkpoint, tensor_slots};

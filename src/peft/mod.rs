@@ -1,3 +1,4 @@
 //! Parameter-efficient fine-tuning: one file a method.
 
+pub mod bitdelta;
 pub mod lora;
