@@ -33,4 +33,5 @@ pub mod reshape;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod sign_matmul;
 pub mod swiglu;
