@@ -1,4 +1,4 @@
-//! `warptune merge`: an adapter into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
+//! `warptune merge`: an adapter (or a 1-bit delta) into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::cli::source::ModelArgs;
 use crate::device::philox::Philox;
 use crate::models::Decoder;
 use crate::nn::TokenBatch;
-use crate::peft::lora;
+use crate::peft::{bitdelta, lora};
 use crate::tensor::Tensor;
 use crate::train::base_model::{self, BaseModel};
 use crate::train::say;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const SEQUENCES: u64 = 4;
 const LENGTH: usize = 64;
 
-/// Merge an adapter into its model and write a plain Hugging Face folder (without an adapter: convert the model)
+/// Merge an adapter or a delta into its model and write a plain Hugging Face folder (without either: convert the model)
 #[derive(clap::Args)]
 pub(super) struct MergeArgs {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(super) struct MergeArgs {
     /// Folder for the merged model
     #[arg(long = "out", short, value_name = "FOLDER")]
     output: PathBuf,
-    /// Load the result and compare its logits with those of model + adapter
+    /// Load the result and compare its logits with those of model + adapter (or delta)
     #[arg(long)]
     verify: bool,
 }
@@ -42,6 +42,9 @@ impl MergeArgs {
         let before = if self.verify { Some(logits(&model, &tokens)?) } else { None };
         if self.source.has_adapter() {
             lora::merge(&mut model)?;
+        }
+        if self.source.has_delta() {
+            bitdelta::fold(&mut model)?;
         }
         // What had no adapter. The folder is a plain one.
         let dtype = model.dtype();

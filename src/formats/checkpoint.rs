@@ -150,7 +150,11 @@ impl Checkpoint {
         let config = Box::new(file.config()?);
         let names = gguf::sources(&file, &config)?;
         let path = file.path().to_path_buf();
-        Ok(Checkpoint { path, weights: Weights::Gguf { file: Box::new(file), names, config }, overrides: None })
+        Ok(Checkpoint {
+            path,
+            weights: Weights::Gguf { file: Box::new(file), names, config },
+            overrides: None,
+        })
     }
 
     /// The file (of several shards the first) that the weights come from.

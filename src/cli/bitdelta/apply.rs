@@ -36,7 +36,8 @@ impl ApplyArgs {
         }
         let dtype = self.dtype.as_deref().map(|name| float_dtype("dtype", name)).transpose()?;
         let delta = Delta::open(&self.delta)?;
-        let missing = || Error::config("base", "is missing, and the delta names none: give --base PATH_OR_ID");
+        let missing =
+            || Error::config("base", "is missing, and the delta names none: give --base PATH_OR_ID");
         let base = self.base.clone().or_else(|| delta.config().base_model.clone()).ok_or_else(missing)?;
         // A delta from the reference layout has no tokenizer: then it is the base's.
         let tokenizer = match self.delta.join(TOKENIZER_FILE).is_file() {

@@ -41,14 +41,20 @@ impl ConvertArgs {
             }
             "warptune" => {
                 refuse_existing(&self.output)?;
-                let base = self.base.as_deref().ok_or_else(|| Error::config("base", "is missing: give --base PATH_OR_ID"))?;
+                let base = self
+                    .base
+                    .as_deref()
+                    .ok_or_else(|| Error::config("base", "is missing: give --base PATH_OR_ID"))?;
                 let file = ReferenceFile::open(&self.delta)?;
                 let fine = self.fine_tuned.as_deref();
                 let config = fine.map(|fine| checkpoint(fine)?.config()).transpose()?;
                 let tokenizer =
                     fine.map(|fine| base_model::load_tokenizer(&hub::resolve(fine, None)?)).transpose()?;
-                let options =
-                    CompressOptions { per_row: false, base: Some(base.to_owned()), fine_tuned: self.fine_tuned.clone() };
+                let options = CompressOptions {
+                    per_row: false,
+                    base: Some(base.to_owned()),
+                    fine_tuned: self.fine_tuned.clone(),
+                };
                 from_reference(&file, &checkpoint(base)?, config.as_ref(), &options, &self.output)?;
                 tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(&self.output))?;
             }

@@ -137,7 +137,8 @@ impl Raw {
     /// The recipe's options; settings that were left open are filled in.
     fn resolve(&mut self) -> Result<Options> {
         let base = required("model.base", &self.model.base, "--base PATH_OR_ID")?.to_string();
-        let fine_tuned = required("model.fine_tuned", &self.model.fine_tuned, "--fine-tuned PATH_OR_ID")?.to_string();
+        let fine_tuned =
+            required("model.fine_tuned", &self.model.fine_tuned, "--fine-tuned PATH_OR_ID")?.to_string();
         let train = PathBuf::from(required("data.train", &self.data.train, "--data FILE")?);
         check("data.samples", self.data.samples, self.data.samples >= 1, "must be at least 1")?;
         check("data.max_tokens", self.data.max_tokens, self.data.max_tokens >= 2, "must be at least 2")?;

@@ -76,7 +76,10 @@ fn table(delta: &Delta, errors: &[MatrixError]) -> Result<()> {
     let modules = &delta.config().modules;
     let width = modules.iter().map(|m| m.name.len()).max().unwrap_or(0);
     let (of_delta, of_weight) = if errors.is_empty() { ("", "") } else { ("error of D", "of W") };
-    say(format!("\n{:width$}  {:>16}  {:>11}  {of_delta:>10}  {of_weight:>8}", "projection", "shape", "scale"));
+    say(format!(
+        "\n{:width$}  {:>16}  {:>11}  {of_delta:>10}  {of_weight:>8}",
+        "projection", "shape", "scale"
+    ));
     for module in modules {
         let scale = delta.scale(&module.name)?;
         let mean = scale.iter().map(|&x| f64::from(x)).sum::<f64>() / scale.len().max(1) as f64;
@@ -88,7 +91,8 @@ fn table(delta: &Delta, errors: &[MatrixError]) -> Result<()> {
         say(format!("{:width$}  {shape:>16}  {mean:>11.4e}{error}", module.name));
     }
     if !errors.is_empty() {
-        let mean = |of: fn(&MatrixError) -> f64| 100.0 * errors.iter().map(of).sum::<f64>() / errors.len() as f64;
+        let mean =
+            |of: fn(&MatrixError) -> f64| 100.0 * errors.iter().map(of).sum::<f64>() / errors.len() as f64;
         let (of_delta, of_weight) = (mean(|e| e.of_delta), mean(|e| e.of_weight));
         say(format!("{:width$}  {:>16}  {:>11}  {of_delta:>9.2}%  {of_weight:>7.3}%", "mean", "", ""));
         say("error: |D - scale S| of |D|, D = W_fine - W_base, and of |W_fine|");

@@ -50,9 +50,10 @@ fn checkpoint(source: &str) -> Result<Checkpoint> {
 /// Refuses a folder that holds a delta already.
 fn refuse_existing(folder: &Path) -> Result<()> {
     match folder.join(CONFIG_FILE).exists() {
-        true => {
-            Err(Error::config("out", format!("{} already holds a delta; choose another folder", folder.display())))
-        }
+        true => Err(Error::config(
+            "out",
+            format!("{} already holds a delta; choose another folder", folder.display()),
+        )),
         false => Ok(()),
     }
 }

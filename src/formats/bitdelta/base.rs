@@ -70,7 +70,8 @@ pub(super) fn check<'a>(
             ),
         ))
     };
-    if let Some((name, _)) = expected.iter().find(|(name, _)| !checkpoint.contains(&format!("{name}.weight"))) {
+    if let Some((name, _)) = expected.iter().find(|(name, _)| !checkpoint.contains(&format!("{name}.weight")))
+    {
         return refuse(name, "is missing".into());
     }
     let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();

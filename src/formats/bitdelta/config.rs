@@ -62,7 +62,9 @@ impl DeltaConfig {
     pub fn from_json(path: &Path, map: &Map<String, Value>) -> Result<DeltaConfig> {
         let fields = Fields::new(path, map);
         if fields.str("format")? != Some(FORMAT) {
-            return Err(fields.error("format", format!("must be \"{FORMAT}\"; is this the config of a delta?")));
+            return Err(
+                fields.error("format", format!("must be \"{FORMAT}\"; is this the config of a delta?"))
+            );
         }
         match fields.uint("format_version")? {
             Some(FORMAT_VERSION) => {}
@@ -94,7 +96,9 @@ impl DeltaConfig {
         };
         match fields.str("base_sha256")? {
             Some(hash) if hash == config.base_sha256() => Ok(config),
-            Some(_) => Err(fields.error("base_sha256", "is not that of the modules: the file was changed by hand")),
+            Some(_) => {
+                Err(fields.error("base_sha256", "is not that of the modules: the file was changed by hand"))
+            }
             None => Err(fields.error("base_sha256", "is missing")),
         }
     }

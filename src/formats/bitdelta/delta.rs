@@ -141,7 +141,8 @@ fn check(config: &DeltaConfig, file: &SafetensorsFile) -> Result<Vec<String>> {
         let [signs, scale] = [signs_name(&module.name), scale_name(&module.name)];
         let get = |name: &str, dtype: RawDType, shape: &[usize]| -> Result<RawTensor<'_>> {
             if !file.contains(name) {
-                let detail = format!("is missing, and {CONFIG_FILE} names its module: the delta is incomplete");
+                let detail =
+                    format!("is missing, and {CONFIG_FILE} names its module: the delta is incomplete");
                 return Err(Error::format_key(file.path(), name, detail));
             }
             let raw = file.get(name)?;
@@ -159,14 +160,22 @@ fn check(config: &DeltaConfig, file: &SafetensorsFile) -> Result<Vec<String>> {
         // That it does not overflow was checked when the settings were read.
         let packed = sign_bytes(module.shape).unwrap_or_default();
         let bits = get(&signs, RawDType::U8, &packed)?;
-        if let Some(row) = bits.bytes().chunks_exact(packed[1]).position(|row| has_tail(row, module.shape[1])) {
-            let detail = format!("row {row} has bits past column {}: it was not written by this format", module.shape[1]);
+        if let Some(row) = bits.bytes().chunks_exact(packed[1]).position(|row| has_tail(row, module.shape[1]))
+        {
+            let detail = format!(
+                "row {row} has bits past column {}: it was not written by this format",
+                module.shape[1]
+            );
             return Err(Error::format_key(file.path(), signs, detail));
         }
         let scales = if config.per_row { module.shape[0] } else { 1 };
         let values = get(&scale, RawDType::F32, &[scales])?.to_f32()?;
         if let Some(bad) = values.iter().find(|x| !x.is_finite()) {
-            return Err(Error::format_key(file.path(), scale, format!("holds {bad}; a scale is a finite number")));
+            return Err(Error::format_key(
+                file.path(),
+                scale,
+                format!("holds {bad}; a scale is a finite number"),
+            ));
         }
         parts.extend([signs, scale]);
     }
@@ -249,7 +258,10 @@ pub fn write_delta<'a>(
 fn check_parts(config: &DeltaConfig, parts: &[Parts<'_>]) -> Result<()> {
     let refuse = |what: &str, detail: String| Err(Error::model(what, detail));
     if config.modules.len() != parts.len() {
-        return refuse("delta", format!("{} modules but {} of them compressed", config.modules.len(), parts.len()));
+        return refuse(
+            "delta",
+            format!("{} modules but {} of them compressed", config.modules.len(), parts.len()),
+        );
     }
     let names: BTreeSet<&str> = config.modules.iter().map(|m| m.name.as_str()).collect();
     if names.len() != config.modules.len() {
@@ -259,7 +271,11 @@ fn check_parts(config: &DeltaConfig, parts: &[Parts<'_>]) -> Result<()> {
         let bytes = sign_bytes(*shape).map(|[out, row]| out * row);
         let scales = if config.per_row { shape[0] } else { 1 };
         if bytes != Some(part.signs.len()) || part.scale.len() != scales {
-            let detail = format!("{} bytes of signs and {} scales for a matrix of {shape:?}", part.signs.len(), part.scale.len());
+            let detail = format!(
+                "{} bytes of signs and {} scales for a matrix of {shape:?}",
+                part.signs.len(),
+                part.scale.len()
+            );
             return refuse(name, detail);
         }
     }

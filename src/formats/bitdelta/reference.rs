@@ -64,7 +64,10 @@ impl ReferenceFile {
             };
             let raw = file.get(name)?;
             if raw.dtype() != dtype || (raw.shape().len() != rank && raw.elems() != 1) {
-                return bad(name, format!("is {} {:?}; {dtype} with {rank} axes expected", raw.dtype(), raw.shape()));
+                return bad(
+                    name,
+                    format!("is {} {:?}; {dtype} with {rank} axes expected", raw.dtype(), raw.shape()),
+                );
             }
         }
         if let Some(module) = masks.symmetric_difference(&coeffs).next() {
@@ -75,7 +78,10 @@ impl ReferenceFile {
             return bad(&gone, format!("is missing; '{there}' is there"));
         }
         if masks.is_empty() {
-            return Err(Error::format(path, "holds no '<module>.mask': it is not a delta in the reference layout"));
+            return Err(Error::format(
+                path,
+                "holds no '<module>.mask': it is not a delta in the reference layout",
+            ));
         }
         Ok(ReferenceFile { file, modules: masks.into_iter().collect(), full })
     }
@@ -124,7 +130,11 @@ impl ReferenceFile {
         let raw = self.file.get(&name)?;
         let [out, input] = shape;
         if !input.is_multiple_of(WORD) || raw.shape() != [input / WORD, out] {
-            let detail = format!("has shape {:?}; [{} / 32, {out}] belongs to a weight of {shape:?}", raw.shape(), input);
+            let detail = format!(
+                "has shape {:?}; [{} / 32, {out}] belongs to a weight of {shape:?}",
+                raw.shape(),
+                input
+            );
             return Err(Error::format_key(self.path(), name, detail));
         }
         Ok(transposed(raw.bytes(), input / WORD, out))

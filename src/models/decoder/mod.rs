@@ -80,7 +80,9 @@ impl Decoder {
         let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
         let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
         self.quantized_weights().try_for_each(|weight| weight.to_device(device))?;
-        self.linears().filter_map(|(_, linear)| linear.delta()).try_for_each(|delta| delta.to_device(device))?;
+        self.linears()
+            .filter_map(|(_, linear)| linear.delta())
+            .try_for_each(|delta| delta.to_device(device))?;
         self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 

@@ -26,7 +26,10 @@ impl Decoder {
             ));
         }
         if self.linears().any(|(_, linear)| linear.delta().is_some()) {
-            return Err(Error::model("model", "has 1-bit deltas, which its weights do not hold: fold them in first"));
+            return Err(Error::model(
+                "model",
+                "has 1-bit deltas, which its weights do not hold: fold them in first",
+            ));
         }
         if self.quantized_weights().next().is_some() {
             return Err(Error::model("model", "has weights in 4 bits: dequantize them first"));

@@ -24,7 +24,12 @@ kernel! {
 const CHUNK: usize = 8192;
 const THREADS: u32 = 256;
 
-pub(super) fn forward(device: &'static CudaDevice, a: &Tensor, b: &Tensor, denominator: f32) -> Result<Tensor> {
+pub(super) fn forward(
+    device: &'static CudaDevice,
+    a: &Tensor,
+    b: &Tensor,
+    denominator: f32,
+) -> Result<Tensor> {
     let chunks = a.numel().div_ceil(CHUNK);
     // f64, which no tensor has.
     let parts = Tensor::uninitialised(device, &[chunks, 2], DType::U32)?;

@@ -34,7 +34,10 @@ pub fn apply(base: Checkpoint, delta: &Delta, dtype: Option<DType>, folder: &Pat
     let mut by_name = HashMap::with_capacity(slots.len());
     for slot in &slots {
         if bitsandbytes::read(&checkpoint, &slot.name)?.is_some() {
-            return Err(Error::model(format!("tensor '{}'", slot.name), "is in 4 bits: give the model in full precision"));
+            return Err(Error::model(
+                format!("tensor '{}'", slot.name),
+                "is in 4 bits: give the model in full precision",
+            ));
         }
         let raw = checkpoint.get(&slot.name)?;
         specs.push(TensorSpec { name: slot.name.clone(), dtype: wanted(&raw), shape: slot.check(&raw)? });
@@ -51,13 +54,19 @@ pub fn apply(base: Checkpoint, delta: &Delta, dtype: Option<DType>, folder: &Pat
             None => encode(&spec.name, &raw.to_f32()?, spec.dtype),
             Some(module) => {
                 let mut values = slot.values(&raw)?;
-                add(&mut values, delta.signs(&module.name)?.bytes(), &delta.scale(&module.name)?, module.shape[1]);
+                add(
+                    &mut values,
+                    delta.signs(&module.name)?.bytes(),
+                    &delta.scale(&module.name)?,
+                    module.shape[1],
+                );
                 encode(&spec.name, &slot.stored(values), spec.dtype)
             }
         }
     })?;
     let mut config = delta.model_config().clone();
-    config.dtype = Some(torch_name(specs.iter().map(|spec| spec.dtype).next().unwrap_or(RawDType::F32)).to_owned());
+    config.dtype =
+        Some(torch_name(specs.iter().map(|spec| spec.dtype).next().unwrap_or(RawDType::F32)).to_owned());
     config.raw.shift_remove("quantization_config");
     write_json(&folder.join("config.json"), &config.to_json())
 }
@@ -67,7 +76,8 @@ pub(super) fn modules_of<'d>(delta: &'d Delta, slots: &[TensorSlot]) -> Result<H
     let known: HashSet<(&str, [usize; 2])> = slots.iter().filter_map(TensorSlot::linear).collect();
     let foreign = |m: &&Module| !known.contains(&(m.name.as_str(), m.shape));
     if let Some(module) = delta.config().modules.iter().find(foreign) {
-        let detail = format!("the model of its config.json has no projection '{}' of {:?}", module.name, module.shape);
+        let detail =
+            format!("the model of its config.json has no projection '{}' of {:?}", module.name, module.shape);
         return Err(Error::model(delta.folder().display().to_string(), detail));
     }
     Ok(delta.config().modules.iter().map(|m| (m.name.as_str(), m)).collect())
@@ -118,7 +128,10 @@ fn encode(name: &str, values: &[f32], dtype: RawDType) -> Result<Cow<'static, [u
             values.iter().flat_map(convert).collect()
         }
         other => {
-            return Err(Error::DType { op: "bitdelta", detail: format!("'{name}' is {other}; weights are floating point") });
+            return Err(Error::DType {
+                op: "bitdelta",
+                detail: format!("'{name}' is {other}; weights are floating point"),
+            });
         }
     };
     match overflow {

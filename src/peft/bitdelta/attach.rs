@@ -43,12 +43,20 @@ pub fn attach(model: &mut Decoder, delta: &Delta) -> Result<()> {
     let mut deltas = BTreeMap::new();
     for module in &delta.config().modules {
         let foreign = || {
-            let detail = format!("the model has no projection '{}' of {:?}: it is not the base", module.name, module.shape);
+            let detail = format!(
+                "the model has no projection '{}' of {:?}: it is not the base",
+                module.name, module.shape
+            );
             Error::model(delta.folder().display().to_string(), detail)
         };
-        let found = model.linears().find(|(path, linear)| *path == module.name && linear.dims() == module.shape.into());
+        let found = model
+            .linears()
+            .find(|(path, linear)| *path == module.name && linear.dims() == module.shape.into());
         let (path, linear) = found.ok_or_else(foreign)?;
-        let of_file = nn::Delta::new(signs(delta, &module.name, module.shape)?, scale(&module.name, delta.scale(&module.name)?));
+        let of_file = nn::Delta::new(
+            signs(delta, &module.name, module.shape)?,
+            scale(&module.name, delta.scale(&module.name)?),
+        );
         of_file.to_device(linear.device())?;
         deltas.insert(path.to_owned(), of_file);
     }
@@ -97,7 +105,9 @@ pub fn fold(model: &mut Decoder) -> Result<()> {
 fn fold_one(linear: &mut Linear, delta: &nn::Delta, dtype: DType) -> Result<()> {
     let (name, value, dtype) = match linear.weight() {
         Weight::Dense(weight) => (weight.name().to_owned(), weight.value(), weight.value().dtype()),
-        Weight::Quantized(weight) => (weight.name().to_owned(), dequantize(&weight.value(), DType::F32)?, dtype),
+        Weight::Quantized(weight) => {
+            (weight.name().to_owned(), dequantize(&weight.value(), DType::F32)?, dtype)
+        }
     };
     let mut sum = value.fetch_f32()?;
     let signs = delta.signs().to_device(crate::device::Device::Cpu)?;
@@ -118,7 +128,8 @@ pub fn save(model: &Decoder, source: &Delta, recipe: Map<String, Value>, folder:
     config.recipe = recipe;
     let mut parts = Vec::with_capacity(config.modules.len());
     for module in &config.modules {
-        let attached = model.linears().find(|(path, _)| *path == module.name).and_then(|(_, linear)| linear.delta());
+        let attached =
+            model.linears().find(|(path, _)| *path == module.name).and_then(|(_, linear)| linear.delta());
         let Some(attached) = attached else {
             return Err(Error::model(module.name.as_str(), "has no delta to save"));
         };
@@ -168,7 +179,9 @@ pub fn load_scales(model: &Decoder, folder: &Path) -> Result<()> {
 /// A module's signs: of the mapped file, or copied where that is not possible.
 fn signs(delta: &Delta, module: &str, shape: [usize; 2]) -> Result<SignTensor> {
     let raw = delta.signs(module)?;
-    let mapped = raw.in_place().and_then(|(file, start)| Tensor::from_shared_bytes(file, start, raw.shape(), DType::U8));
+    let mapped = raw
+        .in_place()
+        .and_then(|(file, start)| Tensor::from_shared_bytes(file, start, raw.shape(), DType::U8));
     let bits = mapped.unwrap_or_else(|| Tensor::from_u8(raw.bytes().to_vec(), raw.shape()));
     SignTensor::new(shape, bits)
 }

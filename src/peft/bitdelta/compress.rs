@@ -52,7 +52,11 @@ pub fn compress(
     for slot in slots.iter().filter(|slot| !slot.linear) {
         let raw = fine.get(&slot.name)?;
         if !base.contains(&slot.name) || !same(&raw, &base.get(&slot.name)?)? {
-            full.push(Full { name: slot.name.clone(), dtype: plain(raw.dtype()), shape: raw.shape().to_vec() });
+            full.push(Full {
+                name: slot.name.clone(),
+                dtype: plain(raw.dtype()),
+                shape: raw.shape().to_vec(),
+            });
         }
     }
     let mut recipe = Map::new();
@@ -102,7 +106,9 @@ fn check(base: &Checkpoint, fine: &Checkpoint, slots: &[TensorSlot], tied: bool)
         }
     }
     let known: HashSet<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
-    let stray = fine.names().find(|&name| !known.contains(name) && !(tied && name == "lm_head.weight"));
+    // Some checkpoints hold the embedding a second time where it is the output projection too.
+    let placed = |name: &str| known.contains(name) || (tied && name == "lm_head.weight");
+    let stray = fine.names().find(|name| !placed(name));
     match stray {
         None => Ok(()),
         Some(name) => named(fine, format!("holds '{name}', which the model of its config has no place for")),
@@ -110,7 +116,12 @@ fn check(base: &Checkpoint, fine: &Checkpoint, slots: &[TensorSlot], tied: bool)
 }
 
 /// One projection.
-fn one(base: &Checkpoint, fine: &Checkpoint, slot: &TensorSlot, per_row: bool) -> Result<(Module, Parts<'static>)> {
+fn one(
+    base: &Checkpoint,
+    fine: &Checkpoint,
+    slot: &TensorSlot,
+    per_row: bool,
+) -> Result<(Module, Parts<'static>)> {
     let Some((name, shape)) = slot.linear() else {
         return Err(Error::model(slot.name.as_str(), "is not the weight of a linear layer"));
     };

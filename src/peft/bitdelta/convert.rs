@@ -28,13 +28,16 @@ pub fn from_reference(
 ) -> Result<()> {
     let mut model = config.cloned().map_or_else(|| base.config(), Ok)?;
     if config.is_none() {
-        for name in file.full().filter(|name| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight")) {
+        for name in
+            file.full().filter(|name| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight"))
+        {
             model.vocab_size = file.full_tensor(name)?.shape().first().copied().unwrap_or(model.vocab_size);
         }
     }
     let slots = tensor_slots(&model)?;
     let bad = |name: &str, detail: String| Err(Error::format_key(file.path(), name, detail));
-    let known: HashSet<&str> = slots.iter().filter_map(|slot| slot.linear().map(|(module, _)| module)).collect();
+    let known: HashSet<&str> =
+        slots.iter().filter_map(|slot| slot.linear().map(|(module, _)| module)).collect();
     if let Some(stray) = file.modules().find(|name| !known.contains(name)) {
         return bad(stray, "is no projection of the base: is it a delta of another model?".into());
     }
@@ -71,5 +74,7 @@ pub fn from_reference(
         modules,
         recipe,
     };
-    write_delta(folder, &settings, &model.to_json(), &parts, &full, |name| plain_bytes(&file.full_tensor(name)?))
+    write_delta(folder, &settings, &model.to_json(), &parts, &full, |name| {
+        plain_bytes(&file.full_tensor(name)?)
+    })
 }

@@ -37,10 +37,12 @@ pub fn sizes(delta: &Delta) -> Result<Sizes> {
     let modules = &delta.config().modules;
     let elements = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
     let scales = |out: usize| 4 * if delta.config().per_row { out as u64 } else { 1 };
-    let packed = modules.iter().map(|m| elements(&sign_bytes(m.shape).unwrap_or_default()) + scales(m.shape[0]));
+    let packed =
+        modules.iter().map(|m| elements(&sign_bytes(m.shape).unwrap_or_default()) + scales(m.shape[0]));
     let projections = packed.sum();
     let names: Vec<&str> = delta.full().collect();
-    let full = names.iter().map(|name| Ok(delta.full_tensor(name)?.bytes().len() as u64)).sum::<Result<u64>>()?;
+    let full =
+        names.iter().map(|name| Ok(delta.full_tensor(name)?.bytes().len() as u64)).sum::<Result<u64>>()?;
     Ok(Sizes {
         projections,
         projections_bf16: BF16 * modules.iter().map(|m| elements(&m.shape)).sum::<u64>(),
@@ -74,7 +76,10 @@ pub fn errors(delta: &Delta, base: &Checkpoint, fine: &Checkpoint) -> Result<Vec
     for slot in &slots {
         let Some(module) = slot.linear().and_then(|(name, _)| modules.get(name)) else { continue };
         if !fine.contains(&slot.name) {
-            return Err(Error::model(fine.path().display().to_string(), format!("has no tensor '{}'", slot.name)));
+            return Err(Error::model(
+                fine.path().display().to_string(),
+                format!("has no tensor '{}'", slot.name),
+            ));
         }
         let (base, fine) = (slot.values(&base.get(&slot.name)?)?, slot.values(&fine.get(&slot.name)?)?);
         let mut ours = vec![0.0; base.len()];

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::autograd::{Param, Tape, Var};
 use crate::data::{
-    Batch, Loader, LoaderOptions, OverLong, PromptStyle, Sample, SftOptions, Stats, TrainOn, is_plain_text, load_pretrain,
-    load_sft, shuffled,
+    Batch, Loader, LoaderOptions, OverLong, PromptStyle, Sample, SftOptions, Stats, TrainOn, is_plain_text,
+    load_pretrain, load_sft, shuffled,
 };
 use crate::device::Device;
 use crate::formats::bitdelta::{CONFIG_FILE, Delta};
@@ -94,7 +94,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let base = Checkpoint::open(&hub::resolve(&options.base, None)?)?;
     let tokenizer = base_model::load_tokenizer(&fine_path)?;
     // What a dry run compresses goes with it.
-    let scratch = tempfile::tempdir().map_err(Error::io(std::env::temp_dir(), "cannot create a folder in it"))?;
+    let scratch =
+        tempfile::tempdir().map_err(Error::io(std::env::temp_dir(), "cannot create a folder in it"))?;
     let initial = if launch.dry_run { scratch.path().join(INITIAL) } else { folder.join(INITIAL) };
     let delta = match &options.delta {
         Some(path) => Delta::open(path)?,
@@ -116,7 +117,11 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let signs: usize =
         student.linears().filter_map(|(_, linear)| linear.delta()).map(|delta| delta.signs().bytes()).sum();
     let each = if delta.config().per_row { "row" } else { "matrix" };
-    say(format!("delta       {}: {} signs, a scale a {each}", delta.folder().display(), header::count(8 * signs)));
+    say(format!(
+        "delta       {}: {} signs, a scale a {each}",
+        delta.folder().display(),
+        header::count(8 * signs)
+    ));
 
     // The data.
     let (train_samples, validation_samples) = load_data(&options.data, &tokenizer, train.seed)?;
@@ -138,7 +143,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let total = train.total_steps(batches as u64);
     let largest = train_loader.pass().map(|b| b.len()).max().unwrap_or(0);
     let checkpointing = train.gradient_checkpointing;
-    let mut plan = MemoryPlan::new(teacher.config(), &all, options.dtype, largest, checkpointing, options.device);
+    let mut plan =
+        MemoryPlan::new(teacher.config(), &all, options.dtype, largest, checkpointing, options.device);
     plan.weights += signs;
     // Those of both models, and their gradient.
     plan.logits = 3 * largest * teacher.config().vocab_size * size_of::<f32>();
@@ -179,9 +185,12 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         let tokens: usize = window.iter().map(|b| b.len()).sum();
         let rate = schedule.rate(state.step);
         // Every token of the window counts.
-        let window = Window { batches: &window, labelled: tokens, step: state.step + 1, micro_step: state.micro_step };
+        let window =
+            Window { batches: &window, labelled: tokens, step: state.step + 1, micro_step: state.micro_step };
         let report = stepper
-            .step(&window, rate, &|tape, batch: &Batch, tokens| distance(&teacher, &student, tape, batch, tokens))
+            .step(&window, rate, &|tape, batch: &Batch, tokens| {
+                distance(&teacher, &student, tape, batch, tokens)
+            })
             .map_err(planned)?;
         let seconds = started.elapsed().as_secs_f64();
         let mut record = Record {
@@ -280,7 +289,13 @@ fn parameters(teacher: &Decoder, student: &Decoder, scales: &[Param]) -> Vec<Par
 ///
 /// # Errors
 /// Those of the models.
-pub fn distance(teacher: &Decoder, student: &Decoder, tape: &Tape, batch: &Batch, tokens: f32) -> Result<Var> {
+pub fn distance(
+    teacher: &Decoder,
+    student: &Decoder,
+    tape: &Tape,
+    batch: &Batch,
+    tokens: f32,
+) -> Result<Var> {
     let vector = |values: &[u32]| Tensor::from_u32(values.to_vec(), &[values.len()]);
     let batch = TokenBatch::new(vector(&batch.ids), vector(&batch.positions), batch.cu_seqlens.clone())?;
     let wanted = teacher.logits(teacher.hidden(&Tape::inference(), &batch)?.value())?;
@@ -314,7 +329,11 @@ fn load_data(data: &DataOptions, tokenizer: &TextTokenizer, seed: u64) -> Result
     let order = shuffled(samples.len(), seed, 0);
     let (train, rest) = order.split_at(data.samples.min(order.len()));
     if train.len() < data.samples {
-        say(format!("note: {} samples of up to {} tokens are all that there are", train.len(), data.max_tokens));
+        say(format!(
+            "note: {} samples of up to {} tokens are all that there are",
+            train.len(),
+            data.max_tokens
+        ));
     }
     let pick = |order: &[usize]| order.iter().map(|&i| samples[i].clone()).collect();
     Ok((pick(train), pick(&rest[..data.validation_samples.min(rest.len())])))
