@@ -53,7 +53,8 @@ impl ModelArgs {
         let dtype = float_dtype("dtype", &self.dtype)?;
         let device = device::open(&self.device)?;
         let adapter = self.adapter.as_deref().map(|adapter| hub::resolve(adapter, None)).transpose()?;
-        let delta = self.delta.as_deref().map(|delta| Delta::open(&hub::resolve(delta, None)?)).transpose()?;
+        let delta =
+            self.delta.as_deref().map(|delta| Delta::open(&hub::resolve(delta, None)?)).transpose()?;
         let source = match (&self.model, &delta, &adapter) {
             (Some(model), ..) => model.clone(),
             (None, Some(delta), _) => base_of_delta(delta)?,

@@ -26,7 +26,8 @@ fn compress_info_apply_generate_merge() {
     let shown = succeed(&tiny, &["bitdelta", "info", "delta"]).out;
     assert!(shown.contains("base         model, sha256 ") && shown.contains("mlp.down_proj"), "{shown}");
     assert!(!shown.contains("error of D"), "{shown}");
-    let shown = succeed(&tiny, &["bitdelta", "info", "delta", "--base", "model", "--fine-tuned", "tuned"]).out;
+    let shown =
+        succeed(&tiny, &["bitdelta", "info", "delta", "--base", "model", "--fine-tuned", "tuned"]).out;
     assert!(shown.contains("error of D") && shown.contains("mean"), "{shown}");
 
     let apply = ["bitdelta", "apply", "--delta", "delta", "--out", "applied"];
@@ -48,13 +49,35 @@ fn compress_info_apply_generate_merge() {
     assert!(bytes(&tiny.path("merged/model.safetensors")) == bytes(&tiny.path("applied/model.safetensors")));
 
     // An adapter on base + delta.
-    let sft = ["sft", "--model", "applied", "--data", "data.jsonl", "--max-tokens", "96", "--out", "run", "--max-steps", "3"];
+    let sft = [
+        "sft",
+        "--model",
+        "applied",
+        "--data",
+        "data.jsonl",
+        "--max-tokens",
+        "96",
+        "--out",
+        "run",
+        "--max-steps",
+        "3",
+    ];
     succeed(&tiny, &sft);
     let both = generate(&["--delta", "delta", "--adapter", "run/adapter"]);
     assert_eq!(generate(&["--model", "applied", "--adapter", "run/adapter"]), both);
 
-    fail(&tiny, 1, &["generate", "--model", "tuned", "--delta", "delta", "--prompt", "x"], &["is not the base", "q_proj"]);
-    fail(&tiny, 1, &["generate", "--model", "model", "--delta", "model", "--prompt", "x"], &["bitdelta compress"]);
+    fail(
+        &tiny,
+        1,
+        &["generate", "--model", "tuned", "--delta", "delta", "--prompt", "x"],
+        &["is not the base", "q_proj"],
+    );
+    fail(
+        &tiny,
+        1,
+        &["generate", "--model", "model", "--delta", "model", "--prompt", "x"],
+        &["bitdelta compress"],
+    );
     fail(&tiny, 2, &["bitdelta", "info", "delta", "--base", "model"], &["--fine-tuned"]);
     fail(&tiny, 2, &["bitdelta", "apply", "--delta", "delta", "--dtype", "int3", "--out", "x"], &["'dtype'"]);
 }
@@ -78,25 +101,59 @@ fn convert_to_the_published_layout_and_back() {
     fail(&tiny, 2, &args.iter().map(String::as_str).collect::<Vec<_>>(), &["'base'"]);
     let args = ["bitdelta", "convert", "delta", "--to", "gguf", "--out", "none"];
     fail(&tiny, 2, &args, &["'to'", "reference, warptune"]);
-    succeed(&tiny, &["bitdelta", "compress", "--base", "model", "--fine-tuned", "tuned", "--per-row", "--out", "rows"]);
-    fail(&tiny, 1, &["bitdelta", "convert", "rows", "--to", "reference", "--out", "x.safetensors"], &["--per-row"]);
+    succeed(
+        &tiny,
+        &["bitdelta", "compress", "--base", "model", "--fine-tuned", "tuned", "--per-row", "--out", "rows"],
+    );
+    fail(
+        &tiny,
+        1,
+        &["bitdelta", "convert", "rows", "--to", "reference", "--out", "x.safetensors"],
+        &["--per-row"],
+    );
 }
 
 #[test]
 fn distill() {
     let (tiny, _pair) = pair();
     std::fs::write(tiny.path("text.txt"), "one two three four five. What follows? ".repeat(60)).unwrap();
-    let base = ["bitdelta", "distill", "--base", "model", "--fine-tuned", "tuned", "--max-tokens", "24", "--lr", "5e-4"];
+    let base = [
+        "bitdelta",
+        "distill",
+        "--base",
+        "model",
+        "--fine-tuned",
+        "tuned",
+        "--max-tokens",
+        "24",
+        "--lr",
+        "5e-4",
+    ];
     let with = |more: &[&'static str]| [&base[..], more].concat();
     let shown = succeed(&tiny, &with(&["--data", "data.jsonl", "--samples", "16", "--out", "run"])).out;
     for part in ["4 steps", "delta", "signs, a scale a matrix", "validation loss", "saved"] {
-        assert!(shown.contains(part) || part == "4 steps" && shown.contains("steps       4 "), "{part}: {shown}");
+        assert!(
+            shown.contains(part) || part == "4 steps" && shown.contains("steps       4 "),
+            "{part}: {shown}"
+        );
     }
     // Plain text is cut into samples; the delta may be one that is there.
-    let more = ["--data", "text.txt", "--delta", "run/delta", "--max-steps", "3", "--out", "text", "--device", "cpu"];
+    let more = [
+        "--data",
+        "text.txt",
+        "--delta",
+        "run/delta",
+        "--max-steps",
+        "3",
+        "--out",
+        "text",
+        "--device",
+        "cpu",
+    ];
     succeed(&tiny, &with(&more));
-    let generate =
-        |delta: &str| succeed(&tiny, &["generate", "--delta", delta, "--prompt", "one", "--max-new-tokens", "4"]).out;
+    let generate = |delta: &str| {
+        succeed(&tiny, &["generate", "--delta", delta, "--prompt", "one", "--max-new-tokens", "4"]).out
+    };
     assert!(!generate("run/delta").is_empty() && !generate("text/delta").is_empty());
     let shown = succeed(&tiny, &["bitdelta", "info", "text/delta"]).out;
     assert!(shown.contains("scales: distilled") && shown.contains("lr: "), "{shown}");
@@ -106,5 +163,10 @@ fn distill() {
     fail(&tiny, 2, &with(&["--out", "x"]), &["data.train", "--data"]);
     fail(&tiny, 2, &["bitdelta", "distill", "--data", "text.txt"], &["model.base", "--base"]);
     fail(&tiny, 2, &with(&["--data", "text.txt", "--samples", "0", "--out", "x"]), &["data.samples"]);
-    fail(&tiny, 2, &with(&["--data", "text.txt", "--set", "model.per_row=true", "--delta", "run/delta", "--out", "x"]), &["model.per_row"]);
+    fail(
+        &tiny,
+        2,
+        &with(&["--data", "text.txt", "--set", "model.per_row=true", "--delta", "run/delta", "--out", "x"]),
+        &["model.per_row"],
+    );
 }

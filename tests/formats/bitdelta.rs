@@ -94,7 +94,10 @@ fn the_published_layout_both_ways() {
         file.names().map(of).collect::<Vec<_>>()
     };
     let (ours, wanted) = (read(&written), read(&theirs));
-    assert_eq!(ours.iter().map(|t| &t.0).collect::<Vec<_>>(), wanted.iter().map(|t| &t.0).collect::<Vec<_>>());
+    assert_eq!(
+        ours.iter().map(|t| &t.0).collect::<Vec<_>>(),
+        wanted.iter().map(|t| &t.0).collect::<Vec<_>>()
+    );
     for (a, b) in ours.iter().zip(&wanted) {
         assert!(a == b, "{} differs", a.0);
     }
@@ -106,7 +109,10 @@ fn the_published_layout_both_ways() {
         let back = folder.path().join(name);
         let file = ReferenceFile::open(&theirs).unwrap();
         from_reference(&file, &base, config, &CompressOptions::default(), &back).unwrap();
-        assert_eq!(std::fs::read(back.join(WEIGHTS_FILE)).unwrap(), std::fs::read(folder.path().join("ours").join(WEIGHTS_FILE)).unwrap());
+        assert_eq!(
+            std::fs::read(back.join(WEIGHTS_FILE)).unwrap(),
+            std::fs::read(folder.path().join("ours").join(WEIGHTS_FILE)).unwrap()
+        );
         let back = Delta::open(&back).unwrap();
         assert_eq!(back.config().modules, delta.config().modules);
         assert_eq!(back.model_config().vocab_size, 97);
@@ -132,7 +138,9 @@ fn what_the_published_layout_cannot_say() {
         let bytes = vec![0u8; shape.iter().product::<usize>() * 4];
         RawTensor::new("model.layers.0.self_attn.q_proj.mask", RawDType::I32, shape, bytes).unwrap()
     };
-    let coeff = |name: &str, x: f32| RawTensor::new(format!("{name}.coeff"), RawDType::F32, vec![], x.to_le_bytes().to_vec()).unwrap();
+    let coeff = |name: &str, x: f32| {
+        RawTensor::new(format!("{name}.coeff"), RawDType::F32, vec![], x.to_le_bytes().to_vec()).unwrap()
+    };
     let q = "model.layers.0.self_attn.q_proj";
     let error = file(&[mask(vec![1, 32])]).unwrap_err().to_string();
     assert!(error.contains("q_proj.coeff") && error.contains("missing"), "{error}");
@@ -145,7 +153,9 @@ fn what_the_published_layout_cannot_say() {
     let base = Checkpoint::open(&golden("bitdelta/base")).unwrap();
     let convert = |tensors: &[RawTensor<'_>]| {
         let file = file(tensors).unwrap();
-        from_reference(&file, &base, None, &CompressOptions::default(), &pair.path("never")).unwrap_err().to_string()
+        from_reference(&file, &base, None, &CompressOptions::default(), &pair.path("never"))
+            .unwrap_err()
+            .to_string()
     };
     let error = convert(&[mask(vec![2, 32]), coeff(q, 1.0)]);
     assert!(error.contains("q_proj.mask") && error.contains("[2, 32]"), "{error}");
@@ -179,7 +189,10 @@ fn applying_adds_exactly() {
             let [ours, fine] = [&out, &pair.fine()].map(|folder| Checkpoint::open(folder).unwrap());
             let others = fine.names().filter(|n| !all.iter().any(|m| *n == format!("{}.weight", m.module)));
             for other in others {
-                assert!(ours.get(other).unwrap().bytes() == fine.get(other).unwrap().bytes(), "{name} {other}");
+                assert!(
+                    ours.get(other).unwrap().bytes() == fine.get(other).unwrap().bytes(),
+                    "{name} {other}"
+                );
             }
             assert_eq!(ours.names().count(), fine.names().count());
         }
@@ -190,7 +203,9 @@ fn applying_adds_exactly() {
 fn applying_in_other_types() {
     let pair = pair("llama");
     let delta = pair.delta("delta", false);
-    for (dtype, stored, torch) in [(DType::BF16, RawDType::BF16, "bfloat16"), (DType::F16, RawDType::F16, "float16")] {
+    for (dtype, stored, torch) in
+        [(DType::BF16, RawDType::BF16, "bfloat16"), (DType::F16, RawDType::F16, "float16")]
+    {
         let out = pair.path(torch);
         apply(Checkpoint::open(pair.base()).unwrap(), &delta, Some(dtype), &out).unwrap();
         let model = Checkpoint::open(&out).unwrap();
@@ -236,7 +251,10 @@ fn another_base_is_refused() {
         apply(base, &delta, None, &pair.path("never")).unwrap_err().to_string()
     };
     let error = refused(&pair.fine());
-    assert!(error.contains("model.layers.0.self_attn.q_proj.weight") && error.contains("other values"), "{error}");
+    assert!(
+        error.contains("model.layers.0.self_attn.q_proj.weight") && error.contains("other values"),
+        "{error}"
+    );
     assert!(error.contains("the-base") && error.contains("compress again"), "{error}");
     // One bit of one matrix.
     let other = pair.path("other");
@@ -249,7 +267,8 @@ fn another_base_is_refused() {
             let (dtype, bytes) = change(name, &raw).unwrap_or_else(|| (raw.dtype(), raw.bytes().to_vec()));
             RawTensor::new(name, dtype, raw.shape().to_vec(), bytes).unwrap()
         };
-        write_tensors(&other.join("model.safetensors"), &file.names().map(one).collect::<Vec<_>>(), &[]).unwrap();
+        write_tensors(&other.join("model.safetensors"), &file.names().map(one).collect::<Vec<_>>(), &[])
+            .unwrap();
     };
     rewrite(&|name, raw| {
         let mut bytes = raw.bytes().to_vec();
@@ -259,7 +278,8 @@ fn another_base_is_refused() {
     assert!(refused(&other).contains("model.layers.1.mlp.down_proj.weight"));
     // The same values in another type.
     rewrite(&|name, raw| {
-        let bytes = raw.to_f32().unwrap().iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        let bytes =
+            raw.to_f32().unwrap().iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
         (name == "model.layers.0.mlp.up_proj.weight").then_some((RawDType::BF16, bytes))
     });
     let error = refused(&other);
@@ -278,11 +298,20 @@ fn models_that_are_no_pair_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |base: &str, fine: &str| {
         let (base, fine, out) = (open(base), open(fine), folder.path().join("x"));
-        let error = warptune::peft::bitdelta::compress(&base, &fine, &CompressOptions::default(), &out, &mut |_, _| {});
+        let error = warptune::peft::bitdelta::compress(
+            &base,
+            &fine,
+            &CompressOptions::default(),
+            &out,
+            &mut |_, _| {},
+        );
         assert!(!out.join(CONFIG_FILE).exists());
         error.unwrap_err().to_string()
     };
-    assert!(refused("models/gpt2", "models/llama").contains("has no tensor 'model.layers.0.self_attn.q_proj.weight'"));
+    assert!(
+        refused("models/gpt2", "models/llama")
+            .contains("has no tensor 'model.layers.0.self_attn.q_proj.weight'")
+    );
     let error = refused("models/qwen2", "models/llama");
     assert!(error.contains("not its base") && error.contains("q_proj"), "{error}");
     assert!(refused("quantized/llama_nf4", "models/llama").contains("4 bits"));
@@ -360,7 +389,8 @@ fn broken_tensors_are_named() {
     let error = replace(&scale, RawDType::F32, &[1], f32::INFINITY.to_le_bytes().to_vec());
     assert!(error.contains(&scale) && error.contains("finite"), "{error}");
     let stray = RawTensor::new("x.signs", RawDType::U8, vec![1], vec![0]).unwrap();
-    let error = broken.tensors(|raw| if raw.name() == scale.as_str() { vec![raw, stray.clone()] } else { vec![raw] });
+    let error =
+        broken.tensors(|raw| if raw.name() == scale.as_str() { vec![raw, stray.clone()] } else { vec![raw] });
     assert!(error.contains("x.signs") && error.contains("no module"), "{error}");
 }
 
@@ -392,7 +422,8 @@ fn broken_settings_are_named() {
     let set = |key: &'static str, value: Value| {
         broken.settings(move |map| drop(map.insert(key.to_string(), value.clone())))
     };
-    let module = |key: &'static str, value: Value| broken.settings(move |map| map["modules"][Q][key] = value.clone());
+    let module =
+        |key: &'static str, value: Value| broken.settings(move |map| map["modules"][Q][key] = value.clone());
     assert!(set("format", json!("other")).contains("warptune-bitdelta"));
     assert!(set("format_version", json!(2)).contains("version 2"));
     assert!(set("format_version", json!("1")).contains("format_version"));
@@ -402,7 +433,8 @@ fn broken_settings_are_named() {
     assert!(set("base_sha256", json!("00")).contains("base_sha256"));
     assert!(set("recipe", json!(1)).contains("recipe"));
     assert!(module("base_sha256", json!("00")).contains("base_sha256"));
-    for shape in [json!([0, 32]), json!([32]), json!([-1, 32]), json!([u64::MAX, u64::MAX]), json!("32 x 32")] {
+    for shape in [json!([0, 32]), json!([32]), json!([-1, 32]), json!([u64::MAX, u64::MAX]), json!("32 x 32")]
+    {
         let error = module("shape", shape);
         assert!(error.contains(&format!("modules.{Q}")) && error.contains("shape"), "{error}");
     }

@@ -11,9 +11,9 @@ use warptune::peft::bitdelta::{apply, attach, detach, fold, load, save, scales};
 use warptune::peft::lora;
 use warptune::tensor::{DType, QuantKind, Tensor};
 
+use crate::support::bits;
 use crate::support::golden::{Golden, assert_near};
 use crate::support::pair::{Pair, compressed};
-use crate::support::bits;
 
 fn logits(model: &Decoder, sequence: &[u32]) -> Tensor {
     let batch = TokenBatch::packed(&[sequence]).unwrap();
@@ -111,7 +111,12 @@ fn beside_other_weights_and_adapters() {
     fold(&mut model).unwrap();
     assert_eq!(model.device(), Device::Cpu);
     let largest = together.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    assert_near("merged", &logits(&model, sequence).fetch_f32().unwrap(), &together, f64::from(1e-4 * largest));
+    assert_near(
+        "merged",
+        &logits(&model, sequence).fetch_f32().unwrap(),
+        &together,
+        f64::from(1e-4 * largest),
+    );
     model.dequantize(DType::F32).unwrap();
     model.save(&pair.path("plain")).unwrap();
 }

@@ -38,7 +38,8 @@ fn batch(sequences: &Value) -> Batch {
         .unwrap()
         .iter()
         .map(|ids| {
-            let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let ids: Vec<u32> =
+                ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
             Sample { trained: vec![true; ids.len()], ids, line: 1 }
         })
         .collect();
@@ -81,11 +82,14 @@ fn the_golden_steps() {
         let mut on_cpu = stepper(&params);
         for (i, sequences) in json["batches"].as_array().unwrap().iter().enumerate() {
             let batches = [batch(sequences)];
-            let window =
-                Window { batches: &batches, labelled: batches[0].len(), step: i as u64 + 1, micro_step: i as u64 };
+            let window = Window {
+                batches: &batches,
+                labelled: batches[0].len(),
+                step: i as u64 + 1,
+                micro_step: i as u64,
+            };
             let step = |(teacher, student): (&Decoder, &Decoder), stepper: &mut Stepper| {
-                let loss =
-                    |tape: &_, batch: &Batch, tokens| distance(teacher, student, tape, batch, tokens);
+                let loss = |tape: &_, batch: &Batch, tokens| distance(teacher, student, tape, batch, tokens);
                 stepper.step(&window, schedule.rate(i as u64), &loss).unwrap()
             };
             let report = step((&teacher, &student), &mut on_cpu);
@@ -93,11 +97,20 @@ fn the_golden_steps() {
             let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * f64_run[i];
             for (what, report) in [("CPU", report)] {
                 let error = (report.loss - f64_run[i]).abs();
-                assert!(error <= allowed, "{kind} step {i} on {what}: {}, expected {} +- {allowed:e}", report.loss, f64_run[i]);
+                assert!(
+                    error <= allowed,
+                    "{kind} step {i} on {what}: {}, expected {} +- {allowed:e}",
+                    report.loss,
+                    f64_run[i]
+                );
                 if i == 0 {
                     let [a, b] = [&results["grad_norm"], &results["f64"]["grad_norm"]].map(number);
                     let allowed = 3.0 * (a - b).abs() + 8.0 * DType::F32.unit_roundoff() * b;
-                    assert!((report.grad_norm - b).abs() <= allowed, "{kind} on {what}: {} for {b}", report.grad_norm);
+                    assert!(
+                        (report.grad_norm - b).abs() <= allowed,
+                        "{kind} on {what}: {} for {b}",
+                        report.grad_norm
+                    );
                 }
             }
         }
@@ -109,7 +122,12 @@ fn the_golden_steps() {
         let worst = params.iter().map(error).fold(0.0, f64::max);
         for param in &params {
             let name = format!("{kind}.final.{}", param.name().strip_suffix(".scale").unwrap());
-            assert_near(&name, &param.value().to_vec_f32().unwrap(), &golden.tensor(&name).values, 3.0 * worst);
+            assert_near(
+                &name,
+                &param.value().to_vec_f32().unwrap(),
+                &golden.tensor(&name).values,
+                3.0 * worst,
+            );
         }
     }
 }
@@ -160,7 +178,10 @@ fn a_run_brings_the_models_together() {
         for module in &initial.config().modules {
             let (a, b) = (initial.signs(&module.name).unwrap(), result.signs(&module.name).unwrap());
             assert!(a.bytes() == b.bytes(), "{name}: signs are frozen");
-            assert!(initial.scale(&module.name).unwrap() != result.scale(&module.name).unwrap(), "{name}: scales are not");
+            assert!(
+                initial.scale(&module.name).unwrap() != result.scale(&module.name).unwrap(),
+                "{name}: scales are not"
+            );
         }
         let [base, fine] = [pair.base(), &pair.fine()].map(|folder| Checkpoint::open(folder).unwrap());
         assert_eq!(errors(&result, &base, &fine).unwrap().len(), initial.config().modules.len());
@@ -184,7 +205,8 @@ fn a_resumed_run_is_the_uninterrupted_run() {
     let (tiny, pair) = tiny();
     let options = |name: &str| {
         let mut options = distill(&tiny, &pair, name);
-        options.train = TrainOptions { save_every: 5, keep_last: 0, accumulation: 2, batch_size: 2, ..options.train };
+        options.train =
+            TrainOptions { save_every: 5, keep_last: 0, accumulation: 2, batch_size: 2, ..options.train };
         options
     };
     run(&options("whole"), &launch(Start::New)).unwrap();

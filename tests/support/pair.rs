@@ -68,7 +68,8 @@ impl Pair {
 /// The delta of two folders.
 pub fn compressed(base: &Path, fine: &Path, out: &Path, per_row: bool) -> Delta {
     let [base, fine] = [base, fine].map(|folder| Checkpoint::open(folder).unwrap());
-    let how = CompressOptions { per_row, base: Some("the-base".into()), fine_tuned: Some("the-tuned".into()) };
+    let how =
+        CompressOptions { per_row, base: Some("the-base".into()), fine_tuned: Some("the-tuned".into()) };
     let mut last = (0, 0);
     compress(&base, &fine, &how, out, &mut |done, all| last = (done, all)).unwrap();
     assert!(last.0 == last.1 && last.0 > 0, "{last:?}");
@@ -101,7 +102,8 @@ impl Matrix {
 /// Every linear layer of two folders, read without the code under test but for names and shapes.
 pub fn matrices(base: &Path, fine: &Path) -> Vec<Matrix> {
     let config = Checkpoint::open(fine).unwrap().config().unwrap();
-    let [base, fine] = [base, fine].map(|folder| super::golden::read_tensors(&folder.join("model.safetensors")));
+    let [base, fine] =
+        [base, fine].map(|folder| super::golden::read_tensors(&folder.join("model.safetensors")));
     let slots = tensor_slots(&config).unwrap();
     let linear = slots.iter().filter(|slot| slot.linear);
     let in_order = |values: &[f32], [out, input]: [usize; 2], transposed: bool| -> Vec<f32> {

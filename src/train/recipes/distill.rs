@@ -271,6 +271,8 @@ pub fn compressed(teacher: &Decoder, base: &Checkpoint, delta: &Delta) -> Result
         Ok(Weight::Dense(weight))
     })?;
     bitdelta::attach(&mut student, delta)?;
+    // Its projections, which the student does not share.
+    teacher.set_trainable(false);
     bitdelta::scales(&student).iter().for_each(|scale| scale.set_trainable(true));
     Ok(student)
 }
