@@ -8,6 +8,7 @@
 // Memory-bound: 16 bytes a load. f64 costs two operations an element, which on GPUs with few f64 lanes (2 a clock on an RTX 4090) take
 // nearly as long as the 4 bytes.
 
+#include "common/sums.cuh"
 #include "common/tensors.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
@@ -18,17 +19,6 @@ struct Entry {
   float* grad;
 };
 
-// The sum over the block, in thread 0.
-__device__ __forceinline__ double block_sum(double x) {
-  __shared__ double parts[WARPS];
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_down_sync(0xffffffff, x, distance);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-  __syncthreads();  // Hazard: thread 0 reads the warps' sums.
-  for (int warp = 1; threadIdx.x == 0 && warp < WARPS; warp++) x += parts[warp];
-  return x;
-}
-
 extern "C" __global__ __launch_bounds__(THREADS) void clip_sums(const Entry* table, u32 count, double* parts) {
   const Entry e = *entry_of_block(table, count);
   double sums[N] = {};
@@ -38,7 +28,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void clip_sums(const Entry* tab
 #pragma unroll
     for (int k = 0; k < piece.len; k++) sums[k] = fma(static_cast<double>(g[k]), static_cast<double>(g[k]), sums[k]);
   });
-  const double sum = block_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  const double sum = block_sum<WARPS>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
@@ -47,7 +37,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void clip_finish(const Entry* t
   const u64 chunks = (extent.len + CHUNK - 1) / CHUNK;
   double sum = 0.0;
   for (u64 i = threadIdx.x; i < chunks; i += THREADS) sum += parts[extent.first_chunk + i];
-  sum = block_sum(sum);
+  sum = block_sum<WARPS>(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 

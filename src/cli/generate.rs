@@ -13,7 +13,7 @@ use crate::train::Interrupt;
 use crate::train::base_model::BaseModel;
 use crate::{Error, Result};
 
-/// Continue prompts with a model, or with a model and an adapter.
+/// Continue prompts with a model, or with a model and a delta or an adapter.
 #[derive(clap::Args)]
 pub(super) struct GenerateArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `warptune merge`: an adapter into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
+//! `warptune merge`: an adapter (or a 1-bit delta) into the weights of its model; or a model alone, from GGUF or in another type, as a plain folder.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::device::philox::Philox;
 use crate::models::Decoder;
 use crate::nn::TokenBatch;
 use crate::ops::quantize::Quantization;
-use crate::peft::lora;
+use crate::peft::{bitdelta, lora};
 use crate::tensor::Tensor;
 use crate::train::base_model::{self, BaseModel};
 use crate::train::say;
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 const SEQUENCES: u64 = 4;
 const LENGTH: usize = 64;
 
-/// Merge an adapter into its model and write a plain Hugging Face folder (without an adapter: convert the model)
+/// Merge an adapter or a delta into its model and write a plain Hugging Face folder (without either: convert the model)
 #[derive(clap::Args)]
 pub(super) struct MergeArgs {
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub(super) struct MergeArgs {
     /// Quantize the merged linear layers to 4 bits (blocks of 64, scales in 8 bits)
     #[arg(long, value_name = "nf4|fp4")]
     requantize: Option<String>,
-    /// Load the result and compare its logits with those of model + adapter
+    /// Load the result and compare its logits with those of model + adapter (or delta)
     #[arg(long)]
     verify: bool,
 }
@@ -49,7 +49,10 @@ impl MergeArgs {
         if self.source.has_adapter() {
             lora::merge(&mut model)?;
         }
-        // What had no adapter is as it was read.
+        if self.source.has_delta() {
+            bitdelta::fold(&mut model)?;
+        }
+        // What had none is as it was read.
         let dtype = model.dtype();
         model.dequantize(dtype)?;
         if let Some(kind) = requantize {

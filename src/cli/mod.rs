@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_quantized;
+mod bitdelta;
 mod chat;
 mod config;
 mod device;
@@ -50,6 +51,7 @@ enum Command {
     Merge(merge::MergeArgs),
     Quantize(quantize::QuantizeArgs),
     Plan(plan::PlanArgs),
+    Bitdelta(bitdelta::BitdeltaArgs),
     Preview(preview::PreviewArgs),
     Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
@@ -110,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         Command::Merge(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Plan(args) => args.run(),
+        Command::Bitdelta(args) => args.run(),
         Command::Preview(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::BenchStep(args) => args.run(),

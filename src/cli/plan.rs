@@ -68,6 +68,7 @@ impl PlanArgs {
             dtype,
             checkpointing: self.gradient_checkpointing.unwrap_or(how.is_some()),
             accumulating: self.grad_accumulation > 1,
+            logits: None,
             device: Device::Cuda(0),
         };
         header::memory(&MemoryPlan::new(&config, &sizes, &step));

@@ -23,7 +23,7 @@ pub use format::{DataFormat, Example};
 pub use jsonl::JsonLines;
 pub use loader::{Cursor, Loader, LoaderOptions};
 pub use packing::pack;
-pub use pretrain::{PretrainSet, for_each_document, load_pretrain};
+pub use pretrain::{PretrainSet, for_each_document, is_plain_text, load_pretrain};
 pub use preview::{preview, summarize};
 pub use random::shuffled;
 pub use sft::{OverLong, PromptStyle, SftOptions, SftSet, TrainOn, load_sft};

@@ -57,13 +57,21 @@ pub fn load_pretrain(paths: &[PathBuf], tokenizer: &TextTokenizer, block: usize)
     Ok(PretrainSet { stats: Stats::of(&samples), samples, documents })
 }
 
-/// Calls `use_text` with each document of a file: JSON lines, a JSON array or Parquet with `text`, else one plain text.
-pub fn for_each_document(path: &Path, mut use_text: impl FnMut(&str) -> Result<()>) -> Result<()> {
+/// Whether a file is one plain text: not Parquet by its first bytes, nor JSON by its name.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub fn is_plain_text(path: &Path) -> Result<bool> {
     let mut head = [0; 4];
     let mut file = std::fs::File::open(path).map_err(Error::io(path, "cannot open"))?;
     let read = file.read(&mut head).map_err(Error::io(path, "cannot read"))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if &head[..read] != b"PAR1" && !["json", "jsonl", "ndjson"].contains(&extension.as_str()) {
+    Ok(&head[..read] != b"PAR1" && !["json", "jsonl", "ndjson"].contains(&extension.as_str()))
+}
+
+/// Calls `use_text` with each document of a file: JSON lines, a JSON array or Parquet with `text`, else one plain text.
+pub fn for_each_document(path: &Path, mut use_text: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    if is_plain_text(path)? {
         let bytes = std::fs::read(path).map_err(Error::io(path, "cannot read"))?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|e| Error::format(path, format!("not UTF-8 at byte {}", e.valid_up_to() + 1)))?;

@@ -24,6 +24,14 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     path: PathBuf,
     weights: Weights,
+    overrides: Option<Overrides>,
+}
+
+/// Tensors of another file that take the place of the checkpoint's own, or are added to them.
+#[derive(Debug)]
+struct Overrides {
+    file: SafetensorsFile,
+    names: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -131,7 +139,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { path, weights: Weights::Safetensors { files, names } })
+        Ok(Checkpoint { path, weights: Weights::Safetensors { files, names }, overrides: None })
     }
 
     /// A checkpoint of an open GGUF file.
@@ -142,7 +150,11 @@ impl Checkpoint {
         let config = Box::new(file.config()?);
         let names = gguf::sources(&file, &config)?;
         let path = file.path().to_path_buf();
-        Ok(Checkpoint { path, weights: Weights::Gguf { file: Box::new(file), names, config } })
+        Ok(Checkpoint {
+            path,
+            weights: Weights::Gguf { file: Box::new(file), names, config },
+            overrides: None,
+        })
     }
 
     /// The file (of several shards the first) that the weights come from.
@@ -169,16 +181,35 @@ impl Checkpoint {
         }
     }
 
+    /// The checkpoint with the tensors `names` of `file`, under the same names, in the place of its own or added to them.
+    pub fn with_overrides(
+        self,
+        file: SafetensorsFile,
+        names: impl IntoIterator<Item = String>,
+    ) -> Checkpoint {
+        Checkpoint { overrides: Some(Overrides { file, names: names.into_iter().collect() }), ..self }
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        match &self.weights {
+        let own: Box<dyn Iterator<Item = &str> + '_> = match &self.weights {
             Weights::Safetensors { names, .. } => Box::new(names.keys().map(String::as_str)),
             Weights::Gguf { names, .. } => Box::new(names.keys().map(String::as_str)),
+        };
+        match &self.overrides {
+            None => own,
+            Some(overrides) => {
+                let all: BTreeSet<&str> = own.chain(overrides.names.iter().map(String::as_str)).collect();
+                Box::new(all.into_iter())
+            }
         }
     }
 
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
+        if self.overrides.as_ref().is_some_and(|overrides| overrides.names.contains(name)) {
+            return true;
+        }
         match &self.weights {
             Weights::Safetensors { names, .. } => names.contains_key(name),
             Weights::Gguf { names, .. } => names.contains_key(name),
@@ -190,6 +221,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Model`] when there is none of this name; those of [`SafetensorsFile::get`] and [`GgufFile::get`].
     pub fn get(&self, name: &str) -> Result<RawTensor<'_>> {
+        if let Some(overrides) = &self.overrides
+            && overrides.names.contains(name)
+        {
+            return overrides.file.get(name);
+        }
         let missing = || Error::model(self.path.display().to_string(), format!("has no tensor '{name}'"));
         match &self.weights {
             Weights::Safetensors { files, names } => {

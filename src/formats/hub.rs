@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// like a Hub id ("owner/name") is fetched into the cache, unless it is there.
 ///
 /// Of a model repository: config.json, generation_config.json, the tokenizer and chat template files, and the
-/// safetensors weights; of an adapter repository: its settings and weights. `revision` is a branch, tag or commit
+/// safetensors weights; of an adapter's or a delta's repository: its settings and weights. `revision` is a branch, tag or commit
 /// ("main" if None) and has no meaning for a path.
 ///
 /// # Errors
@@ -75,7 +75,7 @@ mod imp {
     use crate::formats::json::read_json;
 
     /// Small files that are fetched when the repository has them.
-    const SETTINGS: [&str; 11] = [
+    const SETTINGS: [&str; 12] = [
         "config.json",
         "generation_config.json",
         "tokenizer.json",
@@ -87,10 +87,12 @@ mod imp {
         "chat_template.jinja",
         "chat_template.json",
         "adapter_config.json",
+        "delta_config.json",
     ];
     const SINGLE: &str = "model.safetensors";
     const INDEX: &str = "model.safetensors.index.json";
     const ADAPTER: &str = "adapter_model.safetensors";
+    const DELTA: &str = "delta.safetensors";
     /// How often a broken download is taken up again.
     const RETRIES: usize = 3;
 
@@ -142,7 +144,7 @@ mod imp {
     }
 
     impl Download<'_> {
-        /// Fetches what a model or an adapter needs; returns the folder.
+        /// Fetches what a model, an adapter or a delta needs; returns the folder.
         fn model(&self, files: &BTreeSet<&str>) -> Result<PathBuf> {
             // The commit becomes a folder name in the cache.
             if self.commit.is_empty() || !self.commit.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -164,6 +166,8 @@ mod imp {
                 }
             } else if files.contains(ADAPTER) {
                 self.file(&folder, ADAPTER)?;
+            } else if files.contains(DELTA) {
+                self.file(&folder, DELTA)?;
             } else {
                 let found = if files.iter().any(|f| f.ends_with(".gguf")) {
                     "has GGUF files only: download one of them and give its path"
@@ -203,6 +207,8 @@ mod imp {
         let has = |name: &str| folder.join(name).exists();
         let complete = if has("adapter_config.json") {
             has(ADAPTER)
+        } else if has("delta_config.json") {
+            has(DELTA)
         } else if has(INDEX) && !has(SINGLE) {
             has("config.json")
                 && shards(&folder.join(INDEX)).is_ok_and(|shards| shards.iter().all(|s| has(s)))

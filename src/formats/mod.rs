@@ -1,10 +1,11 @@
-//! File formats of the field, read and written: safetensors, GGUF, Hugging Face configs, PEFT adapters.
+//! File formats of the field, read and written: safetensors, GGUF, Hugging Face configs, PEFT adapters, 1-bit deltas.
 //!
 //! Everything here hands out raw views ([`RawTensor`]) and typed settings ([`DecoderConfig`], [`peft::LoraConfig`]);
 //! nothing here knows tensors, devices or models. Whatever a file says is checked against the file's real size
 //! before anything is allocated or indexed by it.
 
 mod atomic;
+pub mod bitdelta;
 pub mod bitsandbytes;
 mod bytes;
 mod checkpoint;

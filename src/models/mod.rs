@@ -2,4 +2,4 @@
 
 pub mod decoder;
 
-pub use decoder::{DecodeStep, Decoder, WeightShape, quantize_checkpoint, weight_shapes};
+pub use decoder::{DecodeStep, Decoder, TensorSlot, quantize_checkpoint, tensor_slots};

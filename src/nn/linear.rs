@@ -1,12 +1,13 @@
-//! Linear layers: a weight of some kind, perhaps a bias, perhaps an adapter.
+//! Linear layers: a weight of some kind, perhaps a bias, perhaps a 1-bit delta, perhaps an adapter.
 
 use crate::autograd::{Param, Tape, Var};
 use crate::device::Device;
-use crate::nn::QuantizedWeight;
+use crate::nn::{Delta, QuantizedWeight};
 use crate::ops::epilogue::Epilogue;
 use crate::ops::lora_matmul::{Lora, lora_matmul, quantized_lora_matmul};
 use crate::ops::matmul::matmul;
 use crate::ops::quantized_matmul::quantized_matmul;
+use crate::ops::sign_matmul::{SignBase, SignDelta, sign_matmul};
 use crate::{Error, Result};
 
 /// How a linear layer's weight `[out, in]` is stored.
@@ -54,12 +55,14 @@ pub struct Adapter {
     pub dropout: f32,
 }
 
-/// `y = x W^T + bias`, with an adapter `+ scale (dropout(x) A^T) B^T`.
+/// `y = x W^T + bias`, with a 1-bit delta `+ x (scale S)^T`, with an adapter `+ scale (dropout(x) A^T) B^T`. The delta is a part of the
+/// weight, which adapters come and go beside.
 #[derive(Clone, Debug)]
 pub struct Linear {
     path: String,
     weight: Weight,
     bias: Option<Param>,
+    delta: Option<Delta>,
     adapter: Option<Adapter>,
 }
 
@@ -67,7 +70,7 @@ impl Linear {
     /// A layer without an adapter. `path` is the module's path as Hugging Face names it, e.g.
     /// `model.layers.0.self_attn.q_proj`.
     pub fn new(path: impl Into<String>, weight: Weight, bias: Option<Param>) -> Linear {
-        Linear { path: path.into(), weight, bias, adapter: None }
+        Linear { path: path.into(), weight, bias, delta: None, adapter: None }
     }
 
     /// The module path.
@@ -104,6 +107,34 @@ impl Linear {
             Weight::Dense(weight) => weight.value().device(),
             Weight::Quantized(weight) => weight.value().device(),
         }
+    }
+
+    /// The 1-bit delta, if there is one.
+    pub fn delta(&self) -> Option<&Delta> {
+        self.delta.as_ref()
+    }
+
+    /// Adds a 1-bit delta to the weight in place of any other.
+    ///
+    /// # Errors
+    /// A delta whose shapes do not fit the weight.
+    pub fn set_delta(&mut self, delta: Delta) -> Result<()> {
+        let (out, input) = self.dims();
+        let (signs, scale) = (delta.signs(), delta.scale().value());
+        if *signs.shape() != [out, input] || (scale.shape() != [1] && scale.shape() != [out]) {
+            let (signs, scale) = (signs.shape(), scale.shape());
+            let detail = format!(
+                "a delta of signs {signs:?} and scale {scale:?} does not fit a weight of shape [{out}, {input}]"
+            );
+            return Err(Error::model(self.path.as_str(), detail));
+        }
+        self.delta = Some(delta);
+        Ok(())
+    }
+
+    /// Takes the 1-bit delta off, if there is one.
+    pub fn take_delta(&mut self) -> Option<Delta> {
+        self.delta.take()
     }
 
     /// The adapter, if one is attached.
@@ -150,24 +181,52 @@ impl Linear {
     pub fn forward_with(&self, tape: &Tape, x: &Var, adapters: bool, epilogue: Epilogue<'_>) -> Result<Var> {
         let _scope = tape.scope(self.path.as_str());
         let bias = self.bias.as_ref().map(|bias| tape.param(bias));
-        match &self.adapter {
-            Some(adapter) if adapters => {
+        let adapter = self.adapter.as_ref().filter(|_| adapters);
+        let Some(delta) = &self.delta else { return self.base(tape, x, bias.as_ref(), adapter, epilogue) };
+        let (signs, scale) = (delta.signs(), tape.param(delta.scale()));
+        let delta = SignDelta { signs: &signs, scale: &scale };
+        let (product, dense, quantized);
+        let base = match (&self.weight, adapter) {
+            // The weight's product is made together with the adapter's part.
+            (_, Some(_)) => {
+                product = self.base(tape, x, None, adapter, Epilogue::None)?;
+                SignBase::Product(&product)
+            }
+            (Weight::Dense(weight), None) => {
+                dense = tape.param(weight);
+                SignBase::Dense(&dense)
+            }
+            (Weight::Quantized(weight), None) => {
+                quantized = weight.value();
+                SignBase::Quantized(&quantized)
+            }
+        };
+        sign_matmul(tape, x, base, bias.as_ref(), &delta, epilogue)
+    }
+
+    /// Without the delta.
+    fn base(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        bias: Option<&Var>,
+        adapter: Option<&Adapter>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<Var> {
+        match adapter {
+            Some(adapter) => {
                 let (a, b) = (tape.param(&adapter.a), tape.param(&adapter.b));
                 let lora = Lora { a: &a, b: &b, scale: adapter.scale, dropout: adapter.dropout };
                 match &self.weight {
-                    Weight::Dense(weight) => {
-                        lora_matmul(tape, x, &tape.param(weight), bias.as_ref(), &lora, epilogue)
-                    }
+                    Weight::Dense(weight) => lora_matmul(tape, x, &tape.param(weight), bias, &lora, epilogue),
                     Weight::Quantized(weight) => {
-                        quantized_lora_matmul(tape, x, &weight.value(), bias.as_ref(), &lora, epilogue)
+                        quantized_lora_matmul(tape, x, &weight.value(), bias, &lora, epilogue)
                     }
                 }
             }
-            _ => match &self.weight {
-                Weight::Dense(weight) => matmul(tape, x, &tape.param(weight), bias.as_ref(), epilogue),
-                Weight::Quantized(weight) => {
-                    quantized_matmul(tape, x, &weight.value(), bias.as_ref(), epilogue)
-                }
+            None => match &self.weight {
+                Weight::Dense(weight) => matmul(tape, x, &tape.param(weight), bias, epilogue),
+                Weight::Quantized(weight) => quantized_matmul(tape, x, &weight.value(), bias, epilogue),
             },
         }
     }

@@ -1,5 +1,6 @@
 //! Layers: parameters and how they are applied. A layer knows its module path, so that an error can name it.
 
+mod delta;
 mod embedding;
 mod kv_cache;
 mod linear;
@@ -7,6 +8,7 @@ mod norm;
 mod quantized;
 mod token_batch;
 
+pub use delta::Delta;
 pub use embedding::Embedding;
 pub(crate) use kv_cache::KvSteps;
 pub use kv_cache::{KvCache, KvPass};

@@ -14,6 +14,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod cast;
 pub mod columns;
 pub mod dropout;
 pub mod embedding;
@@ -24,6 +25,7 @@ pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
+pub mod mse;
 mod place;
 pub mod quantize;
 pub mod quantized_matmul;
@@ -31,4 +33,5 @@ pub mod reshape;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod sign_matmul;
 pub mod swiglu;

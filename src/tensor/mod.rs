@@ -4,6 +4,7 @@
 mod cuda;
 mod dtype;
 mod quantized;
+mod signs;
 mod storage;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use half::{bf16, f16};
 pub use dtype::{DType, Element};
 pub(crate) use quantized::check_block;
 pub use quantized::{BlockScales, NestedScales, QuantKind, QuantizedTensor};
+pub use signs::SignTensor;
 pub use storage::SharedBytes;
 use storage::Storage;
 

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use crate::Result;
 use crate::formats::Checkpoint;
+use crate::formats::bitdelta::Delta;
 use crate::models::Decoder;
 use crate::ops::quantize::Quantization;
+use crate::peft::bitdelta;
 use crate::tensor::DType;
-use crate::text::TextTokenizer;
+use crate::text::{TOKENIZER_FILE, TextTokenizer};
 
 /// A model ready for use.
 pub struct BaseModel {
@@ -40,6 +42,26 @@ pub fn load_with(path: &Path, dtype: DType, how: Option<&Quantization>) -> Resul
         None => Decoder::load(&checkpoint, &config, dtype)?,
     };
     Ok(BaseModel { model, tokenizer })
+}
+
+/// The model that the base at `path` and a delta make, and the tokenizer beside the delta; the base's where there is none.
+///
+/// # Errors
+/// Those of [`load_with`] and [`bitdelta::load`].
+pub fn load_with_delta(
+    path: &Path,
+    delta: &Delta,
+    dtype: DType,
+    how: Option<&Quantization>,
+) -> Result<BaseModel> {
+    let checkpoint = Checkpoint::open(path)?;
+    let mut tokenizer = match delta.folder().join(TOKENIZER_FILE).is_file() {
+        true => TextTokenizer::load(delta.folder())?,
+        false => tokenizer(&checkpoint, path)?,
+    };
+    tokenizer.check_vocab(delta.model_config().vocab_size)?;
+    tokenizer.add_eos_ids(&delta.model_config().eos);
+    Ok(BaseModel { model: bitdelta::load(checkpoint, delta, dtype, how)?, tokenizer })
 }
 
 /// The tokenizer of the model at `path` alone.

@@ -5,7 +5,7 @@ use crate::autograd::Param;
 use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::formats::peft::LoraConfig;
-use crate::models::{Decoder, WeightShape, weight_shapes};
+use crate::models::{Decoder, TensorSlot, tensor_slots};
 use crate::ops::linear_cross_entropy::logits_budget;
 use crate::ops::quantize::Quantization;
 use crate::peft::lora;
@@ -31,11 +31,19 @@ impl Sizes {
             model.parameters().into_iter().chain(lora::adapter_parameters(model)).collect();
         let adapters = model.linears().filter_map(|(_, linear)| linear.adapter());
         Sizes {
-            parameters: params.iter().map(|p| p.value().numel() * p.value().dtype().size()).sum(),
             quantized: model.quantized_weights().map(|weight| weight.value().bytes()).sum(),
-            trained: params.iter().filter(|p| p.is_trainable()).map(|p| p.value().numel()).collect(),
             // Whoever attached them checked that A is a matrix.
             ranks: adapters.map(|adapter| adapter.a.value().shape()[0]).sum(),
+            ..Sizes::of_parameters(&params)
+        }
+    }
+
+    /// Of parameters.
+    pub fn of_parameters(params: &[Param]) -> Sizes {
+        Sizes {
+            parameters: params.iter().map(|p| p.value().numel() * p.value().dtype().size()).sum(),
+            trained: params.iter().filter(|p| p.is_trainable()).map(|p| p.value().numel()).collect(),
+            ..Sizes::default()
         }
     }
 
@@ -50,9 +58,10 @@ impl Sizes {
         quantization: Option<&Quantization>,
         lora: Option<&LoraConfig>,
     ) -> Result<Sizes> {
-        let weights = weight_shapes(config)?;
+        let slots = tensor_slots(config)?;
+        let numel = |shape: &[usize]| shape.iter().product::<usize>();
         let Some(lora) = lora else {
-            let trained: Vec<usize> = weights.iter().map(WeightShape::numel).collect();
+            let trained: Vec<usize> = slots.iter().map(|slot| numel(&slot.shape)).collect();
             return Ok(Sizes {
                 parameters: 4 * trained.iter().sum::<usize>(),
                 quantized: 0,
@@ -61,20 +70,19 @@ impl Sizes {
             });
         };
         let mut sizes = Sizes::default();
-        for weight in &weights {
+        for slot in &slots {
             match quantization {
-                Some(how) if weight.linear.is_some() => sizes.quantized += how.bytes(weight.numel()),
-                _ => sizes.parameters += weight.numel() * dtype.size(),
+                Some(how) if slot.linear => sizes.quantized += how.bytes(numel(&slot.shape)),
+                _ => sizes.parameters += numel(&slot.shape) * dtype.size(),
             }
         }
-        let linears: Vec<(&str, &WeightShape)> =
-            weights.iter().filter_map(|w| w.linear.as_deref().map(|module| (module, w))).collect();
+        let linears: Vec<(&str, [usize; 2])> = slots.iter().filter_map(TensorSlot::linear).collect();
         let names: Vec<&str> = linears.iter().map(|(module, _)| *module).collect();
         let targets = lora.target_modules.select(&names)?;
-        for (module, weight) in linears.iter().filter(|(module, _)| targets.contains(module)) {
+        for (module, [out, input]) in linears.iter().filter(|(module, _)| targets.contains(module)) {
             let r = lora.rank_of(module)?;
             sizes.ranks += r;
-            sizes.trained.extend(weight.shape.iter().rev().map(|features| r * features));
+            sizes.trained.extend([r * input, r * out]);
         }
         sizes.parameters += 4 * sizes.trained.iter().sum::<usize>();
         Ok(sizes)
@@ -92,6 +100,8 @@ pub struct StepShape {
     pub checkpointing: bool,
     /// Whether gradients are summed over several micro-batches.
     pub accumulating: bool,
+    /// Bytes of logits that are there at a time, where the loss does not go through them in chunks.
+    pub logits: Option<usize>,
     /// Where.
     pub device: Device,
 }
@@ -139,7 +149,8 @@ impl MemoryPlan {
         let layer = of_tokens(a_token) + 4 * step.tokens * sizes.ranks / layers + casts;
         let stream = of_tokens(config.hidden_size);
         let activations = layers * if step.checkpointing { stream } else { layer };
-        let logits = logits_budget(step.device).min(step.tokens * config.vocab_size * 4);
+        let chunk = logits_budget(step.device).min(step.tokens * config.vocab_size * 4);
+        let logits = step.logits.unwrap_or(chunk);
 
         // Gradients of the residual stream and of one inner vector flow at a time.
         let flow = of_tokens(2 * config.hidden_size + config.intermediate_size);

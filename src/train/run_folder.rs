@@ -42,11 +42,11 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Creates the folder where there is none, and writes the run's settings.
+    /// That there is no run yet, for a `new` one.
     ///
     /// # Errors
-    /// [`Error::Config`] if the run is `new` and there is one already.
-    pub fn prepare(&self, config_toml: &str, new: bool) -> Result<()> {
+    /// [`Error::Config`] if there is one.
+    pub fn refuse_existing(&self, new: bool) -> Result<()> {
         if new && self.path.join("metrics.jsonl").exists() {
             let detail = format!(
                 "{} already holds a run: continue it with --resume {}, or choose another folder",
@@ -55,6 +55,15 @@ impl RunFolder {
             );
             return Err(Error::config("output", detail));
         }
+        Ok(())
+    }
+
+    /// Creates the folder where there is none, and writes the run's settings.
+    ///
+    /// # Errors
+    /// As [`RunFolder::refuse_existing`]; [`Error::Io`].
+    pub fn prepare(&self, config_toml: &str, new: bool) -> Result<()> {
+        self.refuse_existing(new)?;
         std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "cannot create the folder"))?;
         let path = self.path.join("config.toml");
         write_atomic(&path, |out| {

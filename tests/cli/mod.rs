@@ -1,5 +1,6 @@
 //! The real binary, from its command line.
 
+mod bitdelta;
 mod config;
 mod data_errors;
 #[cfg(target_os = "linux")]

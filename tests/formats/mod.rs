@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+mod bitdelta;
 mod block_oracle;
 mod checkpoint;
 mod config;

@@ -1,6 +1,7 @@
 //! Whole models against PyTorch, and against themselves computed another way.
 
 mod architectures;
+mod bitdelta;
 mod checkpoints;
 mod decode_step;
 mod generate;

@@ -3,6 +3,7 @@
 mod adamw;
 mod add;
 mod attention;
+mod cast;
 mod clip;
 mod columns;
 mod dropout;
@@ -15,6 +16,7 @@ mod layer_norm;
 mod linear_cross_entropy;
 mod lora_matmul;
 mod matmul;
+mod mse;
 mod quantize;
 mod quantized_matmul;
 mod rms_norm;

@@ -23,7 +23,7 @@ fn bytes<'a>(params: impl IntoIterator<Item = &'a Param>) -> usize {
 }
 
 fn step(tokens: usize, dtype: DType, checkpointing: bool, device: Device) -> StepShape {
-    StepShape { tokens, dtype, checkpointing, accumulating: false, device }
+    StepShape { tokens, dtype, checkpointing, accumulating: false, logits: None, device }
 }
 
 fn plan(model: &Decoder, checkpointing: bool) -> MemoryPlan {

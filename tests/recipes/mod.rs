@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod devices;
+mod distill;
 mod golden_steps;
 mod memory_plan;
 mod pretrain;

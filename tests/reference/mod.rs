@@ -11,6 +11,7 @@ pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lora_matmul;
 pub mod matmul;
+pub mod mse;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;

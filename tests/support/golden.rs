@@ -52,6 +52,16 @@ impl Golden {
         Golden::open_in("quantized", name, results)
     }
 
+    /// The golden files of 1-bit deltas; its folder holds two models, `base` and `fine_tuned`.
+    pub fn open_bitdelta() -> Golden {
+        Golden::open_in("", "bitdelta", "golden")
+    }
+
+    /// golden.json.
+    pub fn json(&self) -> &Value {
+        &self.inputs
+    }
+
     fn open_results(name: &str, results: &str) -> Golden {
         Golden::open_in("models", name, results)
     }

@@ -3,6 +3,7 @@
 pub mod devices;
 pub mod golden;
 pub mod gradcheck;
+pub mod pair;
 pub mod random;
 
 pub mod tiny;

@@ -4,6 +4,7 @@
     python tools/golden/make.py models --only gpt2
     python tools/golden/make.py ops                 # ops/
     python tools/golden/make.py quantize            # quantize/, and quantized/: models of models/ in 4 bits, with LoRA
+    python tools/golden/make.py bitdelta            # bitdelta/: a pair of models, their 1-bit delta and its distillation
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -52,6 +53,12 @@ def make_quantize(_args):
     qlora.write_all(GOLDEN)
 
 
+def make_bitdelta(_args):
+    import bitdelta
+
+    bitdelta.write_all(GOLDEN / "bitdelta")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -62,6 +69,8 @@ def main():
     command.set_defaults(run=make_ops)
     command = commands.add_parser("quantize", help="tests/golden/quantize")
     command.set_defaults(run=make_quantize)
+    command = commands.add_parser("bitdelta", help="tests/golden/bitdelta")
+    command.set_defaults(run=make_bitdelta)
     command = commands.add_parser("templates", help="tests/golden/templates")
     command.add_argument("archives", type=Path, help="folder with the packages' archives")
     command.set_defaults(run=make_templates)

@@ -7,9 +7,11 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::device::cpu::coded::{self, Coded};
+use crate::device::cpu::four_bit::PackedRows;
 use crate::device::cpu::lanes::Lane;
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
-use crate::device::cpu::{four_bit, gemv, parallel, slices};
+use crate::device::cpu::{gemv, parallel, slices};
 use crate::tensor::{DType, Element};
 
 /// One term of a [`gemm()`]: `alpha a b`.
@@ -113,14 +115,13 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         return gemv::gemv(out, read, p);
     }
     let (m, k, n) = (p.a.rows, p.a.cols, p.b.cols);
-    if let Elements::FourBit(w) = p.b.elements
-        && k > 0
-        && p.b.is_whole()
-    {
-        return match p.b.is_row_major() {
-            true => four_bit::times(out, read, p.alpha, p.a, w),
-            false => four_bit::times_transposed(out, read, p.alpha, p.a, w),
-        };
+    match p.b.elements {
+        Elements::FourBit(packed) if k > 0 && p.b.is_whole() => {
+            let cols = if p.b.is_row_major() { n } else { k };
+            return times_coded(out, read, p, PackedRows { packed, cols });
+        }
+        Elements::Signs(signs) if k > 0 && n > 0 => return times_coded(out, read, p, signs),
+        _ => {}
     }
     // A 16-bit right operand is widened in blocks of its stored rows; its panels of the left operand too.
     let stored_rows = |row_len: usize| (BLOCK_ELEMENTS / row_len.max(1)).max(16);
@@ -144,6 +145,14 @@ fn add_product(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
             }
             read = true;
         }
+    }
+}
+
+/// The same with a right operand in codes, whose stored rows are those of `w`.
+fn times_coded(out: &mut MatMut<'_>, read: bool, p: &Product<'_>, w: impl Coded) {
+    match p.b.is_row_major() {
+        true => coded::times(out, read, p.alpha, p.a, w),
+        false => coded::times_transposed(out, read, p.alpha, p.a, w),
     }
 }
 

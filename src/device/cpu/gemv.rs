@@ -3,10 +3,10 @@
 
 use rayon::prelude::*;
 
-use crate::device::cpu::four_bit;
 use crate::device::cpu::gemm::Product;
 use crate::device::cpu::lanes::{Kernel, Lane, Simd, dispatch};
 use crate::device::cpu::matrix::{Elements, Mat, MatMut};
+use crate::device::cpu::{four_bit, signs};
 
 /// Rows of x up to which this is faster than the GEMM, which packs W first.
 const MAX_ROWS: usize = 16;
@@ -19,7 +19,9 @@ const TASK_ELEMENTS: usize = 64 * 1024;
 
 /// Whether `p` is such a product: a few rows, and a weight whose rows (columns of b) are contiguous.
 pub(super) fn suits(p: &Product<'_>) -> bool {
-    p.a.rows <= MAX_ROWS && p.b.row_stride == 1 && p.b.col_stride == p.b.rows && p.b.rows > 0
+    // Rows of signs end with a whole word.
+    let adjacent = p.b.col_stride == p.b.rows || matches!(p.b.elements, Elements::Signs(_));
+    p.a.rows <= MAX_ROWS && p.b.row_stride == 1 && adjacent && p.b.rows > 0
 }
 
 /// `out = alpha a b`, plus what is there if `read`.
@@ -35,6 +37,7 @@ pub(super) fn gemv(out: &mut MatMut<'_>, read: bool, p: &Product<'_>) {
         Elements::BF16(w) => x.times(&w[..n * k], rows, &mut columns),
         Elements::F16(w) => x.times(&w[..n * k], rows, &mut columns),
         Elements::FourBit(w) => four_bit::rows_times(w, (x.x, x.m), k, rows, &mut columns),
+        Elements::Signs(w) => signs::rows_times(w, (x.x, x.m), k, rows, &mut columns),
     }
     for i in 0..m {
         let row = &mut out.data[i * out.row_stride..][..n];

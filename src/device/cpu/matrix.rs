@@ -5,19 +5,21 @@ use half::{bf16, f16};
 use crate::Result;
 use crate::device::cpu::four_bit::Packed;
 use crate::device::cpu::lanes::Lane;
+use crate::device::cpu::signs::Signs;
 use crate::device::cpu::{parallel, slices};
-use crate::tensor::{DType, Element, QuantizedTensor, Tensor};
+use crate::tensor::{DType, Element, QuantizedTensor, SignTensor, Tensor};
 
-/// Elements of one of the float types, or in 4-bit blocks.
+/// Elements of one of the float types, in 4-bit blocks, or signs.
 #[derive(Clone, Copy)]
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
     F16(&'a [f16]),
     FourBit(Packed<'a>),
+    Signs(Signs<'a>),
 }
 
-/// A matrix to read: f32, bf16, f16 or in 4-bit blocks, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
+/// A matrix to read: f32, bf16, f16, in 4-bit blocks or of signs, with any strides. Element (i, j) is at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     pub(super) elements: Elements<'a>,
@@ -56,6 +58,14 @@ impl<'a> Mat<'a> {
         Ok(Mat::row_major(Elements::FourBit(Packed::of(tensor)?), tensor.numel(), rows, cols))
     }
 
+    /// The matrix of a tensor of signs in host memory, +1 and -1, or each row times its scale: it is decoded in the blocks in which it is
+    /// used.
+    pub fn of_signs(tensor: &'a SignTensor, scales: Option<&'a [f32]>) -> Result<Mat<'a>> {
+        let [rows, cols] = *tensor.shape();
+        let signs = Signs::of(tensor, scales)?;
+        Ok(Mat { elements: Elements::Signs(signs), rows, cols, row_stride: signs.stride(), col_stride: 1 })
+    }
+
     /// The elements of row `i` in f32; `out` must hold as many as there are columns.
     pub(super) fn copy_row(self, i: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.cols);
@@ -66,6 +76,10 @@ impl<'a> Mat<'a> {
             Elements::FourBit(packed) => {
                 let at = |j: usize| i * self.row_stride + j * self.col_stride;
                 out.iter_mut().enumerate().for_each(|(j, x)| packed.decode(at(j), std::slice::from_mut(x)));
+            }
+            Elements::Signs(signs) => {
+                let at = |j: usize| i * self.row_stride + j * self.col_stride;
+                out.iter_mut().enumerate().for_each(|(j, x)| *x = signs.element(at(j)));
             }
         }
     }
@@ -108,6 +122,7 @@ impl<'a> Mat<'a> {
             Elements::BF16(x) => Elements::BF16(&x[offset..]),
             Elements::F16(x) => Elements::F16(&x[offset..]),
             Elements::FourBit(x) => Elements::FourBit(x.from(offset)),
+            Elements::Signs(x) => Elements::Signs(x.from(offset)),
         };
         Mat { elements, rows: len, ..self }
     }
@@ -155,6 +170,12 @@ impl<'a> Mat<'a> {
             Elements::F32(x) => self.widen_rows(x, scratch),
             Elements::BF16(x) => self.widen_rows(x, scratch),
             Elements::F16(x) => self.widen_rows(x, scratch),
+            Elements::Signs(x) => parallel::rows_mut(scratch, cols, |first, piece| {
+                for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
+                    let start = (first + i) * self.row_stride;
+                    out.iter_mut().enumerate().for_each(|(j, out)| *out = x.element(start + j));
+                }
+            }),
             Elements::FourBit(x) => parallel::rows_mut(scratch, cols, |first, piece| {
                 for (i, out) in piece.chunks_exact_mut(cols).enumerate() {
                     x.decode((first + i) * self.row_stride, out);

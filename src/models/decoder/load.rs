@@ -151,6 +151,11 @@ fn in_order(values: Vec<f32>, slot: &Slot<'_>) -> Vec<f32> {
     }
 }
 
+/// The exact value for a slot.
+pub(super) fn exact(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType) -> Result<Tensor> {
+    tensor(raw, slot, dtype, Values::Exact)
+}
+
 /// The value for a slot.
 fn tensor(raw: &RawTensor<'_>, slot: &Slot<'_>, dtype: DType, values: Values) -> Result<Tensor> {
     stored_shape(raw, slot)?;

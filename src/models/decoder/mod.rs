@@ -8,7 +8,8 @@ mod layer;
 mod load;
 mod quantize;
 mod save;
-mod shapes;
+mod share;
+mod slots;
 mod untrained;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::nn::{Embedding, Linear, Norm, TokenBatch};
 use crate::ops::add::add;
+use crate::ops::cast::cast;
 use crate::ops::epilogue::Epilogue;
 use crate::ops::linear_cross_entropy::{check_labels, linear_cross_entropy};
 use crate::ops::matmul::matmul;
@@ -26,7 +28,7 @@ use crate::{Error, Result};
 pub use decode_step::DecodeStep;
 use layer::Layer;
 pub use quantize::quantize_checkpoint;
-pub use shapes::{WeightShape, weight_shapes};
+pub use slots::{TensorSlot, tensor_slots};
 
 /// A decoder language model. T is the number of tokens of a packed batch.
 pub struct Decoder {
@@ -70,7 +72,7 @@ impl Decoder {
         self.head.value().device()
     }
 
-    /// Moves every parameter, adapters included, to a device, one at a time. Batches are moved to where the model is.
+    /// Moves every parameter, adapters and 1-bit deltas included, to a device, one at a time. Batches are moved to where the model is.
     ///
     /// # Errors
     /// [`Error::Cuda`] when it does not fit.
@@ -78,6 +80,9 @@ impl Decoder {
         let adapters = self.linears().filter_map(|(_, linear)| linear.adapter());
         let adapters = adapters.flat_map(|adapter| [adapter.a.clone(), adapter.b.clone()]);
         self.quantized_weights().try_for_each(|weight| weight.to_device(device))?;
+        self.linears()
+            .filter_map(|(_, linear)| linear.delta())
+            .try_for_each(|delta| delta.to_device(device))?;
         self.parameters().into_iter().chain(adapters).try_for_each(|param| param.to_device(device))
     }
 
@@ -176,6 +181,16 @@ impl Decoder {
         // In f32 whatever the activations are: rounded logits would tie.
         let x = Var::constant(hidden.to_dtype(DType::F32)?);
         Ok(matmul(&tape, &x, &Var::constant(self.head.value()), None, Epilogue::None)?.into_value())
+    }
+
+    /// Logits `[T, vocab]` in f32 of the output of [`Decoder::hidden`], through which gradients flow. All of them are in memory.
+    ///
+    /// # Errors
+    /// Rows of another width.
+    pub fn logits_of(&self, tape: &Tape, hidden: &Var) -> Result<Var> {
+        let _scope = tape.scope("lm_head");
+        let x = cast(tape, hidden, DType::F32)?;
+        matmul(tape, &x, &tape.param(&self.head), None, Epilogue::None)
     }
 
     /// Checks a batch in host memory and moves it to where the model is.

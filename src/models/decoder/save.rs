@@ -19,12 +19,18 @@ impl Decoder {
     /// need be. Weights in 4-bit blocks stay so, in the layout of bitsandbytes.
     ///
     /// # Errors
-    /// [`Error::Model`] while adapters are attached (they would be lost: merge them, or take them off); [`Error::Io`].
+    /// [`Error::Model`] while adapters or 1-bit deltas are attached (they would be lost: merge them, or take them off); [`Error::Io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
         if self.linears().any(|(_, linear)| linear.adapter().is_some()) {
             return Err(Error::model(
                 "model",
                 "has adapters, which its weights do not hold: merge them first",
+            ));
+        }
+        if self.linears().any(|(_, linear)| linear.delta().is_some()) {
+            return Err(Error::model(
+                "model",
+                "has 1-bit deltas, which its weights do not hold: fold them in first",
             ));
         }
         self.save_base(folder)

@@ -131,6 +131,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         dtype: options.dtype,
         checkpointing,
         accumulating: train.accumulation > 1,
+        logits: None,
         device: options.device,
     };
     let plan = MemoryPlan::new(model.config(), &Sizes::of(&model), &step);

@@ -2,6 +2,7 @@
 
 use super::decode_scales;
 use crate::Result;
+use crate::device::cpu::coded::Coded;
 use crate::device::cpu::lanes::{Kernel, Simd, dispatch};
 use crate::tensor::{BlockScales, QuantizedTensor};
 
@@ -63,6 +64,20 @@ impl<'a> Packed<'a> {
     #[inline(always)]
     pub(super) fn decode_with<S: Simd>(self, s: S, offset: usize, out: &mut [f32]) {
         Decode { packed: self.from(offset), out }.run(s);
+    }
+}
+
+/// The same as rows of `cols` elements.
+#[derive(Clone, Copy)]
+pub(in crate::device::cpu) struct PackedRows<'a> {
+    pub packed: Packed<'a>,
+    pub cols: usize,
+}
+
+impl Coded for PackedRows<'_> {
+    #[inline(always)]
+    fn decode_with<S: Simd>(self, s: S, row: usize, col: usize, out: &mut [f32]) {
+        self.packed.decode_with(s, row * self.cols + col, out);
     }
 }
 

@@ -3,12 +3,11 @@
 
 mod decode;
 mod encode;
-mod gemm;
 mod gemv;
 mod scales;
 
 pub(crate) use decode::Packed;
+pub(super) use decode::PackedRows;
 pub(crate) use encode::{Table, encode};
-pub(super) use gemm::{times, times_transposed};
 pub(super) use gemv::rows_times;
 pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest};

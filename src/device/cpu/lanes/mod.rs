@@ -62,6 +62,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Adds the low bits of `n` to the exponent of `p`: `p 2^i` if `n` is i + 1.5 * 2^23.
     fn add_exponent(self, p: Self::V, n: Self::V) -> Self::V;
 
+    /// The lanes of `v`, with the other sign where the lane's bit of `kept` is 0.
+    fn flip(self, v: Self::V, kept: u32) -> Self::V;
+
     /// A table for [`Simd::look_up`].
     fn table(self, values: &[f32; 16]) -> Self::Table;
     /// The entries that the first LANES / 2 bytes name, two each, that of the upper half first; panics if there are fewer.

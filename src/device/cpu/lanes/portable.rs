@@ -92,6 +92,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] <= b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    fn flip(self, v: Self::V, kept: u32) -> Self::V {
+        std::array::from_fn(|i| f32::from_bits(v[i].to_bits() ^ (!kept >> i & 1) << 31))
+    }
+    #[inline(always)]
     fn table(self, values: &[f32; 16]) -> [f32; 16] {
         *values
     }

@@ -159,6 +159,10 @@ impl Simd for Avx512 {
         register!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), no, yes))
     }
     #[inline(always)]
+    fn flip(self, v: __m512, kept: u32) -> __m512 {
+        register!(_mm512_mask_xor_ps(v, !(kept as u16), v, _mm512_set1_ps(-0.0)))
+    }
+    #[inline(always)]
     fn table(self, values: &[f32; 16]) -> __m512 {
         self.load(values)
     }
@@ -284,6 +288,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn select_le(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
         register!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LE_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn flip(self, v: __m256, kept: u32) -> __m256 {
+        register!({
+            // Bit i of lane i becomes its highest.
+            let places = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+            let highest = _mm256_sllv_epi32(_mm256_set1_epi32(kept as i32), places);
+            _mm256_xor_ps(v, _mm256_andnot_ps(_mm256_castsi256_ps(highest), _mm256_set1_ps(-0.0)))
+        })
     }
     #[inline(always)]
     fn table(self, values: &[f32; 16]) -> (__m256, __m256) {

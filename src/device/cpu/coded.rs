@@ -1,11 +1,17 @@
-//! Many rows times a weight in 4-bit blocks, in both directions. The weight is decoded in tiles that stay in the second-level cache, where the
-//! micro-kernel meets them; tiles are shared out among threads, and each element is summed by one of them, in the order of the inner dimension.
+//! Many rows times a weight in codes (4-bit blocks, signs), in both directions. The weight is decoded in tiles that stay in the second-level cache,
+//! where the micro-kernel meets them; tiles are shared out among threads, and each element is summed by one of them, in the order of the inner
+//! dimension.
 
 use rayon::prelude::*;
 
-use super::Packed;
 use crate::device::cpu::lanes::{Kernel, Matrix, Simd, add_product, dispatch, store_product};
 use crate::device::cpu::matrix::{Mat, MatMut};
+
+/// A matrix that is decoded in pieces of its rows.
+pub(super) trait Coded: Copy + Send + Sync {
+    /// Elements of row `row` from column `col` on. Must be `#[inline(always)]`.
+    fn decode_with<S: Simd>(self, s: S, row: usize, col: usize, out: &mut [f32]);
+}
 
 /// Rows of the other factor in a panel, which the micro-kernel holds in two registers of AVX-512.
 const PANEL: usize = 32;
@@ -21,14 +27,8 @@ const HEIGHT: usize = 128;
 /// Rows of the other factor at a time: what is copied of it, and of the result, stays small.
 const MAX_ROWS: usize = 1024;
 
-/// `out = alpha a W^T`, plus what is there if `read`; W `[n, k]`, all of its rows from the beginning of `w` on.
-pub(in crate::device::cpu) fn times_transposed(
-    out: &mut MatMut<'_>,
-    read: bool,
-    alpha: f32,
-    a: Mat<'_>,
-    w: Packed<'_>,
-) {
+/// `out = alpha a W^T`, plus what is there if `read`; W `[n, k]`.
+pub(super) fn times_transposed(out: &mut MatMut<'_>, read: bool, alpha: f32, a: Mat<'_>, w: impl Coded) {
     let (n, k) = (out.cols, a.cols);
     for first in (0..a.rows).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(a.rows - first);
@@ -36,7 +36,7 @@ pub(in crate::device::cpu) fn times_transposed(
         let padded = rows.next_multiple_of(PANEL);
         let mut columns = vec![0.0; n * padded];
         columns.par_chunks_mut(ROWS * padded).enumerate().for_each(|(task, out)| {
-            dispatch(Forward { w: w.from(task * ROWS * k), panels: &panels, k, padded, out });
+            dispatch(Forward { w, first: task * ROWS, panels: &panels, k, padded, out });
         });
         let out = out.block((first, rows), (0, n));
         let stride = out.row_stride;
@@ -67,27 +67,29 @@ fn panels(a: Mat<'_>) -> Vec<f32> {
 }
 
 /// `out [rows, padded] = W x^T` for some weight rows and all panels of x.
-struct Forward<'a> {
-    w: Packed<'a>,
+struct Forward<'a, W> {
+    w: W,
+    /// The first of the weight rows.
+    first: usize,
     panels: &'a [f32],
     k: usize,
     padded: usize,
     out: &'a mut [f32],
 }
 
-impl Kernel for Forward<'_> {
+impl<W: Coded> Kernel for Forward<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Forward { w, panels, k, padded, out } = self;
+        let Forward { w, first: row, panels, k, padded, out } = self;
         let rows = out.len() / padded;
         let mut tile = vec![0.0; rows * DEPTH.min(k)];
         for first in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - first);
             let tile = &mut tile[..rows * depth];
-            for (i, row) in tile.chunks_exact_mut(depth).enumerate() {
-                w.decode_with(s, i * k + first, row);
+            for (i, out) in tile.chunks_exact_mut(depth).enumerate() {
+                w.decode_with(s, row + i, first, out);
             }
             let a = Matrix { data: tile, row: depth, col: 1 };
             for (panel, x) in panels.chunks_exact(PANEL * k).enumerate() {
@@ -102,8 +104,8 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// `out = alpha a W`, plus what is there if `read`; W `[a.cols, out.cols]`, all of its rows from the beginning of `w` on.
-pub(in crate::device::cpu) fn times(out: &mut MatMut<'_>, read: bool, alpha: f32, a: Mat<'_>, w: Packed<'_>) {
+/// `out = alpha a W`, plus what is there if `read`; W `[a.cols, out.cols]`.
+pub(super) fn times(out: &mut MatMut<'_>, read: bool, alpha: f32, a: Mat<'_>, w: impl Coded) {
     let (n, k) = (a.cols, out.cols);
     for first in (0..a.rows).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(a.rows - first);
@@ -127,8 +129,8 @@ pub(in crate::device::cpu) fn times(out: &mut MatMut<'_>, read: bool, alpha: f32
 }
 
 /// `out [rows, COLUMNS] = a W` for the weight columns from `column` on.
-struct Backward<'a> {
-    w: Packed<'a>,
+struct Backward<'a, W> {
+    w: W,
     left: &'a [f32],
     n: usize,
     k: usize,
@@ -136,7 +138,7 @@ struct Backward<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Backward<'_> {
+impl<W: Coded> Kernel for Backward<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -148,7 +150,7 @@ impl Kernel for Backward<'_> {
         for first in (0..n).step_by(HEIGHT) {
             let height = HEIGHT.min(n - first);
             for (i, row) in tile.chunks_exact_mut(COLUMNS).take(height).enumerate() {
-                w.decode_with(s, (first + i) * k + column, &mut row[..width]);
+                w.decode_with(s, first + i, column, &mut row[..width]);
             }
             let a = Matrix { data: &left[first..], row: n, col: 1 };
             let shape = [rows, COLUMNS, height];
