@@ -21,6 +21,7 @@ mod rms_norm;
 mod rope;
 mod sample;
 mod simd;
+mod stream_k;
 mod swiglu;
 
 use proptest::prelude::*;
