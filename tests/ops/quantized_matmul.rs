@@ -357,10 +357,9 @@ fn tiles_in_pieces() {
     for (i, (shape, how)) in [
         ([18, 1312, more], blocks(64, true)),
         ([20, more, 1312], blocks(256, true)),
-        ([19, 1312, more + 7], blocks(4096, false)),
-        ([18, 2048, less], blocks(64, true)),
-        ([17, less, 2048], blocks(32, false)),
-        ([17, less - 9, 2000], Quantization::new(QuantKind::Fp4)),
+        ([18, 1600, less], blocks(64, true)),
+        ([17, less, 1600], blocks(32, false)),
+        ([17, less - 9, 1571], Quantization::new(QuantKind::Fp4)),
         ([40, 1101, 67], blocks(64, true)),
         ([9, 67, 1088], blocks(64, true)),
     ]
