@@ -21,7 +21,8 @@
 // mask's 1 / (1 - p) goes to the sums, so that x~ is x, exactly, with zeros.
 // Else: f32 on the ordinary cores, with the same steps.
 //
-// Tiles: the long product is common/gemm.cuh's. `down` (u, v) is memory-bound on x: 128 rows a block, 32 a warp, all of a rank
+// Tiles: the long product is common/gemm.cuh's, and shared out among blocks as that is (common/stream_k.cuh): of a tile that is made in
+// pieces the first goes through the rank. `down` (u, v) is memory-bound on x: 128 rows a block, 32 a warp, all of a rank
 // of up to 64, tiles of 32 columns in 4 stages; split over the columns where there are too few rows to fill a GPU. A thread draws the
 // 32 bits of its row, and they reach the fragments by shuffles. `parts` (dA, dB in one launch) is memory-bound on x and dy: 128 of
 // their columns a block, split over the rows.
@@ -36,37 +37,43 @@
 
 namespace lora {
 
-// c = epilogue(mask(rank factor) + a b).
+// c = epilogue(mask(rank factor) + a b), or pieces of it.
 template <bool B_K_MAJOR, bool ALIGNED, bool MASKED>
 __device__ __forceinline__ void up(const gemm::Operand a, const gemm::Operand b, const Adapters<half_t>& adapters,
-                                   const Epilogue<half_t> epilogue, half_t* c) {
+                                   const Epilogue<half_t> epilogue, half_t* c, const stream_k::Shares& shares) {
   extern __shared__ __align__(128) unsigned char smem[];
   half_t* ring = reinterpret_cast<half_t*>(smem);
   const int m = a.outer, n = b.outer;
-  const gemm::Corner block = gemm::corner_of_block(m, n);
-  const RankSteps<B_K_MAJOR> rank(adapters, block, m, n);
-  const int steps = rank.count + (a.k + STEP - 1) / STEP;
-  const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
-  const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
-  auto bring = [&](half_t* stage, int step) {
-    if (step < rank.count) {
-      rank.bring(stage, step);
+  stream_k::Pieces piece(shares, gemm::tiles_of(m, n), a.k);
+  while (true) {
+    const gemm::Corner block = gemm::corner_of_tile(piece.tile, m, n);
+    const int from = piece.from;
+    const RankSteps<B_K_MAJOR> rank(adapters, block, m, n, from);
+    const int steps = rank.count + (piece.to - from + STEP - 1) / STEP;
+    const gemm::Tiles<true, ALIGNED> tiles_a(a, block.m0);
+    const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
+    auto bring = [&](half_t* stage, int step) {
+      if (step < rank.count) {
+        rank.bring(stage, step);
+      } else {
+        const int k0 = from + (step - rank.count) * STEP;
+        tiles_a.fetch(stage, k0);
+        tiles_b.fetch(stage + gemm::TILE_ELEMENTS, k0);
+      }
+    };
+    gemm::Sums sum = {};
+    gemm::start(ring, steps, bring);
+    if constexpr (!MASKED) {
+      gemm::advance<true, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
     } else {
-      const int k0 = (step - rank.count) * STEP;
-      tiles_a.fetch(stage, k0);
-      tiles_b.fetch(stage + gemm::TILE_ELEMENTS, k0);
+      gemm::advance<true, B_K_MAJOR>(sum, ring, 0, rank.count, steps, bring);
+      if (rank.count > 0 && adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
+      gemm::advance<true, B_K_MAJOR>(sum, ring, rank.count, steps, steps, bring);
     }
-  };
-  gemm::Sums sum = {};
-  gemm::start(ring, steps, bring);
-  if constexpr (!MASKED) {
-    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
-  } else {
-    gemm::advance<true, B_K_MAJOR>(sum, ring, 0, rank.count, steps, bring);
-    if (adapters.keep != nullptr) mask_sums(sum, adapters, block, m);
-    gemm::advance<true, B_K_MAJOR>(sum, ring, rank.count, steps, steps, bring);
+    gemm::write(sum, smem, block, m, n, piece, epilogue, c, n);
+    if (!piece.next()) return;
+    __syncthreads();  // Hazard: the next piece's tiles come where other warps may still read the last ones.
   }
-  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
 
 // The same in f32 on the ordinary cores.
@@ -195,9 +202,9 @@ OF_TYPES(RANK_SUMS)
 #define UP(NAME, B_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                            \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                     \
       NAME(const half_t* a, const half_t* b, lora::Adapters<half_t> adapters, const float* bias, const half_t* operand,           \
-           half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                                              \
+           half_t* kept, u32 kind, half_t* c, int m, int n, int k, stream_k::Shares shares) {                                     \
     lora::up<B_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, {b, B_K_MAJOR ? k : n, n, k}, adapters,                                    \
-                                         EPILOGUE(bias, operand, kept, kind), c);                                                 \
+                                         EPILOGUE(bias, operand, kept, kind), c, shares);                                         \
   }
 #define UPS(HALF)                                                              \
   UP(lora_matmul_fwd_##HALF, true, true, false, any_epilogue)                  \
@@ -242,9 +249,9 @@ OF_TYPES(DOWNS_F32)
 #define UP_F32(NAME, B_K_MAJOR, EPILOGUE, X, W)                                                                                   \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                                 \
       NAME(const X* a, const W* b, lora::Adapters<float> adapters, const float* bias, const X* operand, X* kept, u32 kind, X* c,  \
-           int m, int n, int k) {                                                                                                 \
+           int m, int n, int k, stream_k::Shares shares) {                                                                        \
     lora::up_f32<B_K_MAJOR>(a, gemm_f32::Part<W>{b, B_K_MAJOR ? k : n, 0, n}, adapters, EPILOGUE(bias, operand, kept, kind), c,   \
-                            m, n, k);                                                                                             \
+                            m, n, k, shares);                                                                                     \
   }
 #define MIXED_UPS_F32(HALF)                                                        \
   UP_F32(lora_matmul_fwd_f32_##HALF, true, any_epilogue, float, half_t)            \

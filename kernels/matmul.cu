@@ -9,16 +9,17 @@
 // start on 16 bytes), else in f32 on the ordinary cores (common/gemm_f32.cuh). Saved for backward: what an activation was made
 // of, if it is wanted. C is overwritten; deterministic. y of few rows is gemv.cu's.
 //
-// `_split`: where C has too few tiles to fill a GPU, and k is long, blockIdx.y makes a part of the sum over k, f32 [parts, m, n];
-// sum_parts adds the parts in order, applies the epilogue and rounds once. Bounds of the parts follow from k and their number alone.
+// Tiles of C that do not fill a GPU, all of them or those of the last wave, are made in pieces along k, whose f32 sums sum_parts adds in
+// order (common/stream_k.cuh); it applies the epilogue and rounds once. `_small`: of tiles of the ordinary cores.
 #include "common/gemm.cuh"
 #include "common/gemm_f32.cuh"
 
 #define TENSOR_CORES(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED, EPILOGUE, OUT)                                                       \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
       NAME(const half_t* a, const half_t* b, long long lda, long long ldb, const float* bias, const OUT* operand, OUT* kept,       \
-           u32 kind, OUT* c, long long ldc, int m, int n, int k) {                                                             \
-    gemm::run<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, EPILOGUE(bias, operand, kept, kind), c, ldc);     \
+           u32 kind, OUT* c, long long ldc, int m, int n, int k, stream_k::Shares shares) {                                    \
+    gemm::run_pieces<A_K_MAJOR, B_K_MAJOR, ALIGNED>(stream_k::Pieces(shares, gemm::tiles_of(m, n), k), {a, lda, m, k},         \
+                                                    {b, ldb, n, k}, EPILOGUE(bias, operand, kept, kind), c, ldc);              \
   }
 #define PRODUCTS(HALF)                                                                 \
   TENSOR_CORES(matmul_nt_##HALF, true, true, true, any_epilogue, half_t)               \
@@ -29,87 +30,30 @@
   TENSOR_CORES(matmul_tn_##HALF##_ragged, false, false, false, adding_epilogue, float)
 OF_HALF(PRODUCTS)
 
-template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED>
-__device__ __forceinline__ void part_of_product(const gemm::Operand a, const gemm::Operand b, float* parts) {
-  extern __shared__ __align__(128) unsigned char smem[];
-  half_t* ring = reinterpret_cast<half_t*>(smem);
-  const int m = a.outer, n = b.outer;
-  const gemm::Corner corner = gemm::corner_of_block(m, n);
-  const int all = (a.k + gemm::TILE_K - 1) / gemm::TILE_K, each = (all + gridDim.y - 1) / gridDim.y;
-  const int first = blockIdx.y * each, steps = min(max(all - first, 0), each);
-  const gemm::Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, corner.m0);
-  const gemm::Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, corner.n0);
-  const auto bring = [&](half_t* stage, int step) {
-    tiles_a.fetch(stage, (first + step) * gemm::TILE_K);
-    tiles_b.fetch(stage + gemm::TILE_ELEMENTS, (first + step) * gemm::TILE_K);
-  };
-  gemm::start(ring, steps, bring);
-  gemm::Sums sum = {};
-  gemm::advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
-  gemm::write_tile(sum, smem, corner, m, n, {}, parts + static_cast<long long>(blockIdx.y) * m * n, n);
-}
-
-#define TENSOR_CORES_SPLIT(NAME, A_K_MAJOR, B_K_MAJOR, ALIGNED)                                                                \
-  extern "C" __global__ void __launch_bounds__(gemm::THREADS)                                                                  \
-      NAME(const half_t* a, const half_t* b, long long lda, long long ldb, float* parts, int m, int n, int k) {                    \
-    part_of_product<A_K_MAJOR, B_K_MAJOR, ALIGNED>({a, lda, m, k}, {b, ldb, n, k}, parts);                                     \
-  }
-#define SPLIT_PRODUCTS(HALF)                                               \
-  TENSOR_CORES_SPLIT(matmul_nt_##HALF##_split, true, true, true)           \
-  TENSOR_CORES_SPLIT(matmul_nn_##HALF##_split, true, false, true)          \
-  TENSOR_CORES_SPLIT(matmul_tn_##HALF##_split, false, false, true)         \
-  TENSOR_CORES_SPLIT(matmul_nt_##HALF##_split_ragged, true, true, false)   \
-  TENSOR_CORES_SPLIT(matmul_nn_##HALF##_split_ragged, true, false, false)  \
-  TENSOR_CORES_SPLIT(matmul_tn_##HALF##_split_ragged, false, false, false)
-OF_HALF(SPLIT_PRODUCTS)
-
-constexpr int PARTS_THREADS = 256;
-
-// c[i] is made of the sum of parts[p][i] over p in order; N elements a thread.
-template <int N, class C>
-__device__ __forceinline__ void add_parts(const float* __restrict__ parts, const Epilogue<C>& epilogue, C* __restrict__ c, u32 elements,
-                                          u32 n, int count) {
-  const u32 at = (blockIdx.x * PARTS_THREADS + threadIdx.x) * N;
-  if (at >= elements) return;
-  float with[N] = {};
-  if (epilogue.operand != nullptr) load<N>(epilogue.operand + at, with);
-  float sum[N] = {};
-#pragma unroll 8
-  for (int p = 0; p < count; p++) {
-    float part[N];
-    load<N>(parts + u64(p) * elements + at, part);
-#pragma unroll
-    for (int i = 0; i < N; i++) sum[i] += part[i];
-  }
-  if (epilogue.bias != nullptr) {
-    u32 column = at % n;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      sum[i] += epilogue.bias[column];
-      column = column + 1 < n ? column + 1 : 0;
-    }
-  }
-  epilogue.finish_pack(sum, with, c, at);
-}
-
+// The sums of tiles that were made in pieces: sum_blocks blocks for each, of the product of the same arguments.
 #define SUM_PARTS(NAME, C)                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(PARTS_THREADS)                                                                  \
-      matmul_sum_parts_##NAME(const float* parts, const float* bias, const C* operand, C* kept, u32 kind, C* c, u32 elements,  \
-                              u32 n, int count, u32 packed) {                                                                  \
-    const Epilogue<C> epilogue = {bias, operand, kept, kind};                                                                  \
-    if (packed) {                                                                                                              \
-      add_parts<4>(parts, epilogue, c, elements, n, count);                                                                    \
-    } else {                                                                                                                   \
-      add_parts<1>(parts, epilogue, c, elements, n, count);                                                                    \
-    }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(stream_k::SUM_THREADS)                                                          \
+      matmul_sum_parts_##NAME(const float* bias, const C* operand, C* kept, u32 kind, C* c, int m, int n, int k,               \
+                              stream_k::Shares shares) {                                                                       \
+    const int tile = shares.whole + blockIdx.x / stream_k::sum_blocks<gemm::TILE_M>();                                         \
+    const gemm::Corner at = gemm::corner_of_tile(tile, m, n);                                                                  \
+    stream_k::sum_parts<gemm::TILE_M>(shares, tile, at.m0, at.n0, Epilogue<C>{bias, operand, kept, kind}, c, m, n, k);         \
+  }                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(stream_k::SUM_THREADS)                                                          \
+      matmul_sum_parts_##NAME##_small(const float* bias, const C* operand, C* kept, u32 kind, C* c, int m, int n, int k,       \
+                                      stream_k::Shares shares) {                                                               \
+    const int tile = shares.whole + blockIdx.x / stream_k::sum_blocks<gemm_f32::TILE>();                                       \
+    const gemm_f32::Corner at = gemm_f32::corner_of_tile(tile, n);                                                             \
+    stream_k::sum_parts<gemm_f32::TILE>(shares, tile, at.m0, at.n0, Epilogue<C>{bias, operand, kept, kind}, c, m, n, k);       \
   }
 OF_TYPES(SUM_PARTS)
 
 #define ORDINARY_CORES(NAME, A_K_MAJOR, B_K_MAJOR, EPILOGUE, A, B, C)                                                          \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                              \
       NAME(const A* a, const B* b, long long lda, long long ldb, const float* bias, const C* operand, C* kept, u32 kind,       \
-           C* c, long long ldc, int m, int n, int k) {                                                                         \
-    gemm_f32::run<A_K_MAJOR, B_K_MAJOR>(a, b, lda, ldb, EPILOGUE(bias, operand, kept, kind), c, ldc, m, n, k);                 \
+           C* c, long long ldc, int m, int n, int k, stream_k::Shares shares) {                                                \
+    gemm_f32::run_pieces<A_K_MAJOR, B_K_MAJOR>(stream_k::Pieces(shares, gemm_f32::tiles_of(m, n), k), a, b, lda, ldb,          \
+                                               EPILOGUE(bias, operand, kept, kind), c, ldc, m, n);                             \
   }
 #define MIXED_PRODUCTS(HALF)                                                                     \
   ORDINARY_CORES(matmul_nt_f32_##HALF, true, true, any_epilogue, float, half_t, float)           \

@@ -8,7 +8,8 @@
 // overwritten; deterministic.
 //
 // In f16 and bf16 on tensor cores: one product, which goes through the adapters' rank and then through W, decoded on its way
-// (common/gemm_4bit.cuh); `_ragged` where rows do not start on 16 bytes and 32 elements. Up to 16 rows: W is streamed
+// (common/gemm_4bit.cuh); `_ragged` where rows do not start on 16 bytes and 32 elements. Tiles that do not fill a GPU are made in pieces
+// along k, as matmul.cu's are (common/stream_k.cuh), whose sums its kernels add. Up to 16 rows: W is streamed
 // (common/gemv_4bit.cuh). In f32: the ordinary cores, with W in f32.
 #include "common/gemm_4bit.cuh"
 #include "common/gemv_4bit.cuh"
@@ -18,30 +19,35 @@ namespace quantized_matmul {
 
 using four_bit::Lookup, four_bit::Matrix;
 
-// c = epilogue(mask(rank factor) + a w).
+// c = epilogue(mask(rank factor) + a w), or pieces of it.
 template <bool W_K_MAJOR, bool ALIGNED, bool MASKED>
 __device__ __forceinline__ void product(const gemm::Operand a, const Matrix& w, const lora::Adapters<half_t>& adapters,
-                                        const Epilogue<half_t> epilogue, half_t* c, int n) {
+                                        const Epilogue<half_t> epilogue, half_t* c, int n, const stream_k::Shares& shares) {
   extern __shared__ __align__(128) unsigned char smem[];
   __shared__ Lookup lookup;
   lookup.fill(w);
   const int m = a.outer;
-  const gemm::Corner block = gemm::corner_of_block(m, n);
-  const lora::RankSteps<W_K_MAJOR> rank(adapters, block, m, n);
-  gemm::Sums sum = {};
-  if (rank.count > 0) {
-    half_t* ring = reinterpret_cast<half_t*>(smem);
-    const auto bring = [&](half_t* stage, int step) { rank.bring(stage, step); };
-    gemm::start(ring, rank.count, bring);
-    gemm::advance<true, W_K_MAJOR>(sum, ring, 0, rank.count, rank.count, bring);
-    copy_async_wait<0>();
-    __syncthreads();  // Hazard: what comes next lies where other warps may still read the last tiles.
-    if constexpr (MASKED) {
-      if (adapters.keep != nullptr) lora::mask_sums(sum, adapters, block, m);
+  stream_k::Pieces piece(shares, gemm::tiles_of(m, n), a.k);
+  while (true) {
+    const gemm::Corner block = gemm::corner_of_tile(piece.tile, m, n);
+    const lora::RankSteps<W_K_MAJOR> rank(adapters, block, m, n, piece.from);
+    gemm::Sums sum = {};
+    if (rank.count > 0) {
+      half_t* ring = reinterpret_cast<half_t*>(smem);
+      const auto bring = [&](half_t* stage, int step) { rank.bring(stage, step); };
+      gemm::start(ring, rank.count, bring);
+      gemm::advance<true, W_K_MAJOR>(sum, ring, 0, rank.count, rank.count, bring);
+      copy_async_wait<0>();
+      __syncthreads();  // Hazard: what comes next lies where other warps may still read the last tiles.
+      if constexpr (MASKED) {
+        if (adapters.keep != nullptr) lora::mask_sums(sum, adapters, block, m);
+      }
     }
+    gemm_4bit::accumulate<W_K_MAJOR, ALIGNED>(sum, smem, a, w, lookup, block, n, piece.from, piece.to);
+    gemm::write(sum, smem, block, m, n, piece, epilogue, c, n);
+    if (!piece.next()) return;
+    __syncthreads();  // Hazard: the next piece's tiles come where other warps may still read the last ones.
   }
-  gemm_4bit::accumulate<W_K_MAJOR, ALIGNED>(sum, smem, a, w, lookup, block, n);
-  gemm::write_tile(sum, smem, block, m, n, epilogue, c, n);
 }
 
 // W as an operand in f32.
@@ -59,8 +65,9 @@ struct Part {
 #define PRODUCT(NAME, W_K_MAJOR, ALIGNED, MASKED, EPILOGUE)                                                                     \
   extern "C" __global__ void __launch_bounds__(gemm::THREADS, 2)                                                                \
       NAME(const half_t* a, four_bit::Matrix w, lora::Adapters<half_t> adapters, const float* bias, const half_t* operand,      \
-           half_t* kept, u32 kind, half_t* c, int m, int n, int k) {                                                            \
-    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, w, adapters, EPILOGUE(bias, operand, kept, kind), c, n); \
+           half_t* kept, u32 kind, half_t* c, int m, int n, int k, stream_k::Shares shares) {                                   \
+    quantized_matmul::product<W_K_MAJOR, ALIGNED, MASKED>({a, k, m, k}, w, adapters, EPILOGUE(bias, operand, kept, kind), c, n, \
+                                                          shares);                                                              \
   }
 #define PRODUCTS(HALF)                                                                        \
   PRODUCT(quantized_matmul_fwd_##HALF, true, true, false, any_epilogue)                       \
@@ -90,11 +97,11 @@ OF_HALF(FEWS)
 #define PRODUCT_F32(NAME, W_K_MAJOR, EPILOGUE)                                                                                 \
   extern "C" __global__ void __launch_bounds__(gemm_f32::THREADS)                                                              \
       NAME(const float* a, four_bit::Matrix w, lora::Adapters<float> adapters, const float* bias, const float* operand,        \
-           float* kept, u32 kind, float* c, int m, int n, int k) {                                                             \
+           float* kept, u32 kind, float* c, int m, int n, int k, stream_k::Shares shares) {                                    \
     __shared__ four_bit::Lookup lookup;                                                                                        \
     lookup.fill(w);                                                                                                            \
     lora::up_f32<W_K_MAJOR>(a, quantized_matmul::Part{w, lookup, W_K_MAJOR ? k : n, 0, n}, adapters,                           \
-                            EPILOGUE(bias, operand, kept, kind), c, m, n, k);                                                  \
+                            EPILOGUE(bias, operand, kept, kind), c, m, n, k, shares);                                          \
   }
 PRODUCT_F32(quantized_matmul_fwd_f32, true, any_epilogue)
 PRODUCT_F32(quantized_matmul_bwd_input_f32, false, adding_epilogue)

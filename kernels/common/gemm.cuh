@@ -1,11 +1,12 @@
 // C = epilogue(A B) on tensor cores: operands of half_t (elements.cuh), f32 sums, C half_t or f32 (epilogue.cuh: bias, residual,
 // activation). A: [m, k], B: [k, n], C: [m, n]. The parts of the kernel
-// stand alone (Tiles, start, advance, write_tile), for products that go on over other operands (the rank of a LoRA) or do something
+// stand alone (Tiles, start, advance, write), for products that go on over other operands (the rank of a LoRA) or do something
 // to the sums in between.
 //
 // An operand lies with k along its rows (K_MAJOR: A as [m, k], B as [n, k]) or across them (A as [k, m], B as [k, n]); leading
 // dimensions count elements. All sizes are free. Where a row does not start on 16 bytes (not ALIGNED), elements are loaded one by
-// one. Deterministic: each element of C is one sum, in the order of k.
+// one. Deterministic: each element of C is one sum, in the order of k, or, where tiles would leave multiprocessors idle, of parts of k
+// with fixed bounds, which are added in order (stream_k.cuh).
 //
 // A block of 4 warps makes 128 x 128 of C, a warp 64 x 64: a k16 step then reads 8 ldmatrix.x4 for 32 mma, half of what shared
 // memory can deliver beside the tensor cores (at 32 x 32 a warp it would be all). Tiles of 32 along k come through a ring of 4
@@ -18,6 +19,7 @@
 #include "elements.cuh"
 #include "epilogue.cuh"
 #include "mma.cuh"
+#include "stream_k.cuh"
 
 namespace gemm {
 
@@ -30,6 +32,7 @@ constexpr int SMEM_BYTES = STAGES * STAGE_ELEMENTS * 2;
 static_assert(TILE_M == TILE_N, "one tile shape for both operands");
 static_assert((TILE_M / WARP_M) * (TILE_N / WARP_N) == WARPS, "the warps cover the tile");
 static_assert(TILE_M * TILE_N * 4 <= SMEM_BYTES, "the results fit the ring");
+static_assert(stream_k::SPAN % TILE_K == 0, "pieces of a sum are whole steps");
 
 // A matrix and where it ends: `outer` is m or n.
 struct Operand {
@@ -139,16 +142,18 @@ __device__ __forceinline__ void store_chunk(float* to, const float (&v)[4]) {
 // 8 j + lane % 4 * 2 + e % 2.
 using Sums = float[WARP_M / 16][WARP_N / 8][4];
 
-// Where a block's tile of C begins, in the grouped order.
+// Where a tile of C begins, by its number in the grouped order.
 struct Corner {
   int m0, n0;
 };
-__device__ __forceinline__ Corner corner_of_block(int m, int n) {
+__device__ __forceinline__ Corner corner_of_tile(u32 tile, int m, int n) {
   const int tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
-  const int per_group = GROUP_M * tiles_n, group = blockIdx.x / per_group, first_m = group * GROUP_M;
-  const int rows = min(tiles_m - first_m, GROUP_M), in_group = blockIdx.x % per_group;
+  const int per_group = GROUP_M * tiles_n, group = tile / per_group, first_m = group * GROUP_M;
+  const int rows = min(tiles_m - first_m, GROUP_M), in_group = tile % per_group;
   return {(first_m + in_group % rows) * TILE_M, in_group / rows * TILE_N};
 }
+__device__ __forceinline__ Corner corner_of_block(int m, int n) { return corner_of_tile(blockIdx.x, m, n); }
+__device__ __forceinline__ int tiles_of(int m, int n) { return (m + TILE_M - 1) / TILE_M * ((n + TILE_N - 1) / TILE_N); }
 
 // And where a warp's part begins in the block's tile.
 __device__ __forceinline__ Corner corner_of_warp() {
@@ -271,23 +276,64 @@ __device__ __forceinline__ void write_tile(const Sums& sum, unsigned char* smem,
   }
 }
 
-// The kernel's body.
-template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
-__device__ __forceinline__ void run(const Operand a, const Operand b, const Epilogue<Out>& epilogue, Out* c, long long ldc) {
+// Writes the block's sums to their place among the parts (stream_k.cuh), as far as they are of C, in fours.
+__device__ __forceinline__ void write_part(const Sums& sum, Corner block, int m, int n, float* part) {
+  const Corner warp = corner_of_warp();
+  const int lane = threadIdx.x % 32, row0 = warp.m0 + lane / 4, col0 = warp.n0 + lane % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < WARP_M / 16; i++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row0 + i * 16 + half * 8;
+#pragma unroll
+      for (int j = 0; j < WARP_N / 8; j++) {
+        const int col = col0 + j * 8;
+        const bool inside = block.m0 + row < m && block.n0 + (col & ~3) < n;
+        if (inside) store<2>(part + row * TILE_N + col, {sum[i][j][2 * half], sum[i][j][2 * half + 1]});
+      }
+    }
+  }
+}
+
+// Writes what a block has made: its tile of C, or a piece of one.
+template <class Piece, class Out>
+__device__ __forceinline__ void write(const Sums& sum, unsigned char* smem, Corner block, int m, int n, const Piece& piece,
+                                      const Epilogue<Out>& epilogue, Out* c, long long ldc) {
+  if (piece.is_whole()) {
+    write_tile(sum, smem, block, m, n, epilogue, c, ldc);
+  } else {
+    write_part(sum, block, m, n, piece.template part<TILE_M>());
+  }
+}
+
+// The kernel's body, for a block that makes pieces of tiles.
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, class Piece, typename Out>
+__device__ __forceinline__ void run_pieces(Piece piece, const Operand a, const Operand b, const Epilogue<Out>& epilogue, Out* c,
+                                           long long ldc) {
   extern __shared__ __align__(128) unsigned char smem[];
   half_t* ring = reinterpret_cast<half_t*>(smem);
-  const Corner block = corner_of_block(a.outer, b.outer);
-  const int steps = (a.k + TILE_K - 1) / TILE_K;
-  const Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, block.m0);
-  const Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
-  auto bring = [&](half_t* stage, int step) {
-    tiles_a.fetch(stage, step * TILE_K);
-    tiles_b.fetch(stage + TILE_ELEMENTS, step * TILE_K);
-  };
-  Sums sum = {};
-  start(ring, steps, bring);
-  advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
-  write_tile(sum, smem, block, a.outer, b.outer, epilogue, c, ldc);
+  while (true) {
+    const Corner block = corner_of_tile(piece.tile, a.outer, b.outer);
+    const int from = piece.from, steps = (piece.to - from + TILE_K - 1) / TILE_K;
+    const Tiles<A_K_MAJOR, ALIGNED> tiles_a(a, block.m0);
+    const Tiles<B_K_MAJOR, ALIGNED> tiles_b(b, block.n0);
+    auto bring = [&](half_t* stage, int step) {
+      tiles_a.fetch(stage, from + step * TILE_K);
+      tiles_b.fetch(stage + TILE_ELEMENTS, from + step * TILE_K);
+    };
+    Sums sum = {};
+    start(ring, steps, bring);
+    advance<A_K_MAJOR, B_K_MAJOR>(sum, ring, 0, steps, steps, bring);
+    write(sum, smem, block, a.outer, b.outer, piece, epilogue, c, ldc);
+    if (!piece.next()) return;
+    __syncthreads();  // Hazard: the next piece's tiles come where other warps may still read the last ones.
+  }
+}
+
+// The same, for a block that makes the tile of its number.
+template <bool A_K_MAJOR, bool B_K_MAJOR, bool ALIGNED, typename Out>
+__device__ __forceinline__ void run(const Operand a, const Operand b, const Epilogue<Out>& epilogue, Out* c, long long ldc) {
+  run_pieces<A_K_MAJOR, B_K_MAJOR, ALIGNED>(stream_k::Whole(a.k), a, b, epilogue, c, ldc);
 }
 
 }  // namespace gemm

@@ -16,6 +16,7 @@ using four_bit::GROUP, four_bit::Lookup, four_bit::Matrix, four_bit::Scale;
 using gemm::CHUNK, gemm::STAGES, gemm::THREADS, gemm::TILE_ELEMENTS, gemm::TILE_K, gemm::TILE_N;
 
 static_assert(TILE_K == GROUP && TILE_N == THREADS, "a thread decodes a group of a tile");
+static_assert(stream_k::SPAN % (2 * TILE_K) == 0, "pieces of a sum begin with a unit of packed bytes, and with the first tile of B");
 
 // The ring: STAGES tiles of A; two tiles of B, that in use and that of the next step; units of packed bytes.
 constexpr int UNITS = 4, UNIT_BYTES = 4096, SMEM_BYTES = STAGES * TILE_ELEMENTS * 2 + 2 * TILE_ELEMENTS * 2 + UNITS * UNIT_BYTES;
@@ -44,7 +45,8 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
   u32 first_group;  // the group at step 0, counted along rows
   Scale scale;      // of the next step
 
-  __device__ __forceinline__ Tiles(const Matrix& w, const Lookup& lookup, int rows, int cols, int outer0)
+  // For the steps from `step` on.
+  __device__ __forceinline__ Tiles(const Matrix& w, const Lookup& lookup, int rows, int cols, int outer0, int step)
       : w(w), lookup(lookup), rows(rows), cols(cols) {
     const int line = K_MAJOR ? threadIdx.x : threadIdx.x % TILE_K, group = K_MAJOR ? 0 : threadIdx.x / TILE_K;
     row = K_MAJOR ? outer0 + line : line;
@@ -59,7 +61,7 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
     across = cols - copy_col;
     // 32 rows of `cols` elements are `cols` groups.
     first_group = (static_cast<u64>(row) * cols + col) / GROUP;
-    bring_scale(0);
+    bring_scale(step);
   }
 
   // Where 16 bytes of a line lie in a unit: those that are read together lie in different banks.
@@ -121,35 +123,35 @@ template <bool K_MAJOR, bool ALIGNED> struct Tiles {
   }
 };
 
-// sum += A B. `smem` has SMEM_BYTES, and nothing under way in it.
+// sum += A B, from `from` to `to` along k. `smem` has SMEM_BYTES, and nothing under way in it.
 template <bool B_K_MAJOR, bool ALIGNED>
 __device__ __forceinline__ void accumulate(gemm::Sums& sum, unsigned char* smem, const gemm::Operand& a, const Matrix& w,
-                                           const Lookup& lookup, gemm::Corner block, int n) {
+                                           const Lookup& lookup, gemm::Corner block, int n, int from, int to) {
   half_t *ring_a = reinterpret_cast<half_t*>(smem), *ring_b = ring_a + STAGES * TILE_ELEMENTS;
   const u32 tile_b = shared_address(ring_b), packed = shared_address(ring_b + 2 * TILE_ELEMENTS);
-  const int steps = (a.k + TILE_K - 1) / TILE_K;
+  const int first = from / TILE_K, end = (to + TILE_K - 1) / TILE_K;
   const gemm::Tiles<true, ALIGNED, ALIGNED> tiles_a(a, block.m0);
-  Tiles<B_K_MAJOR, ALIGNED> tiles_b(w, lookup, B_K_MAJOR ? n : a.k, B_K_MAJOR ? a.k : n, block.n0);
+  Tiles<B_K_MAJOR, ALIGNED> tiles_b(w, lookup, B_K_MAJOR ? n : a.k, B_K_MAJOR ? a.k : n, block.n0, first);
   // The packed bytes of a step come a step before its tile of A.
   const auto bring = [&](int step) {
-    if (step < steps) tiles_a.fetch(ring_a + step % STAGES * TILE_ELEMENTS, step * TILE_K);
-    if (step + 1 < steps) tiles_b.bring(packed, step + 1);
+    if (step < end) tiles_a.fetch(ring_a + step % STAGES * TILE_ELEMENTS, step * TILE_K);
+    if (step + 1 < end) tiles_b.bring(packed, step + 1);
     copy_async_commit();
   };
-  tiles_b.bring(packed, 0);
+  tiles_b.bring(packed, first);
 #pragma unroll 1
-  for (int step = 0; step < STAGES - 1; step++) bring(step);
+  for (int step = first; step < first + STAGES - 1; step++) bring(step);
   copy_async_wait<STAGES - 2>();
   __syncthreads();  // Hazard: the packed bytes were copied by other threads too.
-  tiles_b.decode(tile_b, packed, 0);
+  tiles_b.decode(tile_b, packed, first);
 #pragma unroll 1
-  for (int step = 0; step < steps; step++) {
+  for (int step = first; step < end; step++) {
     copy_async_wait<STAGES - 2>();
     // Hazards: the tiles of this step, and the packed bytes of the next, were made by other threads too; and what is filled next is
     // what every warp read in the step before.
     __syncthreads();
     bring(step + STAGES - 1);
-    if (step + 1 < steps) tiles_b.decode(tile_b + (step + 1) % 2 * TILE_ELEMENTS * 2, packed, step + 1);
+    if (step + 1 < end) tiles_b.decode(tile_b + (step + 1) % 2 * TILE_ELEMENTS * 2, packed, step + 1);
     gemm::multiply<true, B_K_MAJOR>(sum, ring_a + step % STAGES * TILE_ELEMENTS, ring_b + step % 2 * TILE_ELEMENTS);
   }
 }

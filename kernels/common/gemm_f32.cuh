@@ -1,12 +1,13 @@
 // C = epilogue(A B) in f32 on the ordinary cores (epilogue.cuh): for operands that are not both half_t (elements.cuh). A, B and C are
 // f32 or half_t each, sums f32; C: [m, n]. An operand lies with k along its rows (K_MAJOR) or across them, as in gemm.cuh. All sizes
-// are free. Deterministic: each element of C is one sum, in the order of k.
+// are free. Deterministic: each element of C is one sum, in the order of k, or the sum of parts as in gemm.cuh.
 //
 // A block of 256 threads makes 64 x 64 of C, a thread 4 x 4; tiles of 16 along k pass through shared memory as f32.
 #pragma once
 
 #include "elements.cuh"
 #include "epilogue.cuh"
+#include "stream_k.cuh"
 
 namespace gemm_f32 {
 
@@ -38,6 +39,16 @@ template <class T> struct Part {
     return to_f32(data[row * ld + col]);
   }
 };
+
+// Where a tile of C begins, by its number.
+struct Corner {
+  int m0, n0;
+};
+__device__ __forceinline__ Corner corner_of_tile(u32 tile, int n) {
+  const u32 tiles_n = (n + TILE - 1) / TILE;
+  return {static_cast<int>(tile / tiles_n) * TILE, static_cast<int>(tile % tiles_n) * TILE};
+}
+__device__ __forceinline__ int tiles_of(int m, int n) { return (m + TILE - 1) / TILE * ((n + TILE - 1) / TILE); }
 
 // Element (outer, k) of the tiles at (outer0, k0); zero outside.
 template <bool K_MAJOR, class Part>
@@ -99,15 +110,40 @@ __device__ __forceinline__ void write(const Sums& sum, int m0, int n0, int m, in
   }
 }
 
-// The kernel's body.
+// Writes what a block has made: its tile of C, or a piece of one (stream_k.cuh), of which what is of C, in fours.
+template <class Piece, class C>
+__device__ __forceinline__ void write(const Sums& sum, Corner block, int m, int n, const Piece& piece, const Epilogue<C>& epilogue, C* c,
+                                      long long ldc) {
+  if (piece.is_whole()) {
+    write(sum, block.m0, block.n0, m, n, epilogue, c, ldc);
+    return;
+  }
+  const int row0 = row_of_thread(), col0 = col_of_thread();
+  if (block.n0 + col0 >= n) return;
+#pragma unroll
+  for (int r = 0; r < PER_THREAD; r++) {
+    if (block.m0 + row0 + r < m) store<PER_THREAD>(piece.template part<TILE>() + (row0 + r) * TILE + col0, sum[r]);
+  }
+}
+
+// The kernel's body, for a block that makes pieces of tiles.
+template <bool A_K_MAJOR, bool B_K_MAJOR, class Piece, class A, class B, class C>
+__device__ __forceinline__ void run_pieces(Piece piece, const A* a, const B* b, long long lda, long long ldb, const Epilogue<C>& epilogue,
+                                           C* c, long long ldc, int m, int n) {
+  __shared__ Tiles tiles;
+  do {
+    const Corner block = corner_of_tile(piece.tile, n);
+    Sums sum = {};
+    accumulate<A_K_MAJOR, B_K_MAJOR>(sum, tiles, Part<A>{a, lda, 0, m}, Part<B>{b, ldb, 0, n}, block.m0, block.n0, piece.from, piece.to);
+    write(sum, block, m, n, piece, epilogue, c, ldc);
+  } while (piece.next());
+}
+
+// The same, for a block that makes the tile of its number.
 template <bool A_K_MAJOR, bool B_K_MAJOR, class A, class B, class C>
 __device__ __forceinline__ void run(const A* a, const B* b, long long lda, long long ldb, const Epilogue<C>& epilogue, C* c,
                                     long long ldc, int m, int n, int k) {
-  __shared__ Tiles tiles;
-  const int tiles_n = (n + TILE - 1) / TILE, m0 = blockIdx.x / tiles_n * TILE, n0 = blockIdx.x % tiles_n * TILE;
-  Sums sum = {};
-  accumulate<A_K_MAJOR, B_K_MAJOR>(sum, tiles, Part<A>{a, lda, 0, m}, Part<B>{b, ldb, 0, n}, m0, n0, 0, k);
-  write(sum, m0, n0, m, n, epilogue, c, ldc);
+  run_pieces<A_K_MAJOR, B_K_MAJOR>(stream_k::Whole(k), a, b, lda, ldb, epilogue, c, ldc, m, n);
 }
 
 }  // namespace gemm_f32

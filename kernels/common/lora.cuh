@@ -61,18 +61,19 @@ __device__ __forceinline__ void mask_sums(gemm::Sums& sum, const Adapters<half_t
   }
 }
 
-// The steps of the long product that go through the rank of each segment that the block's rows meet; none without adapters.
+// The steps of the long product that go through the rank of each segment that the block's rows meet; none without adapters, and none in a
+// piece of the product that begins further along k: they are the first piece's.
 template <bool B_K_MAJOR> struct RankSteps {
   const Adapters<half_t>& adapters;
   gemm::Corner block;
   int m, n, first, of_segment, count;
 
-  __device__ __forceinline__ RankSteps(const Adapters<half_t>& adapters, gemm::Corner block, int m, int n)
+  __device__ __forceinline__ RankSteps(const Adapters<half_t>& adapters, gemm::Corner block, int m, int n, int from)
       : adapters(adapters), block(block), m(m), n(n) {
     const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
     first = meets.x;
     of_segment = (adapters.inner + STEP - 1) / STEP;
-    count = (meets.y - meets.x) * of_segment;
+    count = from == 0 ? (meets.y - meets.x) * of_segment : 0;
   }
 
   __device__ __forceinline__ void bring(half_t* stage, int step) const {
@@ -89,35 +90,40 @@ using gemm_f32::Part;
 constexpr int SMALL = gemm_f32::TILE;
 static_assert(ROWS == 2 * SMALL, "a range of rows is two tiles");
 
-// c = epilogue(mask(rank factor) + a b), with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward. `b` is a
+// c = epilogue(mask(rank factor) + a b), with the factor B [n, rank] forward (B_K_MAJOR), A [rank, n] backward; or pieces of it. `b` is a
 // gemm_f32::Part, or what reads like one.
 template <bool B_K_MAJOR, class X, class W>
 __device__ __forceinline__ void up_f32(const X* a, const W& b, const Adapters<float>& adapters, const Epilogue<X>& epilogue, X* c, int m,
-                                       int n, int k) {
+                                       int n, int k, const stream_k::Shares& shares) {
   __shared__ gemm_f32::Tiles shared;
-  const int tiles_n = (n + SMALL - 1) / SMALL, m0 = blockIdx.x / tiles_n * SMALL, n0 = blockIdx.x % tiles_n * SMALL;
-  const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[m0 / ROWS];
-  gemm_f32::Sums sum = {};
-  for (int i = meets.x; i < meets.y; i++) {
-    const Rows rows = rows_of(adapters.segments, i, m, m);
-    const Part<float> of_rows{adapters.rank_rows, adapters.inner, rows.begin, rows.end};
-    const Part<float> factor{adapters.factor + rows.adapter * adapters.factor_stride, adapters.ld_factor, 0, n};
-    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, of_rows, factor, m0, n0, 0, adapters.rank);
-  }
-  const int row0 = m0 + gemm_f32::row_of_thread(), col0 = n0 + gemm_f32::col_of_thread();
-  if (adapters.keep != nullptr) {
+  stream_k::Pieces piece(shares, gemm_f32::tiles_of(m, n), k);
+  do {
+    const gemm_f32::Corner block = gemm_f32::corner_of_tile(piece.tile, n);
+    gemm_f32::Sums sum = {};
+    if (piece.from == 0) {
+      const int2 meets = adapters.segments == nullptr ? make_int2(0, 1) : adapters.meets[block.m0 / ROWS];
+      for (int i = meets.x; i < meets.y; i++) {
+        const Rows rows = rows_of(adapters.segments, i, m, m);
+        const Part<float> of_rows{adapters.rank_rows, adapters.inner, rows.begin, rows.end};
+        const Part<float> factor{adapters.factor + rows.adapter * adapters.factor_stride, adapters.ld_factor, 0, n};
+        gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, of_rows, factor, block.m0, block.n0, 0, adapters.rank);
+      }
+      if (adapters.keep != nullptr) {
+        const int row0 = block.m0 + gemm_f32::row_of_thread(), col0 = block.n0 + gemm_f32::col_of_thread();
 #pragma unroll
-    for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
+        for (int r = 0; r < gemm_f32::PER_THREAD; r++) {
 #pragma unroll
-      for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
-        const int row = row0 + r, col = col0 + s;
-        const bool kept = row < m && col < n && adapters.keep[u64(row) * adapters.words + col / 32] >> col % 32 & 1;
-        sum[r][s] = kept ? sum[r][s] * adapters.keep_scale : 0.0f;
+          for (int s = 0; s < gemm_f32::PER_THREAD; s++) {
+            const int row = row0 + r, col = col0 + s;
+            const bool kept = row < m && col < n && adapters.keep[u64(row) * adapters.words + col / 32] >> col % 32 & 1;
+            sum[r][s] = kept ? sum[r][s] * adapters.keep_scale : 0.0f;
+          }
+        }
       }
     }
-  }
-  gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, b, m0, n0, 0, k);
-  gemm_f32::write(sum, m0, n0, m, n, epilogue, c, n);
+    gemm_f32::accumulate<true, B_K_MAJOR>(sum, shared, Part<X>{a, k, 0, m}, b, block.m0, block.n0, piece.from, piece.to);
+    gemm_f32::write(sum, block, m, n, piece, epilogue, c, n);
+  } while (piece.next());
 }
 
 // What a row's adapter adds to column `col` of y.

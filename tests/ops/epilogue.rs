@@ -16,7 +16,7 @@ use super::{FLOATS, cases, float_types, half_type};
 use crate::reference::dropout;
 use crate::reference::epilogue::{KINDS, Kind};
 use crate::reference::lora_matmul::{Runs, Shape, lora_segmented, lora_segmented_backward};
-use crate::support::devices::{assert_no_reports, cuda, on_each};
+use crate::support::devices::{assert_no_reports, cuda, multiprocessors, on_each};
 use crate::support::gradcheck::{
     Outcome, assert_deterministic, assert_repeatable, check_oracle, dot, run_at,
 };
@@ -312,6 +312,40 @@ fn every_kernel() {
             case.check_on(cuda(), (5 * i + j) as u64);
             assert_no_reports();
         }
+    }
+}
+
+/// Tiles that do not fill the device are made in pieces (tests/ops/stream_k.rs), whose sums get the epilogue: a wave and a little, pieces of
+/// two tiles, a single tile; y's product and dx's; on both kinds of cores.
+#[test]
+fn tiles_in_pieces() {
+    let (b, f) = (DType::BF16, DType::F32);
+    let one = |r, p| Adapters::One(r, p);
+    let several = Adapters::Several(8, vec![(40, Some(1)), (33, None), (60, Some(0))]);
+    let slots = 2 * multiprocessors();
+    let (more, less) = (slots * 128 + 5, slots * 3 / 5 * 128);
+    let layers = [
+        ([17, 1288, more], Adapters::None, [b, b, b], Kind::SwiGlu),
+        ([18, 1281, more - 9], one(16, 0.0), [b, b, f], Kind::Residual),
+        ([17, more + 3, 1288], one(5, 0.2), [b, b, b], Kind::GeluTanh),
+        ([133, 2040, less / 2], several.clone(), [b, b, f], Kind::SwiGlu),
+        ([133, less / 2 - 4, 2040], several, [b, b, b], Kind::Residual),
+        ([20, 1056, 70], one(8, 0.0), [b, b, f], Kind::GeluErf),
+        ([20, 70, 1061], one(8, 0.3), [b, b, f], Kind::SwiGlu),
+        ([18, 1030, 67], Adapters::None, [f, f, f], Kind::SwiGlu),
+        ([18, 1030, 140], one(9, 0.1), [f, f, f], Kind::Residual),
+        ([130, 140, 1030], one(9, 0.1), [f, b, f], Kind::GeluErf),
+        ([40, 67, 1030], one(4, 0.2), [b, f, f], Kind::None),
+    ];
+    for (i, (size, adapters, types, kind)) in layers.into_iter().enumerate() {
+        let types = types.map(|dtype| if dtype == b { half_type(i) } else { dtype });
+        let case = Case { size, adapters, types, bias: i % 2 == 0, kind };
+        case.check_on(cuda(), i as u64);
+        let mut random = Random::new(i as u64);
+        let inputs = case.inputs(&mut random);
+        let dy = random.tensor(&[size[0], size[2]], types[0], 1.0);
+        assert!(case.run(cuda(), &inputs, &dy).bits() == case.run(cuda(), &inputs, &dy).bits(), "{case:?}");
+        assert_no_reports();
     }
 }
 

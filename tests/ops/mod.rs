@@ -24,6 +24,7 @@ mod rope;
 mod sample;
 mod sign_matmul;
 mod simd;
+mod stream_k;
 mod swiglu;
 
 use proptest::prelude::*;

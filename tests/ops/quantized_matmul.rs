@@ -18,7 +18,7 @@ use super::{cases, float_type, half_type};
 use crate::reference::lora_matmul::{Shape, lora, lora_backward};
 use crate::reference::matmul::{linear, linear_backward, product_magnitude, transposed};
 use crate::reference::{cast, dropout, stored};
-use crate::support::devices::{assert_no_reports, cuda};
+use crate::support::devices::{assert_no_reports, cuda, multiprocessors};
 use crate::support::gradcheck::{
     assert_deterministic, assert_repeatable, forward_backward_at, forward_backward_on, run_at,
 };
@@ -316,30 +316,107 @@ fn tensor_core_tiles() {
     .into_iter()
     .enumerate()
     {
-        let dtype = half_type(i);
-        let (_, w, _) = weight(&mut random, [n, k], &how);
-        let there = w.to_device(cuda()).unwrap();
-        let meant = decoded(cuda(), &w, dtype);
-        let (x, dy) = (random.tensor(&[m, k], dtype, 1.0), random.tensor(&[m, n], dtype, 1.0));
-        let (x64, dy64) = (values(&x), values(&dy));
-        let outcome = forward_backward_at(cuda(), std::slice::from_ref(&x), &dy, op(&there)).unwrap();
-        let exact = linear(&x64, &meant, None, m, k, n);
-        let naive = stored(&linear(&cast(&x64), &cast::<_, f32>(&meant), None, m, k, n), dtype);
-        let size = product_magnitude(&x64, &transposed(&meant, n, k), m, k, n);
-        assert_close("y", &outcome.output, &exact, &tolerance(&naive, &exact, &size, dtype));
-        let [dx, _, _] = linear_backward(&x64, &meant, &dy64, m, k, n);
-        let [naive, _, _] =
-            linear_backward(&cast(&x64), &cast::<_, f32>(&meant), &cast::<_, f32>(&dy64), m, k, n);
-        let size = product_magnitude(&dy64, &meant, m, n, k);
-        assert_close("dx", outcome.grad(0), &dx, &tolerance(&stored(&naive, dtype), &dx, &size, dtype));
-
-        let rank = [8, 40][i % 2];
-        let inputs =
-            [x, random.tensor(&[rank, k], DType::F32, 1.0), random.tensor(&[n, rank], DType::F32, 1.0)];
-        let dropout = [0.3, 0.0][i / 2 % 2];
-        assert_repeatable(cuda(), &inputs, &dy, || Tape::training(SEED, STEP), lora_op(&there, 2.0, dropout));
+        check_tiles(&mut random, i, [m, k, n], &how);
     }
+}
+
+/// y and dx of case `i` against the oracle; with adapters, the same bits each time.
+fn check_tiles(random: &mut Random, i: usize, [m, k, n]: [usize; 3], how: &Quantization) {
+    let dtype = half_type(i);
+    let (_, w, _) = weight(random, [n, k], how);
+    let there = w.to_device(cuda()).unwrap();
+    let meant = decoded(cuda(), &w, dtype);
+    let (x, dy) = (random.tensor(&[m, k], dtype, 1.0), random.tensor(&[m, n], dtype, 1.0));
+    let (x64, dy64) = (values(&x), values(&dy));
+    let outcome = forward_backward_at(cuda(), std::slice::from_ref(&x), &dy, op(&there)).unwrap();
+    let exact = linear(&x64, &meant, None, m, k, n);
+    let naive = stored(&linear(&cast(&x64), &cast::<_, f32>(&meant), None, m, k, n), dtype);
+    let size = product_magnitude(&x64, &transposed(&meant, n, k), m, k, n);
+    assert_close("y", &outcome.output, &exact, &tolerance(&naive, &exact, &size, dtype));
+    let [dx, _, _] = linear_backward(&x64, &meant, &dy64, m, k, n);
+    let [naive, _, _] =
+        linear_backward(&cast(&x64), &cast::<_, f32>(&meant), &cast::<_, f32>(&dy64), m, k, n);
+    let size = product_magnitude(&dy64, &meant, m, n, k);
+    assert_close("dx", outcome.grad(0), &dx, &tolerance(&stored(&naive, dtype), &dx, &size, dtype));
+
+    let rank = [8, 40][i % 2];
+    let inputs = [x, random.tensor(&[rank, k], DType::F32, 1.0), random.tensor(&[n, rank], DType::F32, 1.0)];
+    let dropout = [0.3, 0.0][i / 2 % 2];
+    assert_repeatable(cuda(), &inputs, &dy, || Tape::training(SEED, STEP), lora_op(&there, 2.0, dropout));
     assert_no_reports();
+}
+
+/// Tiles that do not fill the device, forward and for dx: a little more than a wave, and pieces that end in one tile and begin in the next
+/// (tests/ops/stream_k.rs); a single tile; rows of whole groups and others; blocks that pieces do not begin with.
+#[test]
+fn tiles_in_pieces() {
+    let mut random = Random::new(12);
+    let blocks = |block, double| Quantization { kind: QuantKind::Nf4, block, double };
+    let slots = 2 * multiprocessors();
+    let (more, less) = (slots * 128 + 96, slots * 3 / 5 * 128);
+    for (i, (shape, how)) in [
+        ([18, 1312, more], blocks(64, true)),
+        ([20, more, 1312], blocks(256, true)),
+        ([18, 1600, less], blocks(64, true)),
+        ([17, less, 1600], blocks(32, false)),
+        ([17, less - 9, 1571], Quantization::new(QuantKind::Fp4)),
+        ([40, 1101, 67], blocks(64, true)),
+        ([9, 67, 1088], blocks(64, true)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        check_tiles(&mut random, i, shape, &how);
+    }
+}
+
+/// The same with adapters, a mask and epilogues, and in f32: what the oracle says to within what pairs of 16 bits do (see above).
+#[test]
+fn adapters_of_tiles_in_pieces() {
+    let mut random = Random::new(13);
+    for (i, ([m, k, n], dtype)) in [
+        ([20, 1056, 72], half_type(0)),
+        ([140, 72, 1056], half_type(1)),
+        ([33, 1061, 70], half_type(1)),
+        ([20, 1040, 70], DType::F32),
+        ([20, 70, 1040], DType::F32),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (_, w, _) = weight(&mut random, [n, k], &Quantization::new(QuantKind::Nf4));
+        let inputs = [
+            random.tensor(&[m, k], dtype, 1.0),
+            random.tensor(&[4, k], DType::F32, 0.3),
+            random.tensor(&[n, 4], DType::F32, 0.3),
+            random.tensor(&[n], DType::F32, 1.0),
+        ];
+        let dy = random.tensor(&[m, n], dtype, 1.0);
+        let p = [0.3, 0.0][i % 2];
+        let s = Shape { m, k, n, r: 4 };
+        let keep = if p > 0.0 { dropout::mask(SEED, STEP << 32, p, m * k) } else { vec![1.0; m * k] };
+        let meant = decoded(cuda(), &w, dtype);
+        let [x, a, b, bias] = [0, 1, 2, 3].map(|i| values(&inputs[i]));
+        let abs = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| x.abs()).collect() };
+        let v = [x, meant, a, b, bias];
+        let absolute: Vec<Vec<f64>> = v.iter().map(|x| abs(x)).collect();
+        let there = w.to_device(cuda()).unwrap();
+        let tape = Tape::training(SEED, STEP);
+        let outcome = run_at(cuda(), tape, &inputs, &dy, |_| true, lora_op(&there, 1.5, p)).unwrap();
+        // Sums of k or n terms in any order, and pairs right to 2^-16.
+        let allowed = |size: &[f64], exact: &[f64], terms: usize| {
+            let pairs = if dtype == DType::F32 { 0.0 } else { 4.0 / 256.0 };
+            Tolerance::rounding(DType::F32, terms as f64, size)
+                .plus(Tolerance::rounding(DType::BF16, pairs, size))
+                .plus(Tolerance::rounding(dtype, 1.0, exact))
+        };
+        let exact = lora(&v, &keep, 1.5, &s);
+        assert_close("y", &outcome.output, &exact, &allowed(&lora(&absolute, &keep, 1.5, &s), &exact, k));
+        let exact = lora_backward(&v, &keep, 1.5, &values(&dy), &s);
+        let sizes = lora_backward(&absolute, &keep, 1.5, &abs(&values(&dy)), &s);
+        assert_close("dx", outcome.grad(0), &exact[0], &allowed(&sizes[0], &exact[0], n));
+        assert_no_reports();
+    }
 }
 
 /// A residual, a gate and GELU on the sums, and what the backward keeps of them.

@@ -14,17 +14,26 @@ fn real() -> bool {
     }
 }
 
+/// Multiprocessors of the emulated device: few, so that small products have more tiles than run at once.
+const MULTIPROCESSORS: u32 = 5;
+
 /// The CUDA device. Every tensor is an allocation of its own, so that the emulated driver sees each access outside one and
 /// each read of what nobody wrote; all its checks are on.
 pub fn cuda() -> Device {
     static DEVICE: LazyLock<Device> = LazyLock::new(|| {
         if !real() {
-            emulated_cuda::install(Options { checks: Checks::ALL, ..Options::default() }).unwrap();
+            let options = Options { checks: Checks::ALL, sm_count: MULTIPROCESSORS, ..Options::default() };
+            emulated_cuda::install(options).unwrap();
             Device::Cuda(0).cuda().unwrap().set_memory_caching(false);
         }
         Device::Cuda(0)
     });
     *DEVICE
+}
+
+/// How many multiprocessors the CUDA device has.
+pub fn multiprocessors() -> usize {
+    cuda().cuda().unwrap().properties().multiprocessors
 }
 
 /// Runs a test on the CPU, then on the CUDA device.

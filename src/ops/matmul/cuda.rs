@@ -1,10 +1,10 @@
 //! CUDA kernels of the linear layer.
 
 use super::OP;
-use super::plan::{Case, Plan, TILE};
+use super::plan::{Case, Plan};
+use super::shares::{Cores, Shares, Sharing};
 use crate::device::cuda::{CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::epilogue::{Epilogue, Finish};
-use crate::ops::place::extent;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -12,22 +12,7 @@ kernel! {
     /// kernels/matmul.cu: products, on tensor cores and on the ordinary ones.
     Product in "matmul" {
         a: Pointer, b: Pointer, lda: i64, ldb: i64, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
-        c: Pointer, ldc: i64, m: i32, n: i32, k: i32,
-    }
-}
-
-kernel! {
-    /// kernels/matmul.cu, on tensor cores: the parts of a product whose k is split.
-    TensorCoresSplit in "matmul" {
-        a: Pointer, b: Pointer, lda: i64, ldb: i64, parts: Pointer, m: i32, n: i32, k: i32,
-    }
-}
-
-kernel! {
-    /// kernels/matmul.cu, their sum.
-    SumParts in "matmul" {
-        parts: Pointer, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32,
-        c: Pointer, elements: u32, n: u32, count: i32, packed: u32,
+        c: Pointer, ldc: i64, m: i32, n: i32, k: i32, shares: Shares,
     }
 }
 
@@ -43,17 +28,9 @@ kernel! {
     ColumnSums in "matmul" { dy: Pointer, out: Pointer, m: i32, n: i32 }
 }
 
-/// Threads of a block of the tensor core kernel, and its shared memory.
-const THREADS: u32 = 128;
-const SHARED: u32 = 64 << 10;
-/// Rows and columns of C that a block of the kernel on the ordinary cores makes, and its threads.
-const SMALL_TILE: usize = 64;
-const SMALL_THREADS: u32 = 256;
 /// Columns of y that a block of kernels/gemv.cu makes, and its threads.
 const GEMV_TILE: usize = 32;
 const GEMV_THREADS: u32 = 256;
-/// Threads of a block that adds parts.
-const PARTS_THREADS: usize = 256;
 
 /// y, and z if it is kept.
 pub(super) fn forward(
@@ -114,15 +91,6 @@ struct Operands<'a> {
     aligned: bool,
 }
 
-impl Operands<'_> {
-    fn product(&self, [m, n, k]: [usize; 3]) -> Result<Product> {
-        let Operands { a, b, c, lda, ldb, .. } = *self;
-        let Finish { bias, operand, kept, kind, .. } = *self.finish;
-        let (ldc, m, n, k) = (n as i64, int(m)?, int(n)?, int(k)?);
-        Ok(Product { a, b, lda, ldb, bias, operand, kept, kind, c, ldc, m, n, k })
-    }
-}
-
 fn product(
     device: &'static CudaDevice,
     case: Case,
@@ -151,13 +119,16 @@ fn product(
         aligned: row_aligned(a, a_at, a_cols) && row_aligned(b, b_at, b_cols),
     };
     let types = (a.dtype(), b.dtype());
-    match Plan::new(case, [m, n, k], a.dtype(), b.dtype()) {
+    match Plan::new(case, m, a.dtype(), b.dtype()) {
         Plan::Gemv { rows } => gemv(device, &operands, types, [m, n, k], rows)?,
-        Plan::TensorCores { parts: 1 } => tensor_cores(device, &operands, case, a.dtype(), [m, n, k])?,
-        Plan::TensorCores { parts } => {
-            tensor_cores_split(device, &operands, case, (a.dtype(), out), [m, n, k], parts)?;
+        Plan::TensorCores => {
+            let entry = tensor_cores(case, operands.aligned);
+            tiled(device, &operands, (entry, Cores::Tensor), types, [m, n, k], out)?;
         }
-        Plan::OrdinaryCores => ordinary_cores(device, &operands, case, types, [m, n, k])?,
+        Plan::OrdinaryCores => {
+            let entry = ordinary_cores(case, types)?;
+            tiled(device, &operands, (entry, Cores::Ordinary), types, [m, n, k], out)?;
+        }
     }
     Ok(c)
 }
@@ -208,81 +179,22 @@ fn gemv(
     device.launch(entry, arguments, Grid::new(blocks, GEMV_THREADS))
 }
 
-fn tensor_cores(
-    device: &'static CudaDevice,
-    operands: &Operands,
-    case: Case,
-    dtype: DType,
-    [m, n, k]: [usize; 3],
-) -> Result<()> {
-    let entry = match (case, operands.aligned) {
+/// The kernel of 16-bit operands, whose rows start on 16 bytes or not.
+fn tensor_cores(case: Case, aligned: bool) -> &'static str {
+    match (case, aligned) {
         (Case::Nt, true) => "matmul_nt_bf16",
         (Case::Nn, true) => "matmul_nn_bf16",
         (Case::Tn, true) => "matmul_tn_bf16",
         (Case::Nt, false) => "matmul_nt_bf16_ragged",
         (Case::Nn, false) => "matmul_nn_bf16_ragged",
         (Case::Tn, false) => "matmul_tn_bf16_ragged",
-    };
-    let entry = Entry::of(OP, entry, &[dtype])?;
-    let arguments = operands.product([m, n, k])?;
-    let blocks = m.div_ceil(TILE) * n.div_ceil(TILE);
-    device.launch(entry, arguments, Grid { shared: SHARED, ..Grid::new(blocks, THREADS) })
+    }
 }
 
-/// As `tensor_cores` of operands of type `dtype`, in `parts` parts of k, whose sum c of type `out` is.
-fn tensor_cores_split(
-    device: &'static CudaDevice,
-    operands: &Operands,
-    case: Case,
-    (dtype, out): (DType, DType),
-    [m, n, k]: [usize; 3],
-    parts: usize,
-) -> Result<()> {
-    let entry = match (case, operands.aligned) {
-        (Case::Nt, true) => "matmul_nt_bf16_split",
-        (Case::Nn, true) => "matmul_nn_bf16_split",
-        (Case::Tn, true) => "matmul_tn_bf16_split",
-        (Case::Nt, false) => "matmul_nt_bf16_split_ragged",
-        (Case::Nn, false) => "matmul_nn_bf16_split_ragged",
-        (Case::Tn, false) => "matmul_tn_bf16_split_ragged",
-    };
-    let entry = Entry::of(OP, entry, &[dtype])?;
-    let buffer = Tensor::uninitialised(device, &[parts, m, n], DType::F32)?;
-    let parts_at = buffer.pointer(OP, device)?;
-    let Operands { a, b, c, lda, ldb, .. } = *operands;
-    let arguments = TensorCoresSplit { a, b, lda, ldb, parts: parts_at, m: int(m)?, n: int(n)?, k: int(k)? };
-    let blocks = [m.div_ceil(TILE) * n.div_ceil(TILE), parts, 1];
-    device.launch(entry, arguments, Grid { blocks, threads: THREADS, shared: SHARED })?;
-
-    let entry = out.select(OP, ["matmul_sum_parts_f32", "matmul_sum_parts_bf16"])?;
-    let entry = Entry::of(OP, entry, &[out])?;
-    let elements = m * n;
-    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
-    let pack = if elements.is_multiple_of(4) && operand.is_aligned() { 4 } else { 1 };
-    let arguments = SumParts {
-        parts: parts_at,
-        bias,
-        operand,
-        kept,
-        kind,
-        c,
-        elements: extent(OP, elements)?,
-        n: extent(OP, n)?,
-        count: int(parts)?,
-        packed: u32::from(pack > 1),
-    };
-    device.launch(entry, arguments, Grid::new(elements.div_ceil(pack * PARTS_THREADS), PARTS_THREADS as u32))
-}
-
-fn ordinary_cores(
-    device: &'static CudaDevice,
-    operands: &Operands,
-    case: Case,
-    types: (DType, DType),
-    [m, n, k]: [usize; 3],
-) -> Result<()> {
+/// The kernel of operands of these types.
+fn ordinary_cores(case: Case, types: (DType, DType)) -> Result<&'static str> {
     use DType::{BF16, F16, F32};
-    let entry = match (case, types) {
+    Ok(match (case, types) {
         (Case::Nt, (F32, F32)) => "matmul_nt_f32_f32",
         (Case::Nt, (F32, BF16 | F16)) => "matmul_nt_f32_bf16",
         (Case::Nt, (BF16 | F16, F32)) => "matmul_nt_bf16_f32",
@@ -291,11 +203,27 @@ fn ordinary_cores(
         (Case::Nn, (BF16 | F16, F32)) => "matmul_nn_bf16_f32",
         (Case::Tn, (F32, F32)) => "matmul_tn_f32_f32",
         (_, (a, b)) => return Err(no_kernel(a, b)),
-    };
+    })
+}
+
+/// A product of operands of `types` by the kernel `entry`; c is of type `out`.
+fn tiled(
+    device: &'static CudaDevice,
+    operands: &Operands,
+    (entry, cores): (&'static str, Cores),
+    types: (DType, DType),
+    [m, n, k]: [usize; 3],
+    out: DType,
+) -> Result<()> {
     let entry = Entry::of(OP, entry, &[types.0, types.1])?;
-    let arguments = operands.product([m, n, k])?;
-    let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
-    device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))
+    let sharing = Sharing::new(OP, device, cores, [m, n, k])?;
+    let Operands { a, b, c, lda, ldb, .. } = *operands;
+    let Finish { bias, operand, kept, kind, .. } = *operands.finish;
+    let (ldc, m, n, k) = (n as i64, int(m)?, int(n)?, int(k)?);
+    let shares = sharing.shares;
+    let arguments = Product { a, b, lda, ldb, bias, operand, kept, kind, c, ldc, m, n, k, shares };
+    device.launch(entry, arguments, sharing.grid())?;
+    sharing.finish(device, operands.finish, c, out)
 }
 
 fn no_kernel(a: DType, b: DType) -> Error {

@@ -3,6 +3,7 @@
 pub(in crate::ops) mod cpu;
 pub(in crate::ops) mod cuda;
 mod plan;
+pub(in crate::ops) mod shares;
 
 use super::epilogue::Epilogue;
 use super::place::place;

@@ -1,7 +1,5 @@
-//! Which kernel makes a product on a CUDA device, and how it is split: pure functions of shapes and types. What they choose
-//! decides the order of sums, and so the bits of results, which are then the same on every GPU.
+//! Which kernel makes a product on a CUDA device: a pure function of shapes and types.
 
-use crate::device::cuda::plan::Split;
 use crate::tensor::DType;
 
 /// Which operand lies transposed, and the shape of the product.
@@ -20,8 +18,8 @@ pub(super) enum Case {
 pub(super) enum Plan {
     /// kernels/gemv.cu, the kernel for groups of up to so many rows. A row's bits depend on k alone, not on m, n or the kernel.
     Gemv { rows: usize },
-    /// Tensor cores; with more than one part, k is split between blocks, and the parts are added in order afterwards.
-    TensorCores { parts: usize },
+    /// Tensor cores.
+    TensorCores,
     /// f32 on the ordinary cores.
     OrdinaryCores,
 }
@@ -30,22 +28,16 @@ pub(super) enum Plan {
 const GEMV_ROWS: usize = 16;
 /// Rows that a kernel of gemv.cu on the ordinary cores can have: more go in groups.
 const GEMV_GROUP: usize = 8;
-/// Rows and columns of a tile of C, and its steps along k (kernels/common/gemm.cuh).
-pub(super) const TILE: usize = 128;
-const TILE_K: usize = 32;
 
 impl Plan {
-    /// For C `[m, n]` with an inner dimension of k, and operands of types `a` and `b`.
-    pub(super) fn new(case: Case, [m, n, k]: [usize; 3], a: DType, b: DType) -> Plan {
+    /// For C of m rows, and operands of types `a` and `b`.
+    pub(super) fn new(case: Case, m: usize, a: DType, b: DType) -> Plan {
         // An f32 is three bf16; f16 has not the range.
         let tensor_cores = b.is_half() && (a == b || (a, b) == (DType::F32, DType::BF16));
         match case {
             Case::Nt if m <= GEMV_ROWS && tensor_cores => Plan::Gemv { rows: if m <= 8 { 8 } else { 16 } },
             Case::Nt if m <= GEMV_ROWS => Plan::Gemv { rows: m.next_power_of_two().min(GEMV_GROUP) },
-            _ if a == b && a.is_half() => {
-                let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-                Plan::TensorCores { parts: Split::new(tiles, k.div_ceil(TILE_K)).parts }
-            }
+            _ if a == b && a.is_half() => Plan::TensorCores,
             _ => Plan::OrdinaryCores,
         }
     }
@@ -59,7 +51,7 @@ mod tests {
     #[test]
     fn few_rows_are_streamed_and_many_tiled() {
         let gemv = |rows| Plan::Gemv { rows };
-        let plan = |case, m, a, b| Plan::new(case, [m, 4096, 4096], a, b);
+        let plan = Plan::new;
         for x in [F32, BF16] {
             assert_eq!([1, 8, 9, 16].map(|m| plan(Case::Nt, m, x, BF16)), [8, 8, 16, 16].map(gemv));
             let rows = [1, 2, 3, 5, 8, 9, 16].map(|m| plan(Case::Nt, m, x, F32));
@@ -74,10 +66,10 @@ mod tests {
             assert_eq!(plan(Case::Nt, m, F16, F32), plan(Case::Nt, m, BF16, F32));
         }
         assert_eq!(plan(Case::Tn, 17, F16, F16), plan(Case::Tn, 17, BF16, BF16));
-        assert_eq!(plan(Case::Nt, 17, BF16, BF16), Plan::TensorCores { parts: 6 });
-        assert_eq!(plan(Case::Nt, 4096, BF16, BF16), Plan::TensorCores { parts: 1 });
+        assert_eq!(plan(Case::Nt, 17, BF16, BF16), Plan::TensorCores);
+        assert_eq!(plan(Case::Nt, 4096, BF16, BF16), Plan::TensorCores);
         // The gradients' products are tiled whatever their sizes.
         assert_eq!(plan(Case::Nn, 1, F32, F32), Plan::OrdinaryCores);
-        assert_eq!(plan(Case::Nn, 1, BF16, BF16), Plan::TensorCores { parts: 6 });
+        assert_eq!(plan(Case::Nn, 1, BF16, BF16), Plan::TensorCores);
     }
 }

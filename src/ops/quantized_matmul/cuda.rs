@@ -4,6 +4,7 @@
 use super::OP;
 use crate::device::cuda::{Argument, CudaDevice, Entry, Grid, Pointer, kernel};
 use crate::ops::epilogue::Finish;
+use crate::ops::matmul::shares::{Cores, Shares, Sharing};
 use crate::ops::place::extent;
 use crate::ops::quantize::NESTED_BLOCK;
 use crate::tensor::{BlockScales, DType, QuantizedTensor, Tensor};
@@ -13,7 +14,7 @@ kernel! {
     /// y or dx.
     Product in "quantized_matmul" {
         a: Pointer, w: Matrix, adapters: Adapters, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
-        m: u32, n: u32, k: u32,
+        m: u32, n: u32, k: u32, shares: Shares,
     }
 }
 
@@ -25,12 +26,6 @@ kernel! {
     }
 }
 
-/// Rows and columns of a block on tensor cores, its threads and its shared memory; of one on the ordinary cores.
-const TILE: usize = 128;
-const THREADS: u32 = 128;
-const SHARED: u32 = 64 << 10;
-const SMALL_TILE: usize = 64;
-const SMALL_THREADS: u32 = 256;
 /// Rows that W is streamed for at most, and those that the smaller kernel is for; columns of a block of them, and its threads.
 const FEW_ROWS: usize = 16;
 const FEWER_ROWS: usize = 8;
@@ -212,6 +207,8 @@ pub(in crate::ops) fn product(
     let ((m, k), n) = (a.dims2(op)?, w.shape()[if pass == Pass::Forward { 0 } else { 1 }]);
     let c = Tensor::uninitialised(device, &[m, n], a.dtype())?;
     let matrix = Matrix::of(op, device, w)?;
+    let cores = if a.dtype().is_half() { Cores::Tensor } else { Cores::Ordinary };
+    let sharing = Sharing::new(op, device, cores, [m, n, k])?;
     let Finish { bias, operand, kept, kind, .. } = *finish;
     let arguments = Product {
         a: a.pointer(op, device)?,
@@ -225,25 +222,18 @@ pub(in crate::ops) fn product(
         m: extent(op, m)?,
         n: extent(op, n)?,
         k: extent(op, k)?,
+        shares: sharing.shares,
     };
-    if a.dtype().is_half() {
-        let entry = match (pass, is_aligned(arguments.a, k, &matrix, w)) {
-            (Pass::Forward, true) => "quantized_matmul_fwd_bf16",
-            (Pass::Forward, false) => "quantized_matmul_fwd_bf16_ragged",
-            (Pass::Backward, true) => "quantized_matmul_bwd_input_bf16",
-            (Pass::Backward, false) => "quantized_matmul_bwd_input_bf16_ragged",
-        };
-        let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
-        let entry = Entry::of(op, entry, &[a.dtype()])?;
-        device.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
-    } else {
-        let entry = match pass {
-            Pass::Forward => "quantized_matmul_fwd_f32",
-            Pass::Backward => "quantized_matmul_bwd_input_f32",
-        };
-        let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
-        device.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
-    }
+    let entry = match (cores, pass, is_aligned(arguments.a, k, &matrix, w)) {
+        (Cores::Tensor, Pass::Forward, true) => "quantized_matmul_fwd_bf16",
+        (Cores::Tensor, Pass::Forward, false) => "quantized_matmul_fwd_bf16_ragged",
+        (Cores::Tensor, Pass::Backward, true) => "quantized_matmul_bwd_input_bf16",
+        (Cores::Tensor, Pass::Backward, false) => "quantized_matmul_bwd_input_bf16_ragged",
+        (Cores::Ordinary, Pass::Forward, _) => "quantized_matmul_fwd_f32",
+        (Cores::Ordinary, Pass::Backward, _) => "quantized_matmul_bwd_input_f32",
+    };
+    device.launch(Entry::of(op, entry, &[a.dtype()])?, arguments, sharing.grid())?;
+    sharing.finish(device, finish, arguments.c, a.dtype())?;
     Ok(c)
 }
 

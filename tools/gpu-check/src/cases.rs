@@ -14,14 +14,16 @@ use warptune::ops::epilogue::Epilogue;
 use warptune::ops::gelu::{GeluKind, gelu};
 use warptune::ops::layer_norm::layer_norm;
 use warptune::ops::linear_cross_entropy::linear_cross_entropy;
-use warptune::ops::lora_matmul::{Lora, lora_matmul};
+use warptune::ops::lora_matmul::{Lora, lora_matmul, quantized_lora_matmul};
 use warptune::ops::matmul::matmul;
+use warptune::ops::quantize::{Quantization, quantize};
+use warptune::ops::quantized_matmul::quantized_matmul;
 use warptune::ops::rms_norm::rms_norm;
 use warptune::ops::rope::{RopePairing, RopeScaling, RopeTable, rope};
 use warptune::ops::sample::sample;
 use warptune::ops::swiglu::swiglu;
 use warptune::optim::{AdamW, AdamWSettings, clip_grad_norm};
-use warptune::tensor::{DType, Tensor};
+use warptune::tensor::{DType, QuantKind, Tensor};
 
 use crate::Sizes;
 use crate::clock::seconds;
@@ -124,6 +126,7 @@ impl Maker {
 pub fn all(device: Device, sizes: Sizes) -> Result<Vec<Case>> {
     let mut make = Maker { device, cases: Vec::new(), seed: 0 };
     products(&mut make, sizes)?;
+    quantized_products(&mut make, sizes)?;
     attentions(&mut make, sizes)?;
     rows(&mut make, sizes)?;
     optimizer(&mut make, sizes)?;
@@ -204,12 +207,56 @@ fn choices(make: &mut Maker, s: Sizes) -> Result<()> {
     Ok(())
 }
 
+/// Rows, columns and inner dimension of linear layers: in training, those of keys and values, whose tiles fill a GPU badly, with few tokens,
+/// and in decoding a few sequences.
+fn shapes(s: Sizes) -> [(usize, usize, usize); 6] {
+    let (t, d) = (s.tokens, s.dim);
+    [(t, d, d), (t, s.hidden, d), (t, d / 4, d), ((t / 32).max(17), d, d), (1, d, d), (16, d, d)]
+}
+
+/// Products with a weight in 4 bits, alone and with an adapter.
+fn quantized_products(make: &mut Maker, s: Sizes) -> Result<()> {
+    for dtype in [DType::BF16, DType::F16] {
+        for (m, n, k) in shapes(s) {
+            let dense = make.random(&[n, k], dtype)?;
+            let w = quantize(&dense, &Quantization::new(QuantKind::Nf4))?;
+            let x = make.random(&[m, k], dtype)?;
+            let ops = 2.0 * (m * n * k) as f64;
+            // A byte for two weights, and one for the scale of 64.
+            let bytes = (2 * (m * k + m * n) + n * k / 2 + n * k / 64) as f64;
+            let shape = format!("nf4 {dtype} {m}x{n}x{k}");
+            let wanted: &[usize] = if m > 16 && n == s.dim { &[0] } else { &[] };
+            let weight = w.clone();
+            make.add(
+                &format!("quantized_matmul {shape}"),
+                vec![x.clone()],
+                wanted,
+                [(ops, bytes), (2.0 * ops, 2.0 * bytes)],
+                move |tape, v| quantized_matmul(tape, &v[0], &weight, None, Epilogue::None),
+            );
+            let r = 16;
+            let (a, b) = (make.random(&[r, k], DType::F32)?, make.random(&[n, r], DType::F32)?);
+            let adapter = 2.0 * (m * r * (k + n)) as f64;
+            let wanted: &[usize] = if wanted.is_empty() { &[] } else { &[0, 1, 2] };
+            make.add(
+                &format!("quantized_lora_matmul {shape} r={r}"),
+                vec![x, a, b],
+                wanted,
+                [(ops + adapter, bytes), (2.0 * ops + 3.0 * adapter, 3.0 * bytes)],
+                move |tape, v| {
+                    let lora = Lora { a: &v[1], b: &v[2], scale: 2.0, dropout: 0.0 };
+                    quantized_lora_matmul(tape, &v[0], &w, None, &lora, Epilogue::None)
+                },
+            );
+        }
+    }
+    Ok(())
+}
+
 fn products(make: &mut Maker, s: Sizes) -> Result<()> {
     let (t, d) = (s.tokens, s.dim);
-    for dtype in [DType::BF16, DType::F32] {
-        // Training, and decoding a few sequences.
-        let shapes = [(t, d, d), (t, s.hidden, d), (1, d, d), (16, d, d)];
-        for (m, n, k) in shapes {
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        for (m, n, k) in shapes(s) {
             let size = dtype.size() as f64;
             let (x, w) = (make.random(&[m, k], dtype)?, make.random(&[n, k], dtype)?);
             let ops = 2.0 * (m * n * k) as f64;

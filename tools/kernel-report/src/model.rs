@@ -13,6 +13,9 @@ use crate::machine::{
 };
 use crate::occupancy::{Block, Occupancy, occupancy};
 
+/// A busiest multiprocessor whose last round is emptier than this is worth a note.
+const FULL_ROUNDS: f64 = 0.97;
+
 /// Below so many resident warps (and below two blocks), latency may well decide.
 const ENOUGH_WARPS: u32 = 8;
 
@@ -175,15 +178,26 @@ pub fn model(
             occupancy.blocks, occupancy.warps
         ));
     }
+    let (balance, efficiency) =
+        (blocks / (sms * busiest), if seconds > 0.0 { ideal_seconds / seconds } else { 0.0 });
+    if balance < FULL_ROUNDS && !matches!(limit, Pipe::L2 | Pipe::Dram) {
+        notes.push(format!(
+            "{}: tail: {:.2} rounds of a block a multiprocessor take the time of {busiest}; \
+             with full rounds the efficiency would be {:.0} %",
+            machine.name,
+            blocks / sms,
+            (100.0 * efficiency / balance).min(100.0)
+        ));
+    }
     Ok(Modelled {
         occupancy,
         waves: blocks / (sms * f64::from(occupancy.blocks)),
-        balance: blocks / (sms * busiest),
+        balance,
         cycles,
         limit,
         seconds,
         ideal_seconds,
-        efficiency: if seconds > 0.0 { ideal_seconds / seconds } else { 0.0 },
+        efficiency,
         notes,
     })
 }

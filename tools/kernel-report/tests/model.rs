@@ -73,6 +73,11 @@ fn a_gemm_on_a100() {
     // Nothing but the last, partly filled round is lost.
     near(m.efficiency, 1024.0 / 1080.0);
     near(m.balance, 1024.0 / 1080.0);
+    let tail = "A100 80 GB: tail: 9.48 rounds of a block a multiprocessor take the time of 10; \
+        with full rounds the efficiency would be 100 %";
+    assert!(m.notes.iter().any(|n| n == tail), "{:?}", m.notes);
+    // On 128 multiprocessors the rounds are full.
+    assert!(!on(&RTX_4090).notes.iter().any(|n| n.contains("tail")));
     // 64 registers: 2048 a warp, 32 warps, 4 blocks of 8; 33 KiB each of 164.
     assert_eq!(m.occupancy.blocks, 4);
     near(m.waves, 1024.0 / 432.0);

@@ -1,9 +1,10 @@
 //! The long product.
 
-use super::{Factors, Kept, Pass, Run, SMALL_THREADS, SMALL_TILE, THREADS, TILE};
-use crate::device::cuda::{Grid, Pointer, kernel};
+use super::{Factors, Kept, Pass, Run};
+use crate::device::cuda::{Pointer, kernel};
 use crate::ops::epilogue::Finish;
 use crate::ops::lora_matmul::{OP, Weight};
+use crate::ops::matmul::shares::{Cores, Shares, Sharing};
 use crate::ops::quantized_matmul::cuda::{Adapters, product};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -12,12 +13,9 @@ kernel! {
     /// y or dx.
     Up in "lora_matmul" {
         a: Pointer, b: Pointer, adapters: Adapters, bias: Pointer, operand: Pointer, kept: Pointer, kind: u32, c: Pointer,
-        m: u32, n: u32, k: u32,
+        m: u32, n: u32, k: u32, shares: Shares,
     }
 }
-
-/// Shared memory of a block on tensor cores: kernels/common/gemm.cuh.
-const SHARED: u32 = 64 << 10;
 
 impl Run<'_> {
     /// `finish(mask(rank factor) + a w)`: y from x and u, dx from dy and v.
@@ -52,6 +50,8 @@ impl Run<'_> {
         let m = self.m;
         let (k, n) = if pass == Pass::Forward { (self.k, self.n) } else { (self.n, self.k) };
         let c = self.new_tensor(&[m, n], self.dtype)?;
+        let cores = if self.tensor_cores { Cores::Tensor } else { Cores::Ordinary };
+        let sharing = Sharing::new(OP, self.device, cores, [m, n, k])?;
         let Finish { bias, operand, kept, kind, .. } = *finish;
         let arguments = Up {
             a: self.pointer(a)?,
@@ -65,22 +65,21 @@ impl Run<'_> {
             m: m as u32,
             n: n as u32,
             k: k as u32,
+            shares: sharing.shares,
         };
-        if self.tensor_cores {
-            let entry = match (pass, self.aligned(&[a, w])?) {
+        let entry = if self.tensor_cores {
+            match (pass, self.aligned(&[a, w])?) {
                 (Pass::Forward, true) => "lora_matmul_fwd_bf16",
                 (Pass::Forward, false) => "lora_matmul_fwd_bf16_ragged",
                 (Pass::Backward, true) => "lora_matmul_bwd_input_bf16",
                 (Pass::Backward, false) => "lora_matmul_bwd_input_bf16_ragged",
-            };
-            let grid = Grid::new(m.div_ceil(TILE) * n.div_ceil(TILE), THREADS);
-            self.launch(entry, arguments, Grid { shared: SHARED, ..grid })?;
+            }
         } else {
             let of_f32 = match pass {
                 Pass::Forward => ["lora_matmul_fwd_f32_f32", "lora_matmul_fwd_f32_bf16"],
                 Pass::Backward => ["lora_matmul_bwd_input_f32_f32", "lora_matmul_bwd_input_f32_bf16"],
             };
-            let entry = match (pass, a.dtype(), w.dtype()) {
+            match (pass, a.dtype(), w.dtype()) {
                 (_, DType::F32, w) => w.select(OP, of_f32)?,
                 (Pass::Forward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_fwd_bf16_f32",
                 (Pass::Backward, DType::BF16 | DType::F16, DType::F32) => "lora_matmul_bwd_input_bf16_f32",
@@ -88,10 +87,10 @@ impl Run<'_> {
                     let detail = format!("{a} times {w} has no CUDA kernel on the ordinary cores");
                     return Err(Error::DType { op: OP, detail });
                 }
-            };
-            let blocks = m.div_ceil(SMALL_TILE) * n.div_ceil(SMALL_TILE);
-            self.launch(entry, arguments, Grid::new(blocks, SMALL_THREADS))?;
-        }
+            }
+        };
+        self.launch(entry, arguments, sharing.grid())?;
+        sharing.finish(self.device, finish, arguments.c, self.dtype)?;
         Ok(c)
     }
 }
