@@ -95,7 +95,7 @@ __device__ __forceinline__ void product_4bit(const gemm::Operand a, const four_b
   accumulate<K_MAJOR, ALIGNED>(sum, smem, a, {nullptr, 0, 0, 0}, delta, addend, block, n);
   copy_async_wait<0>();
   __syncthreads();  // Hazard: what comes next lies where other warps may still read the last tiles.
-  gemm_4bit::accumulate<K_MAJOR, ALIGNED>(sum, smem, a, w, lookup, block, n);
+  gemm_4bit::accumulate<K_MAJOR, ALIGNED>(sum, smem, a, w, lookup, block, n, 0, a.k);
   gemm::write_tile(sum, smem, block, a.outer, n, epilogue, c, n);
 }
 

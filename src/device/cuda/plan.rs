@@ -295,7 +295,7 @@ mod tests {
                         let plan = StreamK::new(tiles, spans * StreamK::SPAN, slots, cost);
                         assert_eq!(plan.whole + plan.tail, tiles);
                         assert!(plan.blocks <= slots.total() && plan.each >= 1 && plan.stride >= 1);
-                        assert!(plan.tail == 0 || plan.whole % slots.total() == 0);
+                        assert!(plan.tail == 0 || plan.whole.is_multiple_of(slots.total()));
                         let (mut places, what) = (0..plan.places(), format!("{tiles} x {spans}: {plan:?}"));
                         for (tile, pieces) in pieces(&plan, spans).iter().enumerate() {
                             let mut end = 0;
