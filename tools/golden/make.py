@@ -4,6 +4,7 @@
     python tools/golden/make.py models --only gpt2
     python tools/golden/make.py ops                 # ops/
     python tools/golden/make.py quantize            # quantize/, and quantized/: models of models/ in 4 bits, with LoRA
+    python tools/golden/make.py optim               # optim/
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -50,6 +51,12 @@ def make_quantize(_args):
     qlora.write_all(GOLDEN)
 
 
+def make_optim(_args):
+    import optim
+
+    optim.write_all(GOLDEN / "optim")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -60,6 +67,8 @@ def main():
     command.set_defaults(run=make_ops)
     command = commands.add_parser("quantize", help="tests/golden/quantize")
     command.set_defaults(run=make_quantize)
+    command = commands.add_parser("optim", help="tests/golden/optim")
+    command.set_defaults(run=make_optim)
     command = commands.add_parser("templates", help="tests/golden/templates")
     command.add_argument("archives", type=Path, help="folder with the packages' archives")
     command.set_defaults(run=make_templates)

@@ -11,4 +11,4 @@ pub(crate) use decode::Packed;
 pub(crate) use encode::{Table, encode};
 pub(super) use gemm::{times, times_transposed};
 pub(super) use gemv::rows_times;
-pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest};
+pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest, unsigned_dynamic_map};
