@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::formats::DecoderConfig;
 use crate::nn::QuantizedWeight;
 use crate::ops::linear_cross_entropy::logits_budget;
+use crate::optim::{StateBytes, States, in_host_memory};
 use crate::tensor::DType;
 
 /// Predicted bytes of a training step, by purpose.
@@ -16,8 +17,10 @@ pub struct MemoryPlan {
     pub quantized: usize,
     /// Gradients: f32, of what is trained.
     pub gradients: usize,
-    /// AdamW's two moments: f32, of what is trained.
+    /// AdamW's averages and master copies, of what is trained, as far as they are where the parameters are.
     pub optimizer: usize,
+    /// And what of them is in host memory, for which the device has no room.
+    pub paged: usize,
     /// What one layer keeps for its backward.
     pub layer: usize,
     /// What the layers keep together, and the gradients that flow through one of them.
@@ -52,6 +55,7 @@ impl MemoryPlan {
             quantized: 0,
             gradients: trained * 4,
             optimizer: trained * 8,
+            paged: 0,
             layer,
             // Once more for the layer whose backward runs: its gradients, or its recomputed state.
             activations: kept * config.num_layers + layer,
@@ -70,9 +74,29 @@ impl MemoryPlan {
         self
     }
 
-    /// Everything together.
+    /// With the averages in this form. `room` is the device's memory for the whole run, if what does not fit of the averages may be in host
+    /// memory.
+    pub fn with_optimizer(mut self, params: &[Param], states: States, room: Option<usize>) -> MemoryPlan {
+        let trained = params.iter().filter(|p| p.is_trainable());
+        let sizes: Vec<StateBytes> =
+            trained.map(|p| StateBytes::of(p, states, true, |bytes| bytes)).collect();
+        let left =
+            room.map_or(usize::MAX, |room| room.saturating_sub(self.weights + self.beside_optimizer()));
+        let on_host = in_host_memory(&sizes, left);
+        self.paged =
+            sizes.iter().zip(on_host).filter(|(_, on_host)| *on_host).map(|(size, _)| size.pageable).sum();
+        self.optimizer = sizes.iter().map(|size| size.total()).sum::<usize>() - self.paged;
+        self
+    }
+
+    /// What a step takes beside weights and averages.
+    pub fn beside_optimizer(&self) -> usize {
+        self.gradients + self.activations + self.logits
+    }
+
+    /// Everything together, but for what is in host memory although the run is not.
     pub fn total(&self) -> usize {
-        self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        self.weights + self.optimizer + self.beside_optimizer()
     }
 }
 
@@ -80,7 +104,7 @@ impl std::fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "about {}: weights {}{}, gradients {}, optimizer {}, activations {} ({} a layer), logits {}",
+            "about {}: weights {}{}, gradients {}, optimizer {}{}, activations {} ({} a layer), logits {}",
             mib(self.total()),
             mib(self.weights),
             match self.quantized {
@@ -89,6 +113,10 @@ impl std::fmt::Display for MemoryPlan {
             },
             mib(self.gradients),
             mib(self.optimizer),
+            match self.paged {
+                0 => String::new(),
+                bytes => format!(" (and {} in host memory)", mib(bytes)),
+            },
             mib(self.activations),
             mib(self.layer),
             mib(self.logits)

@@ -315,12 +315,11 @@ proptest! {
             assert!(off <= bound, "p[{i}] is {off:e} off, at most {bound:e} are allowed");
             loose += bound / (f64::from(steps) * lr * n as f64);
         }
-        // The bound says something: a third of what steps of lr each would move at the most.
-        assert!(loose < 0.5, "{loose}");
+        // The bound says something: less than a tenth of what steps of lr each move at the most.
+        assert!(loose < 0.1, "{loose}");
         let norm = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt();
         let (off, moved) = (norm(&p, &exact.p), norm(&exact.p, &start));
-        eprintln!("bound {loose:.4} of the longest way, found {:.4} of the way", off / moved);
-        assert!(off < 0.1 * moved, "{off} off after a way of {moved}");
+        assert!(off < 0.03 * moved, "{off} off after a way of {moved}");
     }
 }
 
@@ -381,12 +380,13 @@ fn a_loaded_state_goes_on_with_the_same_bits_for_any_thread_count_and_on_any_dev
 /// Gradients that are zero, huge, denormal or of every size, squares that overflow.
 #[test]
 fn extreme_gradients_have_the_same_bits_on_a_device() {
-    let sizes: [(&str, fn(f32) -> f32); 6] = [
+    type Of = fn(f32) -> f32;
+    let sizes: [(&str, Of); 6] = [
         ("zero", |x| x * 0.0),
         ("tiny", |x| x * 1e-22),
         ("denormal", |x| x * 1e-40),
         ("huge", |x| x * 1e18),
-        ("of every size", |x| x * 10f32.powf(x * 12.0)),
+        ("of every size", |x| x * 10f32.powf(x * 4.0)),
         ("some zero", |x| if x < 0.5 { 0.0 } else { x }),
     ];
     for (name, g) in sizes {
@@ -498,4 +498,75 @@ fn states_of_the_other_kind_are_refused_by_name() {
     state.insert("exp_avg_absmax.p".into(), Tensor::zeros(&[15], DType::F32));
     assert!(coded.load_state(3, state).unwrap_err().to_string().contains("expected f32 [16]"));
     assert_eq!((wide.steps(), coded.steps()), (0, 0), "nothing may have changed");
+}
+
+/// States in host memory, all of them or those that a device has no room for, change no bit.
+#[test]
+fn states_in_host_memory_have_the_same_bits() {
+    let at_random = AdamWSettings { stochastic_rounding: true, ..settings() };
+    for (dtype, settings) in [
+        (DType::F32, settings()),
+        (DType::BF16, settings()),
+        (DType::BF16, at_random),
+        (DType::BF16, AdamWSettings::default()),
+    ] {
+        let one = run(Device::Cpu, dtype, settings, None, |x| x);
+        let device = cuda().cuda().unwrap();
+        // No room, the rest of the device, and a little less than that.
+        for reserve in [usize::MAX, 0, device.memory_room().unwrap().saturating_sub(100_000)] {
+            let settings = AdamWSettings { paged: Some(reserve), ..settings };
+            for save_at in [None, Some(2)] {
+                assert!(run(cuda(), dtype, settings, save_at, |x| x) == one, "{dtype} {settings:?}");
+            }
+            assert!(run(Device::Cpu, dtype, settings, None, |x| x) == one, "on the CPU it means nothing");
+        }
+    }
+    assert_no_reports();
+}
+
+#[test]
+fn states_that_are_moved_away_between_steps_go_on_with_the_same_bits() {
+    for states in [States::F32, States::Blockwise8] {
+        let run = |device, paged, bytes: usize| {
+            let mut random = Random::new(1);
+            let params = params(&mut random, device, DType::BF16);
+            let settings = AdamWSettings { states, paged, ..AdamWSettings::default() };
+            let mut adam = AdamW::new(settings, params.iter().map(|p| (p.clone(), false)).collect()).unwrap();
+            let mut moved = Vec::new();
+            for _ in 0..3 {
+                let mut gradients = Gradients::new();
+                for p in &params {
+                    let grad = random.tensor(p.value().shape(), DType::F32, 1.0);
+                    gradients.add(p.id(), grad.to_device(device).unwrap()).unwrap();
+                }
+                adam.step(1e-3, &gradients).unwrap();
+                moved.push(adam.page_out(bytes).unwrap());
+            }
+            let state = adam.state_tensors().unwrap().into_iter().map(|(_, t)| t);
+            (params.iter().map(Param::value).chain(state).map(|t| bits(&t)).collect::<Vec<_>>(), moved)
+        };
+        let (expected, moved) = run(Device::Cpu, Some(0), usize::MAX);
+        assert_eq!(moved, [false; 3], "the host has all");
+        let found = run(cuda(), Some(0), 1);
+        assert!(found.0 == expected && found.1 == [true; 3], "one at a time: {:?}", found.1);
+        let found = run(cuda(), Some(0), usize::MAX);
+        assert!(found.0 == expected && found.1 == [true, false, false], "all at once: {:?}", found.1);
+        let found = run(cuda(), None, usize::MAX);
+        assert!(found.0 == expected && found.1 == [false; 3], "not without being asked: {:?}", found.1);
+    }
+    assert_no_reports();
+}
+
+#[test]
+fn states_in_host_memory_are_counted_there() {
+    let param = Param::new("p", Tensor::zeros_on(cuda(), &[64, 100], DType::BF16).unwrap());
+    for (states, average) in [(States::F32, 4), (States::Blockwise8, 1)] {
+        let settings = AdamWSettings { states, paged: Some(usize::MAX), ..AdamWSettings::default() };
+        let adam = AdamW::new(settings, vec![(param.clone(), false)]).unwrap();
+        let host = cuda().cuda().unwrap().memory_stats().host;
+        // Other tests may have some, too.
+        assert!(host >= 6400 * (2 * average + 4), "{host} bytes");
+        assert_eq!(adam.state_tensors().unwrap()[0].1.device(), Device::Cpu);
+    }
+    assert_no_reports();
 }

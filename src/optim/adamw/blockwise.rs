@@ -94,17 +94,15 @@ impl Book {
 /// Codes averages of gradients, one block, to the nearest code, and returns the largest magnitude. If a number is not finite that is NaN,
 /// which all of the block then stands for.
 #[inline(always)]
-pub(super) fn encode_signed(x: &mut [f32], codes: &mut [u8]) -> f32 {
+pub(super) fn encode_signed(x: &[f32], codes: &mut [u8]) -> f32 {
     let Some(absmax) = scale_of(x) else {
         codes.fill(ZERO);
         return f32::NAN;
     };
-    let negative: [bool; BLOCK] = std::array::from_fn(|i| x.get(i).is_some_and(|&x| x < 0.0));
-    divide(x, absmax);
     let book = &books().signed;
-    for ((&mut x, code), negative) in x.iter_mut().zip(codes).zip(negative) {
-        let rank = book.rank(x);
-        *code = if negative { ZERO - rank.min(ZERO) } else { ZERO + rank };
+    for ((x, part), code) in x.iter().zip(parts(x, absmax)).zip(codes) {
+        let rank = book.rank(part);
+        *code = if *x < 0.0 { ZERO - rank.min(ZERO) } else { ZERO + rank };
     }
     absmax
 }
@@ -112,16 +110,14 @@ pub(super) fn encode_signed(x: &mut [f32], codes: &mut [u8]) -> f32 {
 /// As [`encode_signed`], averages of squares. One that is not 0 is never coded as 0: its root is divided by, and a step would be without
 /// bound.
 #[inline(always)]
-pub(super) fn encode_unsigned(x: &mut [f32], codes: &mut [u8]) -> f32 {
+pub(super) fn encode_unsigned(x: &[f32], codes: &mut [u8]) -> f32 {
     let Some(absmax) = scale_of(x) else {
         codes.fill(0);
         return f32::NAN;
     };
-    let least: [u8; BLOCK] = std::array::from_fn(|i| u8::from(x.get(i).is_some_and(|&x| x > 0.0)));
-    divide(x, absmax);
     let book = &books().unsigned;
-    for ((&mut x, code), least) in x.iter_mut().zip(codes).zip(least) {
-        *code = book.rank(x).max(least);
+    for ((x, part), code) in x.iter().zip(parts(x, absmax)).zip(codes) {
+        *code = book.rank(part).max(u8::from(*x > 0.0));
     }
     absmax
 }
@@ -140,11 +136,13 @@ fn scale_of(x: &[f32]) -> Option<f32> {
     finite.then(|| largest.into_iter().fold(0.0, f32::max))
 }
 
-/// Magnitudes as parts of the largest; a block of zeros stays that.
+/// The magnitudes of a block as parts of the largest; a block of zeros stays that.
 #[inline(always)]
-fn divide(x: &mut [f32], absmax: f32) {
+fn parts(x: &[f32], absmax: f32) -> [f32; BLOCK] {
     let divisor = if absmax > 0.0 { absmax } else { 1.0 };
-    x.iter_mut().for_each(|x| *x = x.abs() / divisor);
+    let mut parts = [0.0; BLOCK];
+    parts.iter_mut().zip(x).for_each(|(part, x)| *part = x.abs() / divisor);
+    parts
 }
 
 #[cfg(test)]
@@ -184,15 +182,15 @@ mod tests {
         for magnitude in numbers(signed) {
             for x in [magnitude, -magnitude] {
                 // The first number makes 1 the scale.
-                let mut block = [1.0, x];
+                let block = [1.0, x];
                 let mut codes = [0; 2];
-                assert_eq!(encode_signed(&mut block, &mut codes), 1.0);
+                assert_eq!(encode_signed(&block, &mut codes), 1.0);
                 assert_eq!(usize::from(codes[1]), nearest(&signed.map, x), "{x:e}");
             }
         }
         for x in numbers(unsigned) {
             let mut codes = [0; 2];
-            assert_eq!(encode_unsigned(&mut [1.0, x], &mut codes), 1.0);
+            assert_eq!(encode_unsigned(&[1.0, x], &mut codes), 1.0);
             let least = usize::from(x > 0.0);
             assert_eq!(usize::from(codes[1]), nearest(&unsigned.map, x).max(least), "{x:e}");
         }
@@ -206,24 +204,24 @@ mod tests {
         let all: [u8; 256] = std::array::from_fn(|i| i as u8);
         let mut codes = [0; 256];
         signed.decode(&all, 0.3, &mut numbers);
-        assert_eq!(encode_signed(&mut numbers, &mut codes), 0.3);
+        assert_eq!(encode_signed(&numbers, &mut codes), 0.3);
         assert_eq!(codes, all);
         unsigned.decode(&all, 7e-30, &mut numbers);
-        assert_eq!(encode_unsigned(&mut numbers, &mut codes), 7e-30);
+        assert_eq!(encode_unsigned(&numbers, &mut codes), 7e-30);
         assert_eq!(codes, all);
     }
 
     #[test]
     fn zeros_and_numbers_that_are_not_finite() {
         let mut codes = [9; 3];
-        assert_eq!(encode_signed(&mut [0.0, -0.0, 0.0], &mut codes), 0.0);
+        assert_eq!(encode_signed(&[0.0, -0.0, 0.0], &mut codes), 0.0);
         assert_eq!(codes, [ZERO; 3]);
-        assert_eq!(encode_unsigned(&mut [0.0; 3], &mut codes), 0.0);
+        assert_eq!(encode_unsigned(&[0.0; 3], &mut codes), 0.0);
         assert_eq!(codes, [0; 3]);
         for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(encode_signed(&mut [1.0, x, 2.0], &mut codes).is_nan());
+            assert!(encode_signed(&[1.0, x, 2.0], &mut codes).is_nan());
             assert_eq!(codes, [ZERO; 3]);
         }
-        assert!(encode_unsigned(&mut [1.0, f32::INFINITY], &mut codes[..2]).is_nan());
+        assert!(encode_unsigned(&[1.0, f32::INFINITY], &mut codes[..2]).is_nan());
     }
 }

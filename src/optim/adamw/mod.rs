@@ -3,6 +3,7 @@
 mod blockwise;
 mod cpu;
 mod cuda;
+mod paging;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,8 @@ use crate::device::Device;
 use crate::device::philox::Philox;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
-use state::{Averages, Slot};
+pub use paging::{StateBytes, in_host_memory};
+use state::{Home, Slot};
 
 /// Streams of the rounding of steps, apart from those of dropout, fresh models, adapters and sampling.
 const STREAM: u64 = 1 << 61;
@@ -32,6 +34,10 @@ pub struct AdamWSettings {
     pub seed: u64,
     /// How the averages are kept.
     pub states: States,
+    /// Whether states of parameters on a CUDA device may be in page-locked host memory, which its kernels reach over the bus: those for which
+    /// it has no room, if so many bytes of its memory are to stay free for what is allocated later (see [`in_host_memory`]), and what
+    /// [`AdamW::page_out`] moves. The steps have the same bits.
+    pub paged: Option<usize>,
 }
 
 /// How averages of gradients and of their squares are kept.
@@ -59,7 +65,7 @@ impl Default for AdamWSettings {
     fn default() -> AdamWSettings {
         let (betas, eps, weight_decay) = ((0.9, 0.999), 1e-8, 0.0);
         let states = States::F32;
-        AdamWSettings { betas, eps, weight_decay, stochastic_rounding: false, seed: 0, states }
+        AdamWSettings { betas, eps, weight_decay, stochastic_rounding: false, seed: 0, states, paged: None }
     }
 }
 
@@ -72,7 +78,7 @@ impl Default for AdamWSettings {
 /// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 /// ```
 ///
-/// m and v lie where the parameter does. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
+/// m and v lie where the parameter does, or, with [`AdamWSettings::paged`], in host memory that its device reaches. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
 /// into the parameter: an update too small for bf16 is not lost. With [`AdamWSettings::stochastic_rounding`] it has none (4 bytes of state
 /// less a parameter): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that
 /// small updates arrive on average. Random numbers are a function of the seed, the step and the element, which are numbered through all parameters.
@@ -99,7 +105,7 @@ fn refuse(detail: impl Into<String>) -> Error {
 impl AdamW {
     /// An optimizer of `params`, each with whether weight decay applies to it.
     ///
-    /// Errors: settings out of range, a parameter that is not f32 or bf16, two parameters of one name.
+    /// Errors: settings out of range, a parameter that is not f32 or bf16, two parameters of one name, states for which there is no memory.
     pub fn new(settings: AdamWSettings, params: Vec<(Param, bool)>) -> Result<AdamW> {
         let AdamWSettings { betas, eps, weight_decay, .. } = settings;
         for beta in [betas.0, betas.1] {
@@ -113,25 +119,31 @@ impl AdamW {
             }
         }
         let mut names = BTreeSet::new();
-        let mut slots = Vec::with_capacity(params.len());
-        let mut first_word = 0;
-        for (param, decay) in params {
-            if !names.insert(param.name().to_string()) {
+        for (param, _) in &params {
+            if !names.insert(param.name()) {
                 return Err(refuse(format!("two parameters are named '{}'", param.name())));
             }
-            let value = param.value();
-            let master = match value.dtype() {
-                DType::F32 => None,
-                DType::BF16 if settings.stochastic_rounding => None,
-                DType::BF16 => Some(value.to_dtype(DType::F32)?),
+            match param.value().dtype() {
+                DType::F32 | DType::BF16 => {}
                 DType::F16 => {
                     let detail = format!("parameter '{}' is f16: train it in f32 or bf16", param.name());
                     return Err(refuse(detail));
                 }
                 other => return Err(refuse(format!("parameter '{}' is {other}", param.name()))),
-            };
-            let averages = Averages::zeros(settings.states, &value)?;
-            slots.push(Slot { param, decay, averages, master, first_word });
+            }
+        }
+        let homes = homes(&settings, &params)?;
+        let mut slots = Vec::with_capacity(params.len());
+        let mut first_word = 0;
+        for (param, home) in params.into_iter().zip(homes) {
+            let value = param.0.value();
+            let master = value.dtype() == DType::BF16 && !settings.stochastic_rounding;
+            let new = |home| Slot::new(param.clone(), settings.states, master, first_word, home);
+            slots.push(match new(home) {
+                // Free memory may be in pieces.
+                Err(Error::DeviceMemory { .. }) if settings.paged.is_some() => new(Home::Host)?,
+                slot => slot?,
+            });
             first_word += (value.numel() as u64).next_multiple_of(4);
         }
         Ok(AdamW { settings, steps: 0, slots, tables: BTreeMap::new() })
@@ -199,6 +211,23 @@ impl AdamW {
         Ok(())
     }
 
+    /// If states may be in host memory, moves those of parameters there, the largest that devices have first, until `bytes` bytes of device memory are
+    /// free. False if there was nothing to move.
+    ///
+    /// Errors: a host that has not so much memory.
+    pub fn page_out(&mut self, bytes: usize) -> Result<bool> {
+        let mut freed = 0;
+        while self.settings.paged.is_some() && freed < bytes.max(1) {
+            let sizes = self.slots.iter_mut().map(Slot::on_device).enumerate();
+            // The first of equal ones.
+            match sizes.max_by_key(|&(i, size)| (size, std::cmp::Reverse(i))) {
+                Some((i, size)) if size > 0 => freed += self.slots[i].page_out()?,
+                _ => break,
+            }
+        }
+        Ok(freed > 0)
+    }
+
     /// The state for a checkpoint, in host memory: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and, of bf16 parameters that have one,
     /// `master.<parameter>`, all f32. Of averages in 8 bits the first two are codes (u8), and `exp_avg_absmax.<parameter>` and
     /// `exp_avg_sq_absmax.<parameter>` are the scales of their blocks (f32). [`AdamW::steps`] belongs to it.
@@ -213,16 +242,41 @@ impl AdamW {
     /// them does so before or after.
     ///
     /// Errors: a missing tensor, one of another shape or type (also the state of an optimizer with other [`States`]), or one that belongs to
-    /// no parameter; nothing has been changed then.
+    /// no parameter; nothing has been changed then. A device that fails.
     pub fn load_state(&mut self, steps: u64, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let loaded: Vec<_> = self.slots.iter().map(|slot| slot.taken(&mut tensors)).collect::<Result<_>>()?;
         if let Some(name) = tensors.keys().next() {
             return Err(refuse(format!("saved state '{name}' belongs to no parameter that is trained")));
         }
-        self.slots.iter_mut().zip(loaded).for_each(|(slot, state)| slot.restore(state));
+        self.slots.iter_mut().zip(loaded).try_for_each(|(slot, state)| slot.restore(state))?;
         self.steps = steps;
         Ok(())
     }
+}
+
+/// Where the state of each parameter is to be.
+fn homes(settings: &AdamWSettings, params: &[(Param, bool)]) -> Result<Vec<Home>> {
+    let mut homes = vec![Home::Parameter; params.len()];
+    let Some(reserve) = settings.paged else { return Ok(homes) };
+    let mut on_devices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, (param, _)) in params.iter().enumerate() {
+        if let Device::Cuda(ordinal) = param.value().device() {
+            on_devices.entry(ordinal).or_default().push(i);
+        }
+    }
+    for (ordinal, numbers) in on_devices {
+        let device = Device::Cuda(ordinal).cuda()?;
+        let size = |&i: &usize| {
+            let block = |bytes| device.block_bytes(bytes);
+            StateBytes::of(&params[i].0, settings.states, !settings.stochastic_rounding, block)
+        };
+        let sizes: Vec<StateBytes> = numbers.iter().map(size).collect();
+        let on_host = in_host_memory(&sizes, device.memory_room()?.saturating_sub(reserve));
+        for (i, on_host) in numbers.into_iter().zip(on_host) {
+            homes[i] = if on_host { Home::Host } else { Home::Parameter };
+        }
+    }
+    Ok(homes)
 }
 
 /// The numbers of a step, f32 as the arithmetic is.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::blockwise::{BLOCK, LEAST_ELEMENTS};
+use super::blockwise::BLOCK;
+use super::paging::form;
 use super::{States, refuse};
 use crate::Result;
 use crate::autograd::Param;
@@ -28,15 +29,45 @@ pub(super) struct Slot {
     pub first_word: u64,
 }
 
+/// Where the large tensors of a state are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Where the parameter is.
+    Parameter,
+    /// In host memory that the parameter's device reaches.
+    Host,
+}
+
+impl Home {
+    /// Zeros of a parameter's shape.
+    fn zeros(self, value: &Tensor, dtype: DType) -> Result<Tensor> {
+        match (self, value.cuda_device()) {
+            (Home::Host, Some(device)) => Tensor::zeros_on_host(device, value.shape(), dtype),
+            _ => Tensor::zeros_on(value.device(), value.shape(), dtype),
+        }
+    }
+
+    /// An f32 copy of a parameter.
+    fn widened(self, value: &Tensor) -> Result<Tensor> {
+        match (self, value.cuda_device()) {
+            (Home::Host, Some(_)) => {
+                let mut copy = self.zeros(value, DType::F32)?;
+                // On the way through the host nothing takes memory of the device.
+                copy.overwrite(&value.to_device(Device::Cpu)?.to_dtype(DType::F32)?)?;
+                Ok(copy)
+            }
+            _ => value.to_dtype(DType::F32),
+        }
+    }
+}
+
 /// The averages of the gradient and of its square.
-#[derive(Clone)]
 pub(super) enum Averages {
     F32 { exp_avg: Tensor, exp_avg_sq: Tensor },
     Blockwise { exp_avg: Blocks, exp_avg_sq: Blocks },
 }
 
 /// A tensor in blocks of 8-bit codes.
-#[derive(Clone)]
 pub(super) struct Blocks {
     /// Of the parameter's shape.
     pub codes: Tensor,
@@ -45,23 +76,16 @@ pub(super) struct Blocks {
 }
 
 impl Averages {
-    /// The form in which a parameter of `elements` elements has them.
-    fn form(states: States, elements: usize) -> States {
-        if elements < LEAST_ELEMENTS { States::F32 } else { states }
-    }
-
     /// Zeros for a parameter.
-    pub fn zeros(states: States, value: &Tensor) -> Result<Averages> {
-        let zeros = |shape: &[usize], dtype| Tensor::zeros_on(value.device(), shape, dtype);
-        Ok(match Averages::form(states, value.numel()) {
-            States::F32 => Averages::F32 {
-                exp_avg: zeros(value.shape(), DType::F32)?,
-                exp_avg_sq: zeros(value.shape(), DType::F32)?,
-            },
+    fn zeros(states: States, value: &Tensor, home: Home) -> Result<Averages> {
+        let average = |dtype| home.zeros(value, dtype);
+        Ok(match form(states, value.numel()) {
+            States::F32 => Averages::F32 { exp_avg: average(DType::F32)?, exp_avg_sq: average(DType::F32)? },
             States::Blockwise8 => {
                 let blocks = || -> Result<Blocks> {
-                    let absmax = zeros(&[value.numel().div_ceil(BLOCK)], DType::F32)?;
-                    Ok(Blocks { codes: zeros(value.shape(), DType::U8)?, absmax })
+                    let scales = [value.numel().div_ceil(BLOCK)];
+                    let absmax = Tensor::zeros_on(value.device(), &scales, DType::F32)?;
+                    Ok(Blocks { codes: average(DType::U8)?, absmax })
                 };
                 Averages::Blockwise { exp_avg: blocks()?, exp_avg_sq: blocks()? }
             }
@@ -104,6 +128,40 @@ impl Averages {
 }
 
 impl Slot {
+    /// The tensors that may be in host memory.
+    fn pageable(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let averages = match &mut self.averages {
+            Averages::F32 { exp_avg, exp_avg_sq } => [exp_avg, exp_avg_sq],
+            Averages::Blockwise { exp_avg, exp_avg_sq } => [&mut exp_avg.codes, &mut exp_avg_sq.codes],
+        };
+        averages.into_iter().chain(&mut self.master)
+    }
+
+    /// Bytes of them that a device has.
+    pub fn on_device(&mut self) -> usize {
+        let there = self.pageable().filter(|tensor| tensor.cuda_device().is_some() && !tensor.is_on_host());
+        there.map(|tensor| tensor.numel() * tensor.dtype().size()).sum()
+    }
+
+    /// Moves them to host memory; the bytes that a device has no longer.
+    pub fn page_out(&mut self) -> Result<usize> {
+        self.pageable().map(Tensor::move_to_host).sum()
+    }
+
+    /// The state of a parameter before its first step, with a master copy or without.
+    pub fn new(
+        (param, decay): (Param, bool),
+        states: States,
+        master: bool,
+        first_word: u64,
+        home: Home,
+    ) -> Result<Slot> {
+        let value = param.value();
+        let averages = Averages::zeros(states, &value, home)?;
+        let master = if master { Some(home.widened(&value)?) } else { None };
+        Ok(Slot { param, decay, averages, master, first_word })
+    }
+
     /// Its tensors by name, in host memory.
     pub fn saved(&self) -> Result<Vec<(String, Tensor)>> {
         let parts = self.averages.parts().into_iter();
@@ -112,9 +170,8 @@ impl Slot {
         parts.chain(master).map(|(part, tensor)| Ok((name(part), tensor.to_device(Device::Cpu)?))).collect()
     }
 
-    /// What [`Slot::restore`] takes: the state among saved tensors, which are taken out and brought to where the parameter is. Nothing of
-    /// the slot is changed.
-    pub fn taken(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<(Averages, Option<Tensor>)> {
+    /// What [`Slot::restore`] takes: the state among saved tensors, which are taken out and checked. Nothing of the slot is changed.
+    pub fn taken(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<Vec<Tensor>> {
         let mut take = |part: &str, like: &Tensor| -> Result<Tensor> {
             let name = format!("{part}{}", self.param.name());
             let Some(tensor) = tensors.remove(&name) else {
@@ -136,18 +193,22 @@ impl Slot {
                     "saved state '{name}' is {tensor:?}, expected {dtype} {shape:?}"
                 )));
             }
-            tensor.to_device(like.device())
+            Ok(tensor)
         };
-        let mut averages = self.averages.clone();
-        for (part, tensor) in averages.parts_mut() {
-            *tensor = take(part, tensor)?;
-        }
-        let master = self.master.as_ref().map(|master| take(MASTER, master)).transpose()?;
-        Ok((averages, master))
+        let averages = self.averages.parts().into_iter();
+        let master = self.master.iter().map(|master| (MASTER, master));
+        averages.chain(master).map(|(part, like)| take(part, like)).collect()
     }
 
-    /// Goes on from a saved state.
-    pub fn restore(&mut self, (averages, master): (Averages, Option<Tensor>)) {
-        (self.averages, self.master) = (averages, master);
+    /// Goes on from a saved state. What is on a device is written where it is, so that no more memory is needed.
+    pub fn restore(&mut self, state: Vec<Tensor>) -> Result<()> {
+        let averages = self.averages.parts_mut().into_iter().map(|(_, tensor)| tensor);
+        for (tensor, saved) in averages.chain(&mut self.master).zip(state) {
+            match tensor.cuda_device() {
+                Some(_) => tensor.overwrite(&saved)?,
+                None => *tensor = saved.to_device(Device::Cpu)?,
+            }
+        }
+        Ok(())
     }
 }

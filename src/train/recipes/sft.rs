@@ -145,6 +145,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     let checkpointing = train.gradient_checkpointing;
     let plan = MemoryPlan::new(model.config(), &all, options.dtype, largest, checkpointing, options.device)
         .with_quantized(&quantized);
+    let plan = plan.with_optimizer(&all, train.states, train.room(options.device)?);
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());
@@ -155,7 +156,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     // The state: new, or the checkpoint's.
     let planned = |e: Error| e.with_memory_plan(&plan);
     model.to_device(options.device).map_err(planned)?;
-    let mut stepper = Stepper::new(decay_matrices(trained), train).map_err(planned)?;
+    let mut stepper =
+        Stepper::beside(decay_matrices(trained), train, plan.beside_optimizer()).map_err(planned)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;
