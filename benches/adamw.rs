@@ -5,14 +5,15 @@ mod common;
 use common::{DIM, HIDDEN, compare, criterion, random};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use warptune::autograd::{Gradients, Param};
-use warptune::optim::{AdamW, AdamWSettings, clip_grad_norm};
+use warptune::optim::{AdamW, AdamWSettings, States, clip_grad_norm};
 use warptune::tensor::DType;
 
 const MATRICES: usize = 16;
 
 fn steps(c: &mut Criterion) {
     let n = MATRICES * DIM * HIDDEN;
-    for dtype in [DType::F32, DType::BF16] {
+    let kinds = [States::F32, States::Blockwise8];
+    for (dtype, states) in [DType::F32, DType::BF16].into_iter().flat_map(|dtype| kinds.map(|s| (dtype, s))) {
         let params: Vec<Param> = (0..MATRICES)
             .map(|i| Param::new(format!("p{i}"), random(i as u64, &[HIDDEN, DIM], dtype)))
             .collect();
@@ -20,7 +21,7 @@ fn steps(c: &mut Criterion) {
         for (i, p) in params.iter().enumerate() {
             gradients.add(p.id(), random(100 + i as u64, &[HIDDEN, DIM], DType::F32)).unwrap();
         }
-        let settings = AdamWSettings { weight_decay: 0.01, ..AdamWSettings::default() };
+        let settings = AdamWSettings { weight_decay: 0.01, states, ..AdamWSettings::default() };
         let mut adam = AdamW::new(settings, params.iter().map(|p| (p.clone(), true)).collect()).unwrap();
         let ours = || adam.step(1e-3, &gradients).unwrap();
 
@@ -35,8 +36,9 @@ fn steps(c: &mut Criterion) {
             std::hint::black_box(&p);
         };
         // Parameter, m and v are read and written, the gradient read.
-        let bytes = Throughput::BytesDecimal((7 * 4 * n) as u64);
-        compare(c, "adamw", &format!("{n}/{dtype}"), bytes, ours, ("one thread", plain));
+        let each = if states == States::F32 { 7 * 4 } else { 3 * 4 + 4 };
+        let bytes = Throughput::BytesDecimal((each * n) as u64);
+        compare(c, "adamw", &format!("{n}/{dtype}/{states} states"), bytes, ours, ("one thread", plain));
     }
 }
 

@@ -13,7 +13,7 @@
 // Memory-bound: 16 bytes a load, a block of 256 threads for 8192 elements; about 60 instructions an element (two divisions and a root),
 // a third of what an A100 can issue while 28 bytes move.
 
-#include "common/philox.cuh"
+#include "common/adamw.cuh"
 #include "common/tensors.cuh"
 
 constexpr int THREADS = 256;
@@ -27,25 +27,6 @@ struct Entry {
   u64 first_word;  // of the words of Philox; a multiple of 4
   u32 narrow, decay;  // whether the parameter is bf16; whether weight decay applies
 };
-
-struct Update {
-  float one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, minus_step_size;
-};
-
-__device__ __forceinline__ float stepped(float p, float g, float& m, float& v, const Update& u, float shrink) {
-  p = __fmul_rn(p, shrink);
-  m = __fadd_rn(m, __fmul_rn(u.one_minus_beta1, __fsub_rn(g, m)));
-  v = __fadd_rn(__fmul_rn(v, u.beta2), __fmul_rn(__fmul_rn(u.one_minus_beta2, g), g));
-  const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), u.root_correction2), u.eps);
-  return __fadd_rn(p, __fdiv_rn(__fmul_rn(u.minus_step_size, m), root));
-}
-
-// x rounded to bf16, up if the upper half of `word` is large, widened again.
-__device__ __forceinline__ float rounded_at_random(float x, u32 word) {
-  const u32 bits = __float_as_uint(x);
-  if (isnan(x)) return __uint_as_float((bits | 0x400000) & 0xffff0000);
-  return __uint_as_float((isinf(x) ? bits : bits + (word >> 16)) & 0xffff0000);
-}
 
 // The chunk of a parameter of elements P, which takes the step itself or from its master copy.
 template <class P, bool MASTER>

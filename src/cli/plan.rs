@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::cli::settings::{check, quant_kind, training_dtype};
+use crate::cli::settings::{RawOptimizer, check, quant_kind, training_dtype};
 use crate::cli::sft::targets;
 use crate::device::Device;
 use crate::formats::peft::LoraConfig;
@@ -42,6 +42,12 @@ pub(super) struct PlanArgs {
     /// Whether layers are computed again in the backward (default: where weights are in 4 bits)
     #[arg(long, value_name = "true|false")]
     gradient_checkpointing: Option<bool>,
+    /// The optimizer
+    #[arg(long, value_name = "adamw|adamw8bit", default_value = "adamw")]
+    optimizer: RawOptimizer,
+    /// The device's memory: optimizer states that do not fit go to host memory, as with train.paged
+    #[arg(long, value_name = "GIB")]
+    device_memory: Option<f64>,
     /// Type of the computation, and of frozen weights
     #[arg(long, value_name = "f32|bf16", default_value = "bf16")]
     dtype: String,
@@ -71,7 +77,9 @@ impl PlanArgs {
             logits: None,
             device: Device::Cuda(0),
         };
-        header::memory(&MemoryPlan::new(&config, &sizes, &step));
+        let room = self.device_memory.map(|gib| (gib * f64::from(1 << 30)) as usize);
+        let plan = MemoryPlan::new(&config, &sizes, &step);
+        header::memory(&plan.with_optimizer(&sizes, self.optimizer.states(), room));
         Ok(())
     }
 }

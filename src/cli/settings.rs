@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::optim::States;
 use crate::optim::schedule::ScheduleKind;
 use crate::tensor::{DType, QuantKind};
 use crate::train::options::{TrainOptions, Warmup, check_dtype};
@@ -14,6 +15,9 @@ pub(super) struct RawTrain {
     /// Highest learning rate; unset takes the recipe's usual one.
     pub lr: Option<f64>,
     pub schedule: ScheduleKind,
+    pub optimizer: RawOptimizer,
+    /// Whether optimizer states may lie in host memory where a device has no room.
+    pub paged: bool,
     /// Unset takes `warmup_ratio`.
     pub warmup_steps: Option<u64>,
     pub warmup_ratio: f64,
@@ -34,11 +38,32 @@ pub(super) struct RawTrain {
     pub gradient_checkpointing: Option<bool>,
 }
 
+/// What `train.optimizer` may be.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub(super) enum RawOptimizer {
+    AdamW,
+    AdamW8bit,
+}
+
+impl RawOptimizer {
+    /// How it keeps its averages.
+    pub fn states(self) -> States {
+        match self {
+            RawOptimizer::AdamW => States::F32,
+            RawOptimizer::AdamW8bit => States::Blockwise8,
+        }
+    }
+}
+
 impl Default for RawTrain {
     fn default() -> RawTrain {
         RawTrain {
             lr: None,
             schedule: ScheduleKind::Cosine,
+            optimizer: RawOptimizer::AdamW,
+            paged: false,
             warmup_steps: None,
             warmup_ratio: 0.03,
             weight_decay: 0.0,
@@ -96,6 +121,8 @@ impl RawTrain {
             beta1: self.beta1,
             beta2: self.beta2,
             epsilon: self.epsilon,
+            states: self.optimizer.states(),
+            paged: self.paged,
             clip_norm: (self.clip_norm > 0.0).then_some(self.clip_norm),
             batch_size: self.batch_size,
             accumulation: self.grad_accumulation,

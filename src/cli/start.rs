@@ -19,7 +19,7 @@ const AUTO: &str = "auto";
 
 /// Settings that may differ when a run is resumed, since they do not change what it computes (on another device, nothing but
 /// the last bits). The data are compared by content.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "output",
     "device",
     "model.path",
@@ -29,6 +29,7 @@ const FREE: [&str; 9] = [
     "train.eval_every",
     "train.save_every",
     "train.keep_last",
+    "train.paged",
 ];
 
 /// Flags of every training command.
@@ -58,6 +59,12 @@ pub(super) struct RunArgs {
     /// Micro-batches an optimizer step
     #[arg(long, value_name = "N")]
     grad_accumulation: Option<u32>,
+    /// AdamW with its averages in f32, or in blocks of 8-bit codes, a quarter of the memory
+    #[arg(long, value_name = "adamw|adamw8bit")]
+    optimizer: Option<String>,
+    /// Keep optimizer states in host memory where the device has no room for them
+    #[arg(long)]
+    paged: bool,
     /// Recompute layers in the backward to save memory
     #[arg(long)]
     gradient_checkpointing: bool,
@@ -115,6 +122,8 @@ impl RunArgs {
             ("train.max_steps", number(self.max_steps)),
             ("train.batch_size", number(self.batch_size)),
             ("train.grad_accumulation", number(self.grad_accumulation)),
+            ("train.optimizer", self.optimizer.clone().map(Value::String)),
+            ("train.paged", self.paged.then_some(Value::Boolean(true))),
             ("train.gradient_checkpointing", self.gradient_checkpointing.then_some(Value::Boolean(true))),
         ];
         all.extend(flags.iter().cloned());

@@ -5,5 +5,5 @@ mod clip;
 pub mod schedule;
 mod table;
 
-pub use adamw::{AdamW, AdamWSettings};
+pub use adamw::{AdamW, AdamWSettings, StateBytes, States, in_host_memory};
 pub use clip::clip_grad_norm;

@@ -20,15 +20,29 @@ pub(super) struct Extent {
     pub first_chunk: u64,
 }
 
+/// Gives tensors their chunks, one after the other.
+#[derive(Default)]
+pub(super) struct Chunks(usize);
+
+impl Chunks {
+    /// The extent of the next tensor, of `len` elements.
+    pub fn extent(&mut self, len: usize) -> Extent {
+        let extent = Extent { len: len as u64, first_chunk: self.0 as u64 };
+        self.0 += len.div_ceil(CHUNK);
+        extent
+    }
+
+    /// The chunks of all so far.
+    pub fn count(&self) -> usize {
+        self.0
+    }
+}
+
 /// The extents of tensors of these lengths, and the chunks of all.
 pub(super) fn extents(lengths: impl IntoIterator<Item = usize>) -> (Vec<Extent>, usize) {
-    let mut chunks = 0;
-    let extents = lengths.into_iter().map(|len| {
-        let extent = Extent { len: len as u64, first_chunk: chunks as u64 };
-        chunks += len.div_ceil(CHUNK);
-        extent
-    });
-    (extents.collect(), chunks)
+    let mut chunks = Chunks::default();
+    let extents = lengths.into_iter().map(|len| chunks.extent(len)).collect();
+    (extents, chunks.count())
 }
 
 /// A table on a device, uploaded when it changes.

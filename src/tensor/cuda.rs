@@ -39,6 +39,42 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor of zeros for a device's kernels, in page-locked host memory: they read and write it over the bus. To everything else it is a
+    /// tensor on the device.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the host has not so much.
+    pub(crate) fn zeros_on_host(
+        device: &'static CudaDevice,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let len = numel(shape);
+        let buffer = device.allocate_on_host(len * dtype.size())?;
+        buffer.zero(len * dtype.size())?;
+        let storage = Arc::new(Storage::Cuda { buffer, len });
+        Ok(Tensor { storage, offset: 0, shape: shape.into(), dtype })
+    }
+
+    /// Whether a device's kernels find it in host memory.
+    pub(crate) fn is_on_host(&self) -> bool {
+        self.storage.cuda().is_some_and(Buffer::is_on_host)
+    }
+
+    /// Moves it to page-locked host memory for the same device, as [`Tensor::zeros_on_host`] makes it; the bytes of the device that are free then, 0 if it
+    /// was there, or is on no device.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the host has not so much.
+    pub(crate) fn move_to_host(&mut self) -> Result<usize> {
+        let Some(from) = self.storage.cuda().filter(|buffer| !buffer.is_on_host()) else { return Ok(0) };
+        let (len, bytes) = (self.numel(), self.numel() * self.dtype.size());
+        let buffer = from.device().allocate_on_host(bytes)?;
+        buffer.copy_from(0, from, self.offset * self.dtype.size(), bytes)?;
+        (self.storage, self.offset) = (Arc::new(Storage::Cuda { buffer, len }), 0);
+        Ok(bytes)
+    }
+
     /// A tensor of a float type on a device, every element of which is `value` (rounded to the type). Nothing is copied from the host.
     ///
     /// # Errors

@@ -248,6 +248,18 @@ impl Tensor {
         }
     }
 
+    /// As [`Tensor::make_mut_f32`], of bytes.
+    pub fn make_mut_u8(&mut self) -> Result<&mut [u8]> {
+        let unique = Arc::get_mut(&mut self.storage).is_some_and(|s| matches!(s, Storage::U8(_)));
+        if !unique || self.offset != 0 || self.storage.len() != self.numel() {
+            *self = Tensor::from_u8(self.as_u8()?.to_vec(), &self.shape);
+        }
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::U8(v)) => Ok(v),
+            _ => Err(Error::DType { op: "tensor", detail: format!("{} written as u8", self.dtype) }),
+        }
+    }
+
     /// The same values in another float type, rounded to nearest; shares memory if the type is the same.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype {

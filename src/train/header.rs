@@ -83,10 +83,12 @@ pub fn data(name: &str, stats: &Stats) {
 pub fn steps(total: u64, batches_per_epoch: usize, train: &TrainOptions) {
     let steps_per_epoch = train.steps_per_epoch(batches_per_epoch as u64);
     say(format!(
-        "steps       {total} ({:.2} epochs), each {} x {} sequences; learning rate {:e}, {:?}",
+        "steps       {total} ({:.2} epochs), each {} x {} sequences; AdamW with {} states{}, learning rate {:e}, {:?}",
         total as f64 / steps_per_epoch as f64,
         train.accumulation,
         train.batch_size,
+        train.states,
+        if train.paged { " (paged)" } else { "" },
         train.learning_rate,
         train.schedule
     ));

@@ -8,6 +8,7 @@ use crate::formats::peft::LoraConfig;
 use crate::models::{Decoder, TensorSlot, tensor_slots};
 use crate::ops::linear_cross_entropy::logits_budget;
 use crate::ops::quantize::Quantization;
+use crate::optim::{StateBytes, States, in_host_memory};
 use crate::peft::lora;
 use crate::tensor::DType;
 
@@ -115,8 +116,10 @@ pub struct MemoryPlan {
     pub quantized: usize,
     /// Gradients: f32, of what is trained.
     pub gradients: usize,
-    /// AdamW's two moments: f32, of what is trained.
+    /// AdamW's averages and master copies, of what is trained, as far as they are where the parameters are.
     pub optimizer: usize,
+    /// And what of them is in host memory, for which the device has no room.
+    pub paged: usize,
     /// What one layer keeps for its backward.
     pub layer: usize,
     /// What the layers keep together when the forward ends.
@@ -169,6 +172,7 @@ impl MemoryPlan {
             quantized: sizes.quantized,
             gradients,
             optimizer: trained * 8,
+            paged: 0,
             layer,
             activations,
             logits,
@@ -176,7 +180,23 @@ impl MemoryPlan {
         }
     }
 
-    /// Everything together.
+    /// With the averages in this form. `room` is the device's memory for the whole run, if what does not fit of the averages may be in host
+    /// memory.
+    pub fn with_optimizer(mut self, sizes: &Sizes, states: States, room: Option<usize>) -> MemoryPlan {
+        let sizes: Vec<StateBytes> = sizes
+            .trained
+            .iter()
+            .map(|&n| StateBytes::of(n, DType::F32, states, true, |bytes| bytes))
+            .collect();
+        let left = room.map_or(usize::MAX, |room| room.saturating_sub(self.weights + self.peak));
+        let on_host = in_host_memory(&sizes, left);
+        self.paged =
+            sizes.iter().zip(on_host).filter(|(_, on_host)| *on_host).map(|(size, _)| size.pageable).sum();
+        self.optimizer = sizes.iter().map(|size| size.total()).sum::<usize>() - self.paged;
+        self
+    }
+
+    /// Everything together, but for what is in host memory although the run is not.
     pub fn total(&self) -> usize {
         self.weights + self.optimizer + self.peak
     }
@@ -186,7 +206,7 @@ impl std::fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "about {}: weights {}{}, optimizer {}, a step {} (activations {}, {} a layer; gradients {}; logits {})",
+            "about {}: weights {}{}, optimizer {}{}, a step {} (activations {}, {} a layer; gradients {}; logits {})",
             mib(self.total()),
             mib(self.weights),
             match self.quantized {
@@ -194,6 +214,10 @@ impl std::fmt::Display for MemoryPlan {
                 bytes => format!(" ({} of them in 4 bits)", mib(bytes)),
             },
             mib(self.optimizer),
+            match self.paged {
+                0 => String::new(),
+                bytes => format!(" (and {} in host memory)", mib(bytes)),
+            },
             mib(self.peak),
             mib(self.activations),
             mib(self.layer),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::Result;
-use crate::formats::RawTensor;
 use crate::formats::safetensors::{SafetensorsFile, write_tensors};
+use crate::formats::{RawDType, RawTensor};
 use crate::optim::AdamW;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 const FILE: &str = "optimizer.safetensors";
 
@@ -16,7 +16,11 @@ pub(super) fn save(folder: &Path, optimizer: &AdamW) -> Result<()> {
     let state = optimizer.state_tensors()?;
     let mut tensors = Vec::with_capacity(state.len());
     for (name, tensor) in &state {
-        tensors.push(RawTensor::from_f32(name.as_str(), tensor.shape().to_vec(), tensor.as_f32()?)?);
+        let shape = tensor.shape().to_vec();
+        tensors.push(match tensor.dtype() {
+            DType::U8 => RawTensor::new(name.as_str(), RawDType::U8, shape, tensor.as_u8()?)?,
+            _ => RawTensor::from_f32(name.as_str(), shape, tensor.as_f32()?)?,
+        });
     }
     write_tensors(&folder.join(FILE), &tensors, &[])
 }
@@ -27,7 +31,11 @@ pub(super) fn load(folder: &Path, optimizer: &mut AdamW, steps: u64) -> Result<(
     let mut tensors = BTreeMap::new();
     for name in file.names() {
         let raw = file.get(name)?;
-        tensors.insert(name.to_string(), Tensor::from_f32(raw.to_f32()?, raw.shape()));
+        let tensor = match raw.dtype() {
+            RawDType::U8 => Tensor::from_u8(raw.bytes().to_vec(), raw.shape()),
+            _ => Tensor::from_f32(raw.to_f32()?, raw.shape()),
+        };
+        tensors.insert(name.to_string(), tensor);
     }
     optimizer.load_state(steps, tensors)
 }

@@ -1,6 +1,8 @@
 //! How a run optimizes, whatever its recipe.
 
+use crate::device::Device;
 use crate::models::Decoder;
+use crate::optim::States;
 use crate::optim::schedule::{Schedule, ScheduleKind};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -45,6 +47,10 @@ pub struct TrainOptions {
     pub beta2: f64,
     /// AdamW's epsilon.
     pub epsilon: f64,
+    /// How AdamW keeps its averages.
+    pub states: States,
+    /// Whether what does not fit into a device's memory of AdamW's state is kept in host memory.
+    pub paged: bool,
     /// Gradients are scaled down to this global norm.
     pub clip_norm: Option<f64>,
     /// Sequences a micro-batch.
@@ -80,6 +86,8 @@ impl TrainOptions {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
+            states: States::F32,
+            paged: false,
             clip_norm: None,
             batch_size,
             accumulation: 1,
@@ -96,6 +104,17 @@ impl TrainOptions {
     /// Whether layers of `model` are computed again in the backward.
     pub fn checkpoints_layers(&self, model: &Decoder) -> bool {
         self.gradient_checkpointing.unwrap_or_else(|| model.quantized_weights().next().is_some())
+    }
+
+    /// The memory that a device has for the run, if optimizer states that do not fit may be in host memory.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver does not tell.
+    pub fn room(&self, device: Device) -> Result<Option<usize>> {
+        match device {
+            Device::Cuda(_) if self.paged => Ok(Some(device.cuda()?.memory_room()?)),
+            _ => Ok(None),
+        }
     }
 
     /// Optimizer steps of a run whose epochs have `batches` micro-batches each.

@@ -54,10 +54,21 @@ impl Stepper {
     /// # Errors
     /// Those of [`AdamW::new`].
     pub fn new(params: Vec<(Param, bool)>, options: &TrainOptions) -> Result<Stepper> {
+        Stepper::beside(params, options, 0)
+    }
+
+    /// As [`Stepper::new`]; if the options say so, optimizer states are in host memory where the device would have less than `reserve` bytes left
+    /// for the rest of a step.
+    ///
+    /// # Errors
+    /// Those of [`AdamW::new`].
+    pub fn beside(params: Vec<(Param, bool)>, options: &TrainOptions, reserve: usize) -> Result<Stepper> {
         let settings = AdamWSettings {
             betas: (options.beta1, options.beta2),
             eps: options.epsilon,
             weight_decay: options.weight_decay,
+            states: options.states,
+            paged: options.paged.then_some(reserve),
             ..AdamWSettings::default()
         };
         Ok(Stepper {
@@ -96,7 +107,13 @@ impl Stepper {
         rate: f64,
         loss: &impl Fn(&Tape, &B, f32) -> Result<Var>,
     ) -> Result<StepReport> {
-        let mean = self.accumulate(window, loss, |tape| tape)?;
+        let mean = loop {
+            match self.accumulate(window, loss, |tape| tape) {
+                // Nothing has been changed yet: with states out of the way the same is computed again.
+                Err(Error::DeviceMemory { needed, .. }) if self.optimizer.page_out(needed << 20)? => {}
+                mean => break mean?,
+            }
+        };
         if window.step == 1 {
             self.check_every_gradient()?;
         }

@@ -6,7 +6,7 @@ use crate::support::tiny::Tiny;
 #[test]
 fn what_makes_no_sense_is_named() {
     let tiny = Tiny::new();
-    let cases: [(&[&str], &[&str]); 16] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["--set", "train.lrr=1"], &["'train.lrr'", "did you mean 'train.lr'?"]),
         (&["--set", "trian.lr=1"], &["'trian'", "did you mean 'train'?"]),
         (&["--set", "colour=1"], &["'colour'", "known here: output, seed, device, method"]),
@@ -14,6 +14,8 @@ fn what_makes_no_sense_is_named() {
         (&["--set", "train.lr=-1"], &["'train.lr'", "is -1; it must be above 0"]),
         (&["--set", "train=3"], &["'train'", "is a section"]),
         (&["--set", "train.schedule=sawtooth"], &["'train.schedule'", "constant, linear, cosine"]),
+        (&["--optimizer", "sgd"], &["'train.optimizer'", "sgd", "adamw, adamw8bit"]),
+        (&["--set", "train.paged=maybe"], &["'train.paged'", "maybe"]),
         (&["--set", "train.batch_size=0"], &["'train.batch_size'", "at least 1"]),
         (&["--set", "train.batch_size=-3"], &["'train.batch_size'"]),
         (&["--set", "model.dtype=f64"], &["'model.dtype'", "f32, bf16, f16"]),

@@ -117,3 +117,48 @@ fn no_driver_at_all() {
         &["cuda: driver: no CUDA driver library (libcuda.so) is installed: use the device cpu"],
     );
 }
+
+/// Training of every weight with so little memory that a step does not fit beside AdamW's states.
+#[test]
+fn paged_states_make_room_for_a_step() {
+    let tiny = Tiny::sized(128, 6);
+    let trained = |memory: &str, more: &[&str], output: &str| {
+        let mut args = vec![
+            "sft",
+            "--model",
+            "model",
+            "--data",
+            "data.jsonl",
+            "--full",
+            "--device",
+            "cuda",
+            "--batch-size",
+            "1",
+        ];
+        args.extend([
+            "--max-tokens",
+            "96",
+            "--max-steps",
+            "2",
+            "--set",
+            "train.eval_every=0",
+            "--out",
+            output,
+        ]);
+        args.extend(more);
+        ask(&tiny, ("EMULATED_CUDA_MEMORY", memory), &args)
+    };
+    let model = |output: &str| std::fs::read(tiny.path(output).join("model/model.safetensors")).unwrap();
+    for (optimizer, little) in [("adamw", "13M"), ("adamw8bit", "9M")] {
+        let with = ["--optimizer", optimizer];
+        let ample = trained("1G", &with, &format!("{optimizer}-ample"));
+        assert_eq!(ample.code, Some(0), "{}", ample.err);
+        let refused = trained(little, &with, &format!("{optimizer}-refused"));
+        assert_eq!(refused.code, Some(1), "{}", refused.out);
+        says(&refused.err, &["more do not fit"]);
+        let paged = trained(little, &[&with[..], &["--paged"]].concat(), &format!("{optimizer}-paged"));
+        assert_eq!(paged.code, Some(0), "{}", paged.err);
+        says(&paged.out, &["states (paged)"]);
+        assert!(model(&format!("{optimizer}-ample")) == model(&format!("{optimizer}-paged")), "{optimizer}");
+    }
+}

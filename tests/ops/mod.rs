@@ -1,6 +1,7 @@
 //! Ops: against the oracles, on ragged shapes and all float types; gradients; determinism.
 
 mod adamw;
+mod adamw8;
 mod add;
 mod attention;
 mod cast;

@@ -7,6 +7,7 @@ use warptune::data::{OverLong, SftOptions};
 use warptune::device::Device;
 use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::generate::{GenerateOptions, generate};
+use warptune::optim::States;
 use warptune::optim::schedule::ScheduleKind;
 use warptune::peft::lora;
 use warptune::tensor::DType;
@@ -50,15 +51,19 @@ fn losses_are_those_of_the_cpu() {
 #[test]
 fn runs_repeat_and_resume_bit_for_bit() {
     let tiny = Tiny::new();
-    for (kind, dtype, method, result) in [
-        ("lora", DType::F32, lora_method(), "adapter/adapter_model.safetensors"),
-        ("lora-bf16", DType::BF16, lora_method(), "adapter/adapter_model.safetensors"),
-        ("full", DType::F32, Method::Full, "model/model.safetensors"),
+    let full = (DType::F32, Method::Full, "model/model.safetensors");
+    let lora = |dtype| (dtype, lora_method(), "adapter/adapter_model.safetensors");
+    for (kind, states, paged, (dtype, method, result)) in [
+        ("lora", States::F32, false, lora(DType::F32)),
+        ("lora-bf16", States::F32, false, lora(DType::BF16)),
+        ("full", States::F32, false, full.clone()),
+        ("full-8bit", States::Blockwise8, true, full),
     ] {
         let options = |name: &str| {
             let base = sft(&tiny, method.clone(), &format!("{kind}-{name}"));
-            let train =
+            let steps =
                 TrainOptions { max_steps: Some(6), save_every: 3, keep_last: 0, ..base.train.clone() };
+            let train = TrainOptions { states, paged, ..steps };
             Options { device: cuda(), dtype, train, ..base }
         };
         let weights = |options: &Options| std::fs::read(options.output.join(result)).unwrap();

@@ -9,6 +9,7 @@ use warptune::formats::peft::{LoraConfig, Targets};
 use warptune::formats::{Checkpoint, DecoderConfig, read_json};
 use warptune::models::Decoder;
 use warptune::ops::quantize::Quantization;
+use warptune::optim::{AdamW, AdamWSettings, States};
 use warptune::peft::lora;
 use warptune::tensor::{DType, QuantKind};
 use warptune::train::memory_plan::{MemoryPlan, Sizes, StepShape};
@@ -43,17 +44,46 @@ fn weights_gradients_and_optimizer_are_exact() {
     let full = plan(&model, false);
     assert_eq!(full.weights, bytes(&model.parameters()));
     assert_eq!(full.gradients, full.weights);
-    let optimizer =
-        warptune::optim::AdamW::new(Default::default(), decay_matrices(model.parameters())).unwrap();
-    let state: usize =
-        optimizer.state_tensors().unwrap().iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
-    assert_eq!(full.optimizer, state);
-
     lora::attach(&mut model, &LoraConfig::new(4, 8.0, Targets::AllLinear), 0).unwrap();
     let adapted = plan(&model, false);
     assert_eq!(adapted.gradients, bytes(&lora::adapter_parameters(&model)));
     assert_eq!(adapted.weights, full.weights + adapted.gradients);
     assert!(plan(&model, true).activations < adapted.activations);
+}
+
+#[test]
+fn states_of_either_kind_are_exact() {
+    let tiny = Tiny::new();
+    let checkpoint = Checkpoint::open(&tiny.model()).unwrap();
+    let model = Decoder::load(&checkpoint, &checkpoint.config().unwrap(), DType::F32).unwrap();
+    model.set_trainable(true);
+    let plan = plan(&model, false);
+    for states in [States::F32, States::Blockwise8] {
+        let settings = AdamWSettings { states, ..AdamWSettings::default() };
+        let optimizer = AdamW::new(settings, decay_matrices(model.parameters())).unwrap();
+        let held: usize =
+            optimizer.state_tensors().unwrap().iter().map(|(_, t)| t.numel() * t.dtype().size()).sum();
+        let planned = plan.clone().with_optimizer(&Sizes::of(&model), states, None);
+        assert_eq!((planned.optimizer, planned.paged), (held, 0), "{states}");
+        // Its tables are large enough for codes.
+        assert_eq!(planned.optimizer < plan.optimizer, states == States::Blockwise8);
+    }
+}
+
+#[test]
+fn states_without_room_are_planned_in_host_memory() {
+    let model = Golden::open("qwen3").model();
+    model.set_trainable(true);
+    let plan = plan(&model, false);
+    let with = |room| plan.clone().with_optimizer(&Sizes::of(&model), States::F32, room);
+    let all = plan.optimizer;
+    assert_eq!(with(Some(plan.total())), plan, "it just fits");
+    let none = with(Some(0));
+    assert_eq!((none.optimizer, none.paged, none.total()), (0, all, plan.total() - all));
+    assert!(none.to_string().contains("in host memory"), "{none}");
+    let some = with(Some(plan.total() - all / 2));
+    assert!(some.paged > 0 && some.optimizer > 0 && some.paged + some.optimizer == all);
+    assert!(some.total() <= plan.total() - all / 2);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use safetensors::SafeTensors;
 use warptune::Error;
 use warptune::data::SftOptions;
 use warptune::device::Device;
 use warptune::formats::peft::{LoraConfig, Targets};
+use warptune::optim::States;
 use warptune::tensor::DType;
 use warptune::text::{CHATML, TextTokenizer};
 use warptune::train::Interrupt;
@@ -130,14 +132,21 @@ fn two_runs_give_the_same_bits() {
 #[test]
 fn a_resumed_run_is_the_uninterrupted_run() {
     let tiny = Tiny::new();
-    for (kind, method, result) in [
-        ("lora", lora(), "adapter/adapter_model.safetensors"),
-        ("full", Method::Full, "model/model.safetensors"),
+    for (kind, states, method, result) in [
+        ("lora", States::F32, lora(), "adapter/adapter_model.safetensors"),
+        ("full", States::F32, Method::Full, "model/model.safetensors"),
+        ("full-8bit", States::Blockwise8, Method::Full, "model/model.safetensors"),
     ] {
         let options = |name: &str| {
             let mut options = sft(&tiny, method.clone(), &format!("{kind}-{name}"));
-            options.train =
-                TrainOptions { save_every: 7, keep_last: 0, accumulation: 2, batch_size: 1, ..options.train };
+            options.train = TrainOptions {
+                save_every: 7,
+                keep_last: 0,
+                accumulation: 2,
+                batch_size: 1,
+                states,
+                ..options.train
+            };
             options
         };
         let whole = options("whole");
@@ -158,6 +167,30 @@ fn a_resumed_run_is_the_uninterrupted_run() {
         let point = resumed.output.join("checkpoints/checkpoint-14");
         run(&resumed, &launch(Start::Checkpoint(point))).unwrap();
         assert!(weights(&whole) == weights(&resumed), "{kind}");
+        // The model's tables are large enough for codes.
+        let file =
+            std::fs::read(whole.output.join("checkpoints/checkpoint-7/optimizer.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let coded = file.iter().filter(|(_, tensor)| tensor.dtype() == safetensors::Dtype::U8).count();
+        assert_eq!(coded > 0, states == States::Blockwise8, "{kind}");
+    }
+}
+
+#[test]
+fn a_checkpoint_with_other_states_is_refused_by_the_setting() {
+    let tiny = Tiny::new();
+    let options = |states| {
+        let mut options = sft(&tiny, Method::Full, "run");
+        options.train =
+            TrainOptions { max_steps: Some(2), save_every: 1, keep_last: 0, states, ..options.train };
+        options
+    };
+    for (then, now) in [(States::F32, States::Blockwise8), (States::Blockwise8, States::F32)] {
+        run(&options(then), &launch(Start::New)).unwrap();
+        let point = tiny.path("run/checkpoints/checkpoint-1");
+        let error = run(&options(now), &launch(Start::Checkpoint(point))).unwrap_err().to_string();
+        assert!(error.contains("train.optimizer") && error.contains(&then.to_string()), "{error}");
+        std::fs::remove_dir_all(tiny.path("run")).unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 //! f64 they say what is right; in f32 they are the naive implementation whose error sets the tolerance.
 
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;

@@ -24,6 +24,7 @@ pub fn bits(tensor: &Tensor) -> Vec<u32> {
         DType::BF16 => tensor.as_bf16().unwrap().iter().map(|x| u32::from(x.to_bits())).collect(),
         DType::F16 => tensor.as_f16().unwrap().iter().map(|x| u32::from(x.to_bits())).collect(),
         DType::F32 => tensor.as_f32().unwrap().iter().map(|x| x.to_bits()).collect(),
+        DType::U8 => tensor.as_u8().unwrap().iter().map(|&x| u32::from(x)).collect(),
         _ => tensor.as_u32().unwrap().to_vec(),
     }
 }

@@ -5,6 +5,7 @@
     python tools/golden/make.py ops                 # ops/
     python tools/golden/make.py quantize            # quantize/, and quantized/: models of models/ in 4 bits, with LoRA
     python tools/golden/make.py bitdelta            # bitdelta/: a pair of models, their 1-bit delta and its distillation
+    python tools/golden/make.py optim               # optim/
     python tools/golden/make.py templates DIR       # templates/: DIR holds the archives that template_sources.py names
 """
 
@@ -59,6 +60,12 @@ def make_bitdelta(_args):
     bitdelta.write_all(GOLDEN / "bitdelta")
 
 
+def make_optim(_args):
+    import optim
+
+    optim.write_all(GOLDEN / "optim")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -71,6 +78,8 @@ def main():
     command.set_defaults(run=make_quantize)
     command = commands.add_parser("bitdelta", help="tests/golden/bitdelta")
     command.set_defaults(run=make_bitdelta)
+    command = commands.add_parser("optim", help="tests/golden/optim")
+    command.set_defaults(run=make_optim)
     command = commands.add_parser("templates", help="tests/golden/templates")
     command.add_argument("archives", type=Path, help="folder with the packages' archives")
     command.set_defaults(run=make_templates)

@@ -3,6 +3,12 @@
 //! All work of a device runs on one stream, in order, so a freed block can be given out again at once: whatever used it runs
 //! before whatever will use it. The driver's own allocation calls, which wait for the device, happen only when the cache has
 //! no block that fits. Blocks that a graph's kernels use are set apart for it: see [`Reserve`].
+//!
+//! Where a device has no room, a buffer can be in page-locked host memory that is mapped into the device's addresses: kernels then read
+//! and write it over the bus, each byte once, when they touch it. The alternative is managed memory, whose pages the driver moves
+//! (bitsandbytes' paged optimizers). What is touched once a step and in order gains nothing from a page that has moved, evicts other pages for
+//! it, and is brought by faults unless it is prefetched; mapped memory costs the same bytes on the bus, in both directions at once, on
+//! every platform, and never moves what others need.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +32,8 @@ pub struct MemoryStats {
     pub peak: usize,
     /// Taken from the driver: in use, or cached.
     pub reserved: usize,
+    /// In page-locked host memory that kernels read and write in place; not among the others.
+    pub host: usize,
 }
 
 /// Addresses of blocks that nobody uses, by size.
@@ -50,13 +58,22 @@ impl Default for State {
     }
 }
 
-/// A block of device memory; it goes back to its allocator when dropped.
+/// A block of memory that a device's kernels reach; it goes back to where it came from when dropped.
 pub struct Buffer {
     device: &'static CudaDevice,
     address: u64,
     block: usize,
-    /// Where it goes back to, if it is a graph's.
-    reserve: Option<Arc<Reserve>>,
+    home: Home,
+}
+
+/// Where a block came from.
+enum Home {
+    /// The device's allocator.
+    Pool,
+    /// A graph's memory.
+    Reserve(Arc<Reserve>),
+    /// The host's memory, page-locked, at this address.
+    Host(usize),
 }
 
 impl Buffer {
@@ -70,17 +87,23 @@ impl Buffer {
         self.address
     }
 
+    /// Whether it is in host memory.
+    pub(crate) fn is_on_host(&self) -> bool {
+        matches!(self.home, Home::Host(_))
+    }
+
     /// Whether it was allocated from this reserve.
     pub(super) fn is_of(&self, reserve: &Arc<Reserve>) -> bool {
-        self.reserve.as_ref().is_some_and(|own| Arc::ptr_eq(own, reserve))
+        matches!(&self.home, Home::Reserve(own) if Arc::ptr_eq(own, reserve))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        match &self.reserve {
-            Some(reserve) => reserve.free().entry(self.block).or_default().push(self.address),
-            None => self.device.pool.give(self.device, self.address, self.block),
+        match &self.home {
+            Home::Pool => self.device.pool.give(self.device, self.address, self.block),
+            Home::Reserve(reserve) => reserve.free().entry(self.block).or_default().push(self.address),
+            Home::Host(pointer) => self.device.pool.give_host(self.device, *pointer, self.block),
         }
     }
 }
@@ -113,7 +136,7 @@ impl Reserve {
             Some(found) => found,
             None => device.pool.take_block(device, bytes)?,
         };
-        Ok(Buffer { device, address, block, reserve: Some(self) })
+        Ok(Buffer { device, address, block, home: Home::Reserve(self) })
     }
 }
 
@@ -164,7 +187,56 @@ impl Pool {
     /// At least `bytes` bytes, not initialised.
     pub(super) fn take(&self, device: &'static CudaDevice, bytes: usize) -> Result<Buffer> {
         let (address, block) = self.take_block(device, bytes)?;
-        Ok(Buffer { device, address, block, reserve: None })
+        Ok(Buffer { device, address, block, home: Home::Pool })
+    }
+
+    /// The bytes that a buffer of so many takes.
+    pub(super) fn block_bytes(&self, bytes: usize) -> usize {
+        self.cached_block(bytes).unwrap_or(bytes.max(1))
+    }
+
+    /// How much more can be in use: what is cached, and what the driver has and the limit allows.
+    pub(super) fn room(&self, device: &'static CudaDevice) -> Result<usize> {
+        let state = self.state();
+        device.bind()?;
+        let (free, _) = check(result::mem_get_info(), || format!("memory of {}", device.name()))?;
+        let cached = state.stats.reserved - state.stats.in_use;
+        Ok(free.saturating_add(cached).min(state.limit.saturating_sub(state.stats.in_use)))
+    }
+
+    /// At least `bytes` bytes of the host's memory, page-locked and mapped into the addresses of the device. Nothing is cached.
+    pub(super) fn take_host(&self, device: &'static CudaDevice, bytes: usize) -> Result<Buffer> {
+        let block = bytes.max(1);
+        let what =
+            || format!("{} MiB of page-locked host memory for {}", block.div_ceil(1 << 20), device.name());
+        refuse(device, what)?;
+        device.bind()?;
+        let flags = sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: the device's context is current.
+        let pointer = check(unsafe { result::malloc_host(block, flags) }, what)?;
+        let mut address = 0;
+        // SAFETY: the memory was just allocated for this, and `address` is valid for the call.
+        let mapped = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut address, pointer, 0) }.result();
+        if let Err(error) = check(mapped, what) {
+            // SAFETY: nobody else has the pointer.
+            let _ = unsafe { result::free_host(pointer) };
+            return Err(error);
+        }
+        self.state().stats.host += block;
+        Ok(Buffer { device, address, block, home: Home::Host(pointer as usize) })
+    }
+
+    fn give_host(&self, device: &'static CudaDevice, pointer: usize, block: usize) {
+        self.state().stats.host -= block;
+        if device.bind().is_err() {
+            return;
+        }
+        // A failure here is that of an earlier kernel, which the next call reports; the memory then stays.
+        // SAFETY: the stream lives as long as the device.
+        if unsafe { result::stream::synchronize(device.stream as sys::CUstream) }.is_ok() {
+            // SAFETY: the memory came from the driver, no buffer has it, and what used it has ended.
+            let _ = unsafe { result::free_host(pointer as *mut std::ffi::c_void) };
+        }
     }
 
     /// The address and the size of a block of at least `bytes` bytes.

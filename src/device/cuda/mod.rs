@@ -212,6 +212,24 @@ impl CudaDevice {
         }
     }
 
+    /// At least `bytes` bytes of page-locked host memory, which the device's kernels reach over the bus; not initialised.
+    pub(crate) fn allocate_on_host(&'static self, bytes: usize) -> Result<Buffer> {
+        self.pool.take_host(self, bytes)
+    }
+
+    /// The bytes of the device that a tensor of so many bytes takes.
+    pub(crate) fn block_bytes(&self, bytes: usize) -> usize {
+        self.pool.block_bytes(bytes)
+    }
+
+    /// Bytes of its memory that tensors can still take, by the limit and by what the driver has.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver does not tell.
+    pub fn memory_room(&'static self) -> Result<usize> {
+        self.pool.room(self)
+    }
+
     /// Where the calling thread's work goes.
     fn stream(&self) -> sys::CUstream {
         graph::stream(self).unwrap_or(self.stream) as sys::CUstream

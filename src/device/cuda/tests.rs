@@ -2,7 +2,7 @@
 
 use emulated_cuda::machine::{Checks, Options};
 
-use super::{Buffer, CudaDevice, Graph, Grid, Pointer, kernel};
+use super::{Buffer, CudaDevice, Graph, Grid, MemoryStats, Pointer, kernel};
 use crate::device::Device;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -84,6 +84,48 @@ fn the_limit_holds_cached_blocks_make_room_and_the_error_says_what_to_do() {
     assert_eq!(device.memory_stats(), before, "a refusal takes nothing");
     drop((kept, other));
     assert!(device.allocate(2 << 20).is_ok());
+}
+
+#[test]
+fn host_memory_is_reached_by_copies_and_kernels_counted_apart_and_given_back() {
+    let device = device();
+    device.set_memory_limit(1 << 20);
+    let before = device.memory_stats();
+    // More than the device is allowed.
+    let buffer = device.allocate_on_host(2 << 20).unwrap();
+    assert_eq!(device.memory_stats(), MemoryStats { host: 2 << 20, ..before });
+    buffer.zero(2 << 20).unwrap();
+    buffer.write(1000, &[1, 2, 3, 4]).unwrap();
+    buffer.fill_u32(2, 0x0102_0304).unwrap();
+    let mut found = [9; 1004];
+    buffer.read(0, &mut found).unwrap();
+    assert_eq!((&found[..9], &found[999..]), (&[4, 3, 2, 1, 4, 3, 2, 1, 0][..], &[0, 1, 2, 3, 4][..]));
+    // A copy between the two, and back.
+    let here = device.allocate(1004).unwrap();
+    here.copy_from(0, &buffer, 0, 1004).unwrap();
+    let mut copied = [0; 1004];
+    here.read(0, &mut copied).unwrap();
+    assert_eq!(found, copied);
+    drop(buffer);
+    assert_eq!(device.memory_stats().host, 0);
+    // An empty one is one.
+    assert_eq!(device.allocate_on_host(0).unwrap().device().ordinal(), 0);
+    assert!(emulated_cuda::reports().is_empty());
+}
+
+#[test]
+fn room_is_what_the_limit_and_the_driver_leave() {
+    let device = device();
+    let all = device.memory_room().unwrap();
+    assert!(all <= device.properties().memory);
+    device.set_memory_limit(1 << 20);
+    assert_eq!(device.memory_room().unwrap(), 1 << 20);
+    let buffer = device.allocate(1000).unwrap();
+    assert_eq!(device.memory_room().unwrap(), (1 << 20) - device.block_bytes(1000));
+    drop(buffer);
+    // What is cached is room, too.
+    assert_eq!(device.memory_room().unwrap(), 1 << 20);
+    device.allocate(device.memory_room().unwrap()).unwrap();
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! AdamW (Loshchilov and Hutter, arXiv 1711.05101).
 
+mod blockwise;
 mod cpu;
 mod cuda;
+mod paging;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::autograd::{Gradients, Param};
 use crate::device::Device;
 use crate::device::philox::Philox;
-use crate::optim::table::Table;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+pub use paging::{StateBytes, in_host_memory};
+use state::{Home, Slot};
 
 /// Streams of the rounding of steps, apart from those of dropout, fresh models, adapters and sampling.
 const STREAM: u64 = 1 << 61;
@@ -28,13 +32,40 @@ pub struct AdamWSettings {
     pub stochastic_rounding: bool,
     /// Seed of that.
     pub seed: u64,
+    /// How the averages are kept.
+    pub states: States,
+    /// Whether states of parameters on a CUDA device may be in page-locked host memory, which its kernels reach over the bus: those for which
+    /// it has no room, if so many bytes of its memory are to stay free for what is allocated later (see [`in_host_memory`]), and what
+    /// [`AdamW::page_out`] moves. The steps have the same bits.
+    pub paged: Option<usize>,
+}
+
+/// How averages of gradients and of their squares are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum States {
+    /// In f32: 8 bytes an element.
+    #[default]
+    F32,
+    /// In blocks of 256 elements, as 8-bit codes of bitsandbytes' dynamic maps (signed for the gradient, unsigned for its square) times the
+    /// largest magnitude of the block, which is f32: 2.03 bytes an element. Tensors of fewer than 4096 elements keep f32.
+    Blockwise8,
+}
+
+impl std::fmt::Display for States {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            States::F32 => "f32",
+            States::Blockwise8 => "8-bit",
+        })
+    }
 }
 
 impl Default for AdamWSettings {
     /// Those of `torch.optim.AdamW`, but without weight decay.
     fn default() -> AdamWSettings {
         let (betas, eps, weight_decay) = ((0.9, 0.999), 1e-8, 0.0);
-        AdamWSettings { betas, eps, weight_decay, stochastic_rounding: false, seed: 0 }
+        let states = States::F32;
+        AdamWSettings { betas, eps, weight_decay, stochastic_rounding: false, seed: 0, states, paged: None }
     }
 }
 
@@ -47,36 +78,25 @@ impl Default for AdamWSettings {
 /// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 /// ```
 ///
-/// m and v are f32, and lie where the parameter does. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
-/// into the parameter: an update too small for bf16 is not lost. With [`AdamWSettings::stochastic_rounding`] it has none (8 bytes of state
-/// a parameter instead of 12): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that
+/// m and v lie where the parameter does, or, with [`AdamWSettings::paged`], in host memory that its device reaches. A bf16 parameter has an f32 master copy, which the steps change and which is rounded
+/// into the parameter: an update too small for bf16 is not lost. With [`AdamWSettings::stochastic_rounding`] it has none (4 bytes of state
+/// less a parameter): p is widened, and the result rounded to one of the two nearest bf16 numbers, the likelier the nearer, so that
 /// small updates arrive on average. Random numbers are a function of the seed, the step and the element, which are numbered through all parameters.
 ///
-/// Parameters on a CUDA device are stepped in one launch, in place where nobody else holds their tensors. Their bits are those that the CPU
+/// With [`States::Blockwise8`] m and v are decoded, the step is made with what becomes of them in f32, and they are coded anew: each as the
+/// nearest code of its map (of two, the one nearer to 0), except that a v that is not 0 takes the smallest code above 0 at least. So a
+/// coded v may be larger than the true one by as much as 3.3e-7 of its block's largest, and steps are shorter than they should be there;
+/// bitsandbytes rounds it to 0, and a later step is m / eps, without bound. A block with a number that is not finite is NaN from then on.
+///
+/// Parameters on a CUDA device are stepped in one launch (of each kind of states), in place where nobody else holds their tensors. Their bits are those that the CPU
 /// would give.
 pub struct AdamW {
     settings: AdamWSettings,
     steps: u64,
     slots: Vec<Slot>,
     /// What the devices were told of their parameters.
-    tables: BTreeMap<usize, Table>,
+    tables: BTreeMap<usize, cuda::Tables>,
 }
-
-/// A parameter and its state.
-struct Slot {
-    param: Param,
-    decay: bool,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    master: Option<Tensor>,
-    /// The number of its first element among those of all parameters, each of which starts at a multiple of 4.
-    first_word: u64,
-}
-
-/// Names of the state's parts, before the parameter's name.
-const EXP_AVG: &str = "exp_avg.";
-const EXP_AVG_SQ: &str = "exp_avg_sq.";
-const MASTER: &str = "master.";
 
 fn refuse(detail: impl Into<String>) -> Error {
     Error::model("AdamW", detail)
@@ -85,7 +105,7 @@ fn refuse(detail: impl Into<String>) -> Error {
 impl AdamW {
     /// An optimizer of `params`, each with whether weight decay applies to it.
     ///
-    /// Errors: settings out of range, a parameter that is not f32 or bf16, two parameters of one name.
+    /// Errors: settings out of range, a parameter that is not f32 or bf16, two parameters of one name, states for which there is no memory.
     pub fn new(settings: AdamWSettings, params: Vec<(Param, bool)>) -> Result<AdamW> {
         let AdamWSettings { betas, eps, weight_decay, .. } = settings;
         for beta in [betas.0, betas.1] {
@@ -99,25 +119,31 @@ impl AdamW {
             }
         }
         let mut names = BTreeSet::new();
-        let mut slots = Vec::with_capacity(params.len());
-        let mut first_word = 0;
-        for (param, decay) in params {
-            if !names.insert(param.name().to_string()) {
+        for (param, _) in &params {
+            if !names.insert(param.name()) {
                 return Err(refuse(format!("two parameters are named '{}'", param.name())));
             }
-            let value = param.value();
-            let master = match value.dtype() {
-                DType::F32 => None,
-                DType::BF16 if settings.stochastic_rounding => None,
-                DType::BF16 => Some(value.to_dtype(DType::F32)?),
+            match param.value().dtype() {
+                DType::F32 | DType::BF16 => {}
                 DType::F16 => {
                     let detail = format!("parameter '{}' is f16: train it in f32 or bf16", param.name());
                     return Err(refuse(detail));
                 }
                 other => return Err(refuse(format!("parameter '{}' is {other}", param.name()))),
-            };
-            let zeros = || Tensor::zeros_on(value.device(), value.shape(), DType::F32);
-            slots.push(Slot { param, decay, exp_avg: zeros()?, exp_avg_sq: zeros()?, master, first_word });
+            }
+        }
+        let homes = homes(&settings, &params)?;
+        let mut slots = Vec::with_capacity(params.len());
+        let mut first_word = 0;
+        for (param, home) in params.into_iter().zip(homes) {
+            let value = param.0.value();
+            let master = value.dtype() == DType::BF16 && !settings.stochastic_rounding;
+            let new = |home| Slot::new(param.clone(), settings.states, master, first_word, home);
+            slots.push(match new(home) {
+                // Free memory may be in pieces.
+                Err(Error::DeviceMemory { .. }) if settings.paged.is_some() => new(Home::Host)?,
+                slot => slot?,
+            });
             first_word += (value.numel() as u64).next_multiple_of(4);
         }
         Ok(AdamW { settings, steps: 0, slots, tables: BTreeMap::new() })
@@ -140,7 +166,7 @@ impl AdamW {
     pub fn step(&mut self, lr: f64, gradients: &Gradients) -> Result<()> {
         for slot in &self.slots {
             let Some(grad) = gradients.get(&slot.param) else { continue };
-            let (name, state) = (slot.param.name(), &slot.exp_avg);
+            let (name, state) = (slot.param.name(), slot.averages.shown());
             if grad.shape() != state.shape() {
                 let (have, want) = (grad.shape(), state.shape());
                 return Err(refuse(format!("gradient {have:?} of parameter '{name}' {want:?}")));
@@ -170,7 +196,7 @@ impl AdamW {
         let mut on_devices: BTreeMap<usize, Vec<(&mut Slot, &Tensor)>> = BTreeMap::new();
         for slot in &mut self.slots {
             let Some(grad) = gradients.get(&slot.param) else { continue };
-            match slot.exp_avg.device() {
+            match slot.averages.shown().device() {
                 Device::Cuda(ordinal) => on_devices.entry(ordinal).or_default().push((slot, grad)),
                 Device::Cpu => {
                     let shrink = if slot.decay { update.shrink } else { 1.0 };
@@ -179,85 +205,80 @@ impl AdamW {
             }
         }
         for (ordinal, mut slots) in on_devices {
-            let table = self.tables.entry(ordinal).or_default();
-            cuda::step(Device::Cuda(ordinal).cuda()?, &mut slots, &update, random, table)?;
+            let tables = self.tables.entry(ordinal).or_default();
+            cuda::step(Device::Cuda(ordinal).cuda()?, &mut slots, &update, random, tables)?;
         }
         Ok(())
     }
 
-    /// The state for a checkpoint: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and, of bf16 parameters that have one, `master.<parameter>`,
-    /// all f32 in host memory. [`AdamW::steps`] belongs to it.
+    /// If states may be in host memory, moves those of parameters there, the largest that devices have first, until `bytes` bytes of device memory are
+    /// free. False if there was nothing to move.
+    ///
+    /// Errors: a host that has not so much memory.
+    pub fn page_out(&mut self, bytes: usize) -> Result<bool> {
+        let mut freed = 0;
+        while self.settings.paged.is_some() && freed < bytes.max(1) {
+            let sizes = self.slots.iter_mut().map(Slot::on_device).enumerate();
+            // The first of equal ones.
+            match sizes.max_by_key(|&(i, size)| (size, std::cmp::Reverse(i))) {
+                Some((i, size)) if size > 0 => freed += self.slots[i].page_out()?,
+                _ => break,
+            }
+        }
+        Ok(freed > 0)
+    }
+
+    /// The state for a checkpoint, in host memory: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and, of bf16 parameters that have one,
+    /// `master.<parameter>`, all f32. Of averages in 8 bits the first two are codes (u8), and `exp_avg_absmax.<parameter>` and
+    /// `exp_avg_sq_absmax.<parameter>` are the scales of their blocks (f32). [`AdamW::steps`] belongs to it.
     ///
     /// Errors: a device that does not give its part.
     pub fn state_tensors(&self) -> Result<Vec<(String, Tensor)>> {
-        let parts = self.slots.iter().flat_map(|slot| {
-            let named = |part: &str, tensor: &Tensor| {
-                Ok((format!("{part}{}", slot.param.name()), tensor.to_device(Device::Cpu)?))
-            };
-            [Some(named(EXP_AVG, &slot.exp_avg)), Some(named(EXP_AVG_SQ, &slot.exp_avg_sq))]
-                .into_iter()
-                .chain([slot.master.as_ref().map(|master| named(MASTER, master))])
-        });
-        parts.flatten().collect()
+        let saved: Vec<_> = self.slots.iter().map(Slot::saved).collect::<Result<_>>()?;
+        Ok(saved.into_iter().flatten().collect())
     }
 
     /// Goes on from a saved state, which is brought to where the parameters are. The parameters themselves are not in it: whoever restores
     /// them does so before or after.
     ///
-    /// Errors: a missing tensor, one of another shape or type, or one that belongs to no parameter; nothing has been changed then.
+    /// Errors: a missing tensor, one of another shape or type (also the state of an optimizer with other [`States`]), or one that belongs to
+    /// no parameter; nothing has been changed then. A device that fails.
     pub fn load_state(&mut self, steps: u64, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let mut take = |part: &str, slot: &Slot| -> Result<Tensor> {
-            let name = format!("{part}{}", slot.param.name());
-            let tensor =
-                tensors.remove(&name).ok_or_else(|| refuse(format!("the saved state lacks '{name}'")))?;
-            if tensor.dtype() != DType::F32 || tensor.shape() != slot.exp_avg.shape() {
-                let want = slot.exp_avg.shape();
-                return Err(refuse(format!("saved state '{name}' is {tensor:?}, expected f32 {want:?}")));
-            }
-            tensor.to_device(slot.exp_avg.device())
-        };
-        let mut loaded = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let master = slot.master.as_ref().map(|_| take(MASTER, slot)).transpose()?;
-            loaded.push((take(EXP_AVG, slot)?, take(EXP_AVG_SQ, slot)?, master));
-        }
+        let loaded: Vec<_> = self.slots.iter().map(|slot| slot.taken(&mut tensors)).collect::<Result<_>>()?;
         if let Some(name) = tensors.keys().next() {
             return Err(refuse(format!("saved state '{name}' belongs to no parameter that is trained")));
         }
-        for (slot, (exp_avg, exp_avg_sq, master)) in self.slots.iter_mut().zip(loaded) {
-            (slot.exp_avg, slot.exp_avg_sq, slot.master) = (exp_avg, exp_avg_sq, master);
-        }
+        self.slots.iter_mut().zip(loaded).try_for_each(|(slot, state)| slot.restore(state))?;
         self.steps = steps;
         Ok(())
     }
 }
 
-impl Slot {
-    /// A step in host memory.
-    fn step(&mut self, grad: &[f32], update: &Update, random: Philox) -> Result<()> {
-        let m = self.exp_avg.make_mut_f32()?;
-        let v = self.exp_avg_sq.make_mut_f32()?;
-        match &mut self.master {
-            Some(master) => {
-                cpu::step(master.make_mut_f32()?, grad, m, v, update);
-                let rounded = master.to_dtype(DType::BF16)?;
-                self.param.update(|value| {
-                    *value = rounded;
-                    Ok(())
-                })
-            }
-            None => self.param.update(|value| {
-                if value.dtype() == DType::F32 {
-                    cpu::step(value.make_mut_f32()?, grad, m, v, update);
-                } else {
-                    let p = value.as_bf16()?;
-                    let p = cpu::step_rounding_at_random(p, grad, [m, v], update, random, self.first_word);
-                    *value = Tensor::from_bf16(p, value.shape());
-                }
-                Ok(())
-            }),
+/// Where the state of each parameter is to be.
+fn homes(settings: &AdamWSettings, params: &[(Param, bool)]) -> Result<Vec<Home>> {
+    let mut homes = vec![Home::Parameter; params.len()];
+    let Some(reserve) = settings.paged else { return Ok(homes) };
+    let mut on_devices: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, (param, _)) in params.iter().enumerate() {
+        if let Device::Cuda(ordinal) = param.value().device() {
+            on_devices.entry(ordinal).or_default().push(i);
         }
     }
+    for (ordinal, numbers) in on_devices {
+        let device = Device::Cuda(ordinal).cuda()?;
+        let size = |&i: &usize| {
+            let block = |bytes| device.block_bytes(bytes);
+            let value = params[i].0.value();
+            let master = !settings.stochastic_rounding;
+            StateBytes::of(value.numel(), value.dtype(), settings.states, master, block)
+        };
+        let sizes: Vec<StateBytes> = numbers.iter().map(size).collect();
+        let on_host = in_host_memory(&sizes, device.memory_room()?.saturating_sub(reserve));
+        for (i, on_host) in numbers.into_iter().zip(on_host) {
+            homes[i] = if on_host { Home::Host } else { Home::Parameter };
+        }
+    }
+    Ok(homes)
 }
 
 /// The numbers of a step, f32 as the arithmetic is.

@@ -166,7 +166,12 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
         logits: None,
         device: options.device,
     };
-    let plan = MemoryPlan::new(model.config(), &Sizes::of(&model), &step);
+    let sizes = Sizes::of(&model);
+    let plan = MemoryPlan::new(model.config(), &sizes, &step).with_optimizer(
+        &sizes,
+        train.states,
+        train.room(options.device)?,
+    );
     header::memory(&plan);
     header::steps(total, batches, train);
     header::output(folder.path());
@@ -177,7 +182,7 @@ pub fn run(options: &Options, launch: &Launch) -> Result<()> {
     // The state: new, or the checkpoint's.
     let planned = |e: Error| e.with_memory_plan(&plan);
     model.to_device(options.device).map_err(planned)?;
-    let mut stepper = Stepper::new(decay_matrices(trained), train).map_err(planned)?;
+    let mut stepper = Stepper::beside(decay_matrices(trained), train, plan.peak).map_err(planned)?;
     let mut state = TrainerState::start(launch.settings.clone(), data);
     if let Some(point) = &resume {
         point.state.check_same_run(&launch.settings, &state.data)?;

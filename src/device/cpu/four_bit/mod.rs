@@ -10,4 +10,4 @@ pub(crate) use decode::Packed;
 pub(super) use decode::PackedRows;
 pub(crate) use encode::{Table, encode};
 pub(super) use gemv::rows_times;
-pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest};
+pub(crate) use scales::{decode_scales, dynamic_map, nearest, nest, unsigned_dynamic_map};

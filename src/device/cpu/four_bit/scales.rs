@@ -8,21 +8,32 @@ use rayon::prelude::*;
 /// 10^(i - 6) (8-bit Approximations for Parallelism in Deep Learning, arXiv 1511.04561).
 pub(crate) fn dynamic_map() -> &'static [f32; 256] {
     static MAP: OnceLock<[f32; 256]> = OnceLock::new();
-    MAP.get_or_init(|| {
-        let mut map = vec![0.0f32, 1.0];
-        for i in 0..7 {
-            let parts = 1usize << i;
-            let size = 10f64.powi(i - 6);
-            for part in 0..parts {
-                let middle = (boundary(part, parts) + boundary(part + 1, parts)) / 2.0;
-                // A product of an f32 and a double is an f32 in torch: the factor is rounded first.
-                let value = size as f32 * middle;
-                map.extend([value, -value]);
+    MAP.get_or_init(|| levels(true))
+}
+
+/// Its unsigned form: 0, 1, and of each range twice as many midpoints, above 0 alone.
+pub(crate) fn unsigned_dynamic_map() -> &'static [f32; 256] {
+    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
+    MAP.get_or_init(|| levels(false))
+}
+
+fn levels(signed: bool) -> [f32; 256] {
+    let mut map = vec![0.0f32, 1.0];
+    for i in 0..7 {
+        let parts = 1usize << (i + i32::from(!signed));
+        let size = 10f64.powi(i - 6);
+        for part in 0..parts {
+            let middle = (boundary(part, parts) + boundary(part + 1, parts)) / 2.0;
+            // A product of an f32 and a double is an f32 in torch: the factor is rounded first.
+            let value = size as f32 * middle;
+            map.push(value);
+            if signed {
+                map.push(-value);
             }
         }
-        map.sort_by(f32::total_cmp);
-        std::array::from_fn(|i| map[i])
-    })
+    }
+    map.sort_by(f32::total_cmp);
+    std::array::from_fn(|i| map[i])
 }
 
 /// Boundary `i` of `parts` equal parts of 0.1..1, as torch's linspace has it: from the nearer end, rounded once.
