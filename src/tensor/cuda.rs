@@ -146,6 +146,47 @@ impl Tensor {
         }
     }
 
+    /// Tensors of bytes or f32, all of one type and in one place, one behind the other: their outermost dimensions add up.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for none, or others; [`Error::Cuda`] when the sum does not fit.
+    pub(super) fn joined(parts: &[&Tensor]) -> Result<Tensor> {
+        const OP: &str = "joined";
+        let bad = |detail: String| Err(Error::Shape { op: OP, detail });
+        let Some(first) = parts.first() else { return bad("no tensors".into()) };
+        let alike = |x: &&Tensor| {
+            x.shape.get(1..) == first.shape.get(1..) && x.dtype == first.dtype && x.device() == first.device()
+        };
+        if first.shape.is_empty() || !parts.iter().all(alike) {
+            return bad(format!("{parts:?}: one type, one place and rows of one shape expected"));
+        }
+        let mut shape = first.shape.to_vec();
+        shape[0] = parts.iter().map(|x| x.shape[0]).sum();
+        let Some(device) = first.cuda_device() else {
+            return match first.dtype {
+                DType::U8 => {
+                    let bytes: Vec<&[u8]> = parts.iter().map(|x| x.as_u8()).collect::<Result<_>>()?;
+                    Ok(Tensor::from_u8(bytes.concat(), &shape))
+                }
+                _ => {
+                    let data: Vec<&[f32]> = parts.iter().map(|x| x.as_f32()).collect::<Result<_>>()?;
+                    Ok(Tensor::from_f32(data.concat(), &shape))
+                }
+            };
+        };
+        let all = Tensor::uninitialised(device, &shape, first.dtype)?;
+        let (mut at, size) = (0, first.dtype.size());
+        for part in parts {
+            if let (Some(to), Some(from)) = (all.storage.cuda(), part.storage.cuda()) {
+                device.keep_operand(from, &part.storage);
+                let len = part.numel() * size;
+                to.copy_from(at, from, part.offset * size, len)?;
+                at += len;
+            }
+        }
+        Ok(all)
+    }
+
     /// A copy with memory of its own on the same CUDA device.
     fn duplicate(&self, device: &'static CudaDevice) -> Result<Tensor> {
         let copy = Tensor::uninitialised(device, &self.shape, self.dtype)?;

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 pub use dtype::{DType, Element};
 pub(crate) use quantized::check_block;
 pub use quantized::{BlockScales, NestedScales, QuantKind, QuantizedTensor};
-pub use signs::SignTensor;
+pub use signs::{SignStack, SignTensor};
 pub use storage::SharedBytes;
 use storage::Storage;
 

@@ -148,3 +148,94 @@ impl std::fmt::Debug for SignTensor {
         write!(f, "SignTensor({:?}, {})", self.shape, self.device())
     }
 }
+
+/// 1-bit deltas of one weight, one behind the other: signs with their scales. Cheap to clone.
+#[derive(Clone)]
+pub struct SignStack {
+    shape: [usize; 2],
+    /// u8, `[E out, 4 ceil(in / 32)]`.
+    bits: Tensor,
+    /// f32, `[E, 1]` or `[E, out]`.
+    scales: Tensor,
+}
+
+impl SignStack {
+    /// From signs and their scales, f32 `[1]` or, for each row, `[out]`; all of one kind and in one place. Their memory is copied.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::DType`] for none, or such as do not fit each other.
+    pub fn new(deltas: &[(SignTensor, Tensor)]) -> Result<SignStack> {
+        const OP: &str = "sign stack";
+        let bad = |detail: String| Err(Error::Shape { op: OP, detail });
+        let Some((signs, scale)) = deltas.first() else { return bad("no deltas".into()) };
+        let shape = *signs.shape();
+        let fits = scale.shape() == [1] || scale.shape() == [shape[0]];
+        if !fits || deltas.iter().any(|(s, a)| *s.shape() != shape || a.shape() != scale.shape()) {
+            let shapes: Vec<_> = deltas.iter().map(|(s, a)| (s.shape(), a.shape())).collect();
+            return bad(format!(
+                "signs and scales {shapes:?}: one shape [out, in], and [1] or [out], expected"
+            ));
+        }
+        if let Some((_, other)) = deltas.iter().find(|(_, a)| a.dtype() != DType::F32) {
+            return Err(Error::DType { op: OP, detail: format!("a {} scale, f32 expected", other.dtype()) });
+        }
+        let bits: Vec<&Tensor> = deltas.iter().map(|(signs, _)| signs.bits()).collect();
+        let scales: Vec<&Tensor> = deltas.iter().map(|(_, scale)| scale).collect();
+        let scales = Tensor::joined(&scales)?.reshape(&[deltas.len(), scale.numel()])?;
+        Ok(SignStack { shape, bits: Tensor::joined(&bits)?, scales })
+    }
+
+    /// Rows and columns of each.
+    pub fn shape(&self) -> &[usize; 2] {
+        &self.shape
+    }
+
+    /// How many there are; at least one.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.scales.shape()[0]
+    }
+
+    /// The bits of all, u8 `[E out, 4 ceil(in / 32)]`.
+    pub fn bits(&self) -> &Tensor {
+        &self.bits
+    }
+
+    /// The scales, f32 `[E, 1]` or `[E, out]`.
+    pub fn scales(&self) -> &Tensor {
+        &self.scales
+    }
+
+    /// Signs and scale of one; they share the memory. Errors: one that is not there.
+    pub fn get(&self, index: usize) -> Result<(SignTensor, Tensor)> {
+        let scale = self.scales.rows(index, 1)?;
+        let scale = scale.reshape(&[scale.numel()])?;
+        let bits = self.bits.rows(index * self.shape[0], self.shape[0])?;
+        Ok((SignTensor { shape: self.shape, bits }, scale))
+    }
+
+    /// Where they are.
+    pub fn device(&self) -> Device {
+        self.bits.device()
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.bits.numel() + self.scales.numel() * DType::F32.size()
+    }
+
+    /// The same on a device; shares memory if they are there already.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when they do not fit.
+    pub fn to_device(&self, device: Device) -> Result<SignStack> {
+        let (bits, scales) = (self.bits.to_device(device)?, self.scales.to_device(device)?);
+        Ok(SignStack { bits, scales, ..*self })
+    }
+}
+
+impl std::fmt::Debug for SignStack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SignStack({} of {:?}, {})", self.len(), self.shape, self.device())
+    }
+}

@@ -22,6 +22,7 @@ mod quantized_matmul;
 mod rms_norm;
 mod rope;
 mod sample;
+mod sign_matmul;
 mod simd;
 mod swiglu;
 

@@ -16,6 +16,7 @@ pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod sign_matmul;
 pub mod swiglu;
 
 use half::{bf16, f16};

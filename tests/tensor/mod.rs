@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use warptune::device::Device;
-use warptune::tensor::{DType, Tensor};
+use warptune::tensor::{DType, SignTensor, Tensor};
 
 use crate::support::devices::{assert_no_reports, cuda, on_each};
 use crate::support::random::Random;
@@ -229,5 +229,44 @@ fn the_host_reads_a_device_only_when_asked() {
     assert_eq!(there.rows(0, 1).unwrap().item().unwrap(), 2.5);
     assert_eq!(there.first_non_finite().unwrap(), Some(1));
     assert_eq!(there.to_device(Device::Cpu).unwrap().device(), Device::Cpu);
+    assert_no_reports();
+}
+
+/// Signs of a difference: bit 1 where it is not below zero, the first element in the lowest bit, rows of whole words; and the mean magnitude.
+#[test]
+fn signs_of_a_difference() {
+    let fine = [1.0, -2.0, 0.0, 3.0, -0.0, -1.0];
+    let (signs, mean) = SignTensor::from_difference(&fine, &[0.0, 0.0, 0.0, 4.0, 0.0, 1.0], [2, 3]).unwrap();
+    assert_eq!(signs.bits().as_u8().unwrap(), [0b101, 0, 0, 0, 0b010, 0, 0, 0]);
+    assert_eq!(mean, 6.0 / 6.0);
+    assert_eq!((signs.shape(), signs.numel(), signs.bytes()), (&[2, 3], 6, 8));
+    assert_eq!((signs.sign(0, 0).unwrap(), signs.sign(0, 1).unwrap()), (1.0, -1.0));
+    assert!(signs.sign(2, 0).is_err() && signs.sign(0, 3).is_err());
+
+    let mut random = Random::new(4);
+    for (rows, cols) in [(3, 70), (5, 32), (1, 31), (0, 4), (4, 0)] {
+        let (fine, base) = (random.vec(rows * cols, 1.0), random.vec(rows * cols, 1.0));
+        let (signs, mean) = SignTensor::from_difference(&fine, &base, [rows, cols]).unwrap();
+        let difference: Vec<f32> = fine.iter().zip(&base).map(|(f, b)| f - b).collect();
+        for (i, d) in difference.iter().enumerate() {
+            assert_eq!(signs.sign(i / cols, i % cols).unwrap(), if *d >= 0.0 { 1.0 } else { -1.0 });
+        }
+        let exact = difference.iter().map(|d| f64::from(d.abs())).sum::<f64>() / (rows * cols).max(1) as f64;
+        assert!((f64::from(mean) - exact).abs() <= 1e-7 * exact);
+        let there = signs.to_device(cuda()).unwrap();
+        assert_eq!(there.device(), cuda());
+        assert!(
+            there.to_device(Device::Cpu).unwrap().bits().as_u8().unwrap() == signs.bits().as_u8().unwrap()
+        );
+        // What is saved comes back.
+        assert!(SignTensor::new([rows, cols], signs.bits().clone()).is_ok());
+    }
+    let bytes = |bytes: Vec<u8>| Tensor::from_u8(bytes, &[1, 4]);
+    assert!(SignTensor::new([1, 9], bytes(vec![255, 1, 0, 0])).is_ok());
+    assert!(SignTensor::new([1, 9], bytes(vec![255, 2, 0, 0])).is_err());
+    assert!(SignTensor::new([1, 33], bytes(vec![255, 1, 0, 0])).is_err());
+    assert!(SignTensor::new([2, 9], bytes(vec![255, 1, 0, 0])).is_err());
+    assert!(SignTensor::from_difference(&[1.0, 2.0], &[1.0], [1, 2]).is_err());
+    assert!(SignTensor::from_difference(&[f32::NAN, 2.0], &[1.0, 1.0], [1, 2]).is_err());
     assert_no_reports();
 }

@@ -185,7 +185,7 @@ pub fn lora_matmul_segmented(
         let detail = format!("segments of {} rows in all for x {:?}", segments.rows(), x.shape());
         return Err(Error::Shape { op: OP, detail });
     }
-    segments.check(loras.a.shape()[0])?;
+    segments.check(OP, loras.a.shape()[0])?;
     place(OP, [x.value(), loras.scales])?;
     let layer = Layer {
         w: Weight::Dense(w.value().clone()),

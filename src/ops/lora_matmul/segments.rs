@@ -19,6 +19,8 @@ struct Shared {
     rows: usize,
     /// By the number of adapters in the stack.
     copies: Copies<Tables, usize>,
+    /// For 1-bit deltas.
+    delta_copies: Copies<DeltaTables>,
 }
 
 /// Rows that go through one adapter, or through none.
@@ -26,7 +28,7 @@ struct Shared {
 pub struct Segment {
     /// The rows.
     pub rows: Range<usize>,
-    /// The number of the adapter in its stack.
+    /// The number of the adapter, or of the 1-bit delta, in its stack.
     pub adapter: Option<usize>,
 }
 
@@ -43,7 +45,12 @@ impl Segments {
             }
             rows = end;
         }
-        Segments(Arc::new(Shared { runs: all.into(), rows, copies: Copies::default() }))
+        Segments(Arc::new(Shared {
+            runs: all.into(),
+            rows,
+            copies: Copies::default(),
+            delta_copies: Copies::default(),
+        }))
     }
 
     /// All rows.
@@ -56,13 +63,13 @@ impl Segments {
         &self.0.runs
     }
 
-    /// An error if an adapter is not one of `count`.
-    pub(super) fn check(&self, count: usize) -> Result<()> {
+    /// An error of op `op` if an adapter is not one of `count`.
+    pub(in crate::ops) fn check(&self, op: &'static str, count: usize) -> Result<()> {
         match self.runs().iter().filter_map(|run| run.adapter).find(|adapter| *adapter >= count) {
             None => Ok(()),
             Some(adapter) => {
                 let detail = format!("adapter {adapter} of a stack of {count}, numbered from 0");
-                Err(Error::Shape { op: OP, detail })
+                Err(Error::Shape { op, detail })
             }
         }
     }
@@ -75,6 +82,17 @@ impl Segments {
         self.0.copies.get(device, adapters, || {
             extent(OP, self.rows())?;
             Tables::new(self.runs(), self.rows(), adapters, device)
+        })
+    }
+
+    /// What the kernels of a stack of 1-bit deltas need.
+    ///
+    /// # Errors
+    /// Those of [`Segments::tables`].
+    pub(in crate::ops) fn delta_tables(&self, device: Device) -> Result<DeltaTables> {
+        self.0.delta_copies.get(device, (), || {
+            extent(OP, self.rows())?;
+            DeltaTables::new(self.runs(), device)
         })
     }
 }
@@ -126,14 +144,59 @@ impl Tables {
     }
 }
 
+/// Rows of a piece for which the bits of a 1-bit delta are streamed; and of a tile on the ordinary cores.
+const DELTA_FEW: usize = 16;
+const DELTA_SMALL: usize = 64;
+
+/// For kernels of 1-bit deltas (kernels/sign_matmul.cu): rows `[begin, end, delta, 0]`, delta -1 for none. How a run is cut, and which kernel
+/// makes it, follows from its own length alone, and so do the bits of its results.
+#[derive(Clone)]
+pub(in crate::ops) struct DeltaTables {
+    /// The rows of the runs of at most [`DELTA_FEW`] rows, and of those without a delta, in ranges of at most as many.
+    pub few: Tensor,
+    /// Those of the other runs, in ranges of at most [`TILE`] rows.
+    pub tiles: Tensor,
+    /// All rows, in ranges of at most [`DELTA_SMALL`].
+    pub small: Tensor,
+}
+
+impl DeltaTables {
+    fn new(runs: &[Segment], device: Device) -> Result<DeltaTables> {
+        let [few, tiles, small] = delta_tables(runs).map(|ranges| {
+            let len = ranges.len();
+            Tensor::from_u32(ranges.into_flattened(), &[len, 4]).to_device(device)
+        });
+        Ok(DeltaTables { few: few?, tiles: tiles?, small: small? })
+    }
+}
+
+/// The tables, in the order of the fields of [`DeltaTables`].
+fn delta_tables(runs: &[Segment]) -> [Vec<[u32; 4]>; 3] {
+    let is_few = |run: &&Segment| run.adapter.is_none() || run.rows.len() <= DELTA_FEW;
+    let few = runs.iter().filter(is_few).flat_map(|run| pieces(run, DELTA_FEW));
+    let tiles = runs.iter().filter(|run| !is_few(run)).flat_map(|run| pieces(run, TILE));
+    let small = runs.iter().flat_map(|run| pieces(run, DELTA_SMALL));
+    [few.collect(), tiles.collect(), small.collect()]
+}
+
+/// The adapter of rows as kernels take it.
+fn number(adapter: Option<usize>) -> u32 {
+    adapter.map_or(u32::MAX, |adapter| adapter as u32)
+}
+
+/// A range of rows as kernels take it.
+fn range(rows: Range<usize>, adapter: Option<usize>) -> [u32; 4] {
+    [rows.start as u32, rows.end as u32, number(adapter), 0]
+}
+
+/// A run in ranges of at most `len` rows.
+fn pieces(run: &Segment, len: usize) -> impl Iterator<Item = [u32; 4]> {
+    let (run, end) = (run.clone(), run.rows.end);
+    run.rows.step_by(len).map(move |start| range(start..end.min(start + len), run.adapter))
+}
+
 /// The tables, in the order of the fields of [`Tables`].
 fn tables(runs: &[Segment], rows: usize, adapters: usize) -> [Vec<u32>; 6] {
-    let number = |adapter: Option<usize>| adapter.map_or(u32::MAX, |adapter| adapter as u32);
-    let range = |rows: Range<usize>, adapter| [rows.start as u32, rows.end as u32, number(adapter), 0];
-    let pieces = |run: &Segment, len: usize| {
-        let (run, end) = (run.clone(), run.rows.end);
-        run.rows.step_by(len).map(move |start| range(start..end.min(start + len), run.adapter))
-    };
     let tiles = runs.iter().flat_map(|run| pieces(run, TILE)).flatten().collect();
     let of_adapters: Vec<&Segment> = runs.iter().filter(|run| run.adapter.is_some()).collect();
     let segments = of_adapters.iter().flat_map(|run| range(run.rows.clone(), run.adapter)).collect();
@@ -152,7 +215,7 @@ fn tables(runs: &[Segment], rows: usize, adapters: usize) -> [Vec<u32>; 6] {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHUNK, Segment, Segments, TILE, tables};
+    use super::{CHUNK, DELTA_SMALL, OP, Segment, Segments, TILE, delta_tables, tables};
 
     #[test]
     fn neighbours_are_joined_and_empty_runs_dropped() {
@@ -161,8 +224,8 @@ mod tests {
         let run = |rows, adapter| Segment { rows, adapter };
         assert_eq!(segments.runs(), [run(0..5, Some(1)), run(5..10, None)]);
         assert_eq!(segments.rows(), 10);
-        assert!(segments.check(2).is_ok());
-        let error = segments.check(1).unwrap_err().to_string();
+        assert!(segments.check(OP, 2).is_ok());
+        let error = segments.check(OP, 1).unwrap_err().to_string();
         assert_eq!(error, "lora_matmul: adapter 1 of a stack of 1, numbered from 0");
         assert!(Segments::new([]).runs().is_empty());
     }
@@ -224,5 +287,17 @@ mod tests {
         }
         assert_eq!(first[adapters] as usize, chunks.len() / 4);
         assert!(tables(&[], 0, 2).iter().take(4).all(Vec::is_empty));
+
+        // Of deltas: those of few rows and the others are all.
+        let [few, tiles, small] = delta_tables(segments.runs());
+        check(small.as_flattened(), DELTA_SMALL, true);
+        assert!(
+            few.iter().all(|range| range[1] - range[0] <= 16)
+                && tiles.iter().all(|range| range[2] != u32::MAX)
+        );
+        let mut all = [few, tiles].concat();
+        all.sort_unstable();
+        check(all.as_flattened(), TILE, true);
+        assert!(delta_tables(&[]).iter().all(Vec::is_empty));
     }
 }

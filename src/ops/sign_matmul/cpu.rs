@@ -6,8 +6,9 @@ use rayon::prelude::*;
 use super::{Base, Layer, OP};
 use crate::device::cpu::gemm::{Init, Product, gemm};
 use crate::device::cpu::matrix::Mat;
+use crate::ops::lora_matmul::Segments;
 use crate::ops::matmul;
-use crate::tensor::{Element, Tensor};
+use crate::tensor::{Element, SignStack, SignTensor, Tensor};
 use crate::{Result, dispatch_float};
 
 impl Base {
@@ -21,35 +22,84 @@ impl Base {
     }
 }
 
+/// `a S`: what its elements are multiplied by, and the matrix.
+fn scaled<'a>(signs: &'a SignTensor, scale: &'a Tensor) -> Result<(f32, Mat<'a>)> {
+    match scale.as_f32()? {
+        &[scale] => Ok((scale, Mat::of_signs(signs, None)?)),
+        scales => Ok((1.0, Mat::of_signs(signs, Some(scales))?)),
+    }
+}
+
 impl Layer {
-    /// `a S`: what its elements are multiplied by, and the matrix.
-    fn delta(&self) -> Result<(f32, Mat<'_>)> {
-        let scales = self.scale.as_f32()?;
-        match (self.has_row_scales(), scales) {
-            (false, &[scale]) => Ok((scale, Mat::of_signs(&self.signs, None)?)),
-            _ => Ok((1.0, Mat::of_signs(&self.signs, Some(scales))?)),
-        }
+    fn scaled_signs(&self) -> Result<(f32, Mat<'_>)> {
+        scaled(&self.signs, &self.scale)
     }
 }
 
 /// z.
 pub(super) fn forward(x: &Tensor, bias: Option<&Tensor>, layer: &Layer) -> Result<Tensor> {
     let [n, _] = *layer.signs.shape();
-    let (alpha, signs) = layer.delta()?;
+    let (alpha, signs) = layer.scaled_signs()?;
     let a = Mat::of(x, OP)?;
     let delta = Product { alpha, a, b: signs.t() };
     if let Some(w) = layer.base.weight()? {
         return matmul::cpu::product(x, bias, &[Product::of(a, w.t()), delta], n);
     }
     let Base::Product(z) = &layer.base else { unreachable!("every other base has a weight") };
-    // In f32, so that the sum rounds once.
-    let mut sum = z.to_vec_f32()?;
+    let mut sum = with_bias(z, bias)?;
     let m = x.shape()[0];
-    if let Some(bias) = bias.filter(|_| n > 0) {
-        let bias = bias.to_vec_f32()?;
-        sum.par_chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
-    }
     gemm(&mut sum, (m, n), Init::Keep, &[delta]);
+    Tensor::from_f32(sum, &[m, n]).to_dtype(x.dtype())
+}
+
+/// A product, and the bias, in f32, so that their sum with the delta's part rounds once.
+fn with_bias(z: &Tensor, bias: Option<&Tensor>) -> Result<Vec<f32>> {
+    let mut sum = z.to_vec_f32()?;
+    if let Some(bias) = bias.filter(|_| !sum.is_empty()) {
+        let bias = bias.to_vec_f32()?;
+        sum.par_chunks_exact_mut(bias.len())
+            .for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
+    }
+    Ok(sum)
+}
+
+/// z of several deltas. Rows go in groups of a few: a row's sums are then made in an order that no other row changes.
+pub(super) fn tenants(
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    base: &Base,
+    deltas: &SignStack,
+    segments: &Segments,
+) -> Result<Tensor> {
+    /// As many as are streamed past the weight.
+    const ROWS: usize = 16;
+    let ((m, _), [n, _]) = (x.dims2(OP)?, *deltas.shape());
+    let a = Mat::of(x, OP)?;
+    let mut sum = match (base, base.weight()?) {
+        (Base::Product(z), _) => with_bias(z, bias)?,
+        (_, None) => vec![0.0; m * n],
+        (_, Some(w)) => {
+            let bias = bias.map(Tensor::to_vec_f32).transpose()?;
+            let mut sum = vec![0.0; m * n];
+            for first in (0..m).step_by(ROWS) {
+                let rows = ROWS.min(m - first);
+                let init = bias.as_deref().map_or(Init::Zero, Init::Bias);
+                let product = Product::of(a.row_range(first, rows), w.t());
+                gemm(&mut sum[first * n..][..rows * n], (rows, n), init, &[product]);
+            }
+            sum
+        }
+    };
+    for run in segments.runs() {
+        let Some(delta) = run.adapter else { continue };
+        let (signs, scale) = deltas.get(delta)?;
+        let (alpha, signs) = scaled(&signs, &scale)?;
+        for first in run.rows.clone().step_by(ROWS) {
+            let rows = ROWS.min(run.rows.end - first);
+            let product = Product { alpha, a: a.row_range(first, rows), b: signs.t() };
+            gemm(&mut sum[first * n..][..rows * n], (rows, n), Init::Keep, &[product]);
+        }
+    }
     Tensor::from_f32(sum, &[m, n]).to_dtype(x.dtype())
 }
 
@@ -74,7 +124,7 @@ pub(super) fn backward(
 /// `dy W + dy (a S)`.
 fn grad_input(dy: &Tensor, layer: &Layer) -> Result<Tensor> {
     let a = Mat::of(dy, OP)?;
-    let (alpha, b) = layer.delta()?;
+    let (alpha, b) = layer.scaled_signs()?;
     let base = layer.base.weight()?.map(|w| Product::of(a, w));
     let products: Vec<Product<'_>> = base.into_iter().chain([Product { alpha, a, b }]).collect();
     matmul::cpu::product(dy, None, &products, layer.signs.shape()[1])

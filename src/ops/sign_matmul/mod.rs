@@ -1,13 +1,15 @@
 //! A linear layer whose weight is a base and a 1-bit delta of it (BitDelta, arXiv 2402.10193), fused.
 
 mod cpu;
+mod cuda;
 
 use super::epilogue::Epilogue;
+use super::lora_matmul::Segments;
 use super::matmul::{check_float, check_linear};
 use super::place::place;
 use super::quantized_matmul;
 use crate::autograd::{BackwardContext, Tape, Var};
-use crate::tensor::{DType, QuantizedTensor, SignTensor, Tensor};
+use crate::tensor::{DType, QuantizedTensor, SignStack, SignTensor, Tensor};
 use crate::{Error, Result};
 
 const OP: &str = "sign_matmul";
@@ -75,7 +77,8 @@ pub fn sign_matmul(
     delta: &SignDelta<'_>,
     epilogue: Epilogue<'_>,
 ) -> Result<Var> {
-    let shape = check(x, base, bias, delta)?;
+    let shape = check(x, base, bias, *delta.signs.shape())?;
+    check_scale(delta)?;
     epilogue.check(OP, shape, x.dtype())?;
     // No gradient flows to codes.
     let codes;
@@ -91,24 +94,77 @@ pub fn sign_matmul(
     let inputs: Vec<&Var> =
         [x, of_base, delta.scale].into_iter().chain(bias).chain(epilogue.operand()).collect();
     let device = place(OP, inputs.iter().map(|v| v.value()).chain([delta.signs.bits()]))?;
-    if device.is_some() {
-        return Err(Error::unsupported(OP, "CUDA kernels"));
-    }
     let keeps = epilogue.keeps(tape, &inputs);
-    let z = cpu::forward(x.value(), bias.map(Var::value), &layer)?;
-    let y = epilogue.of(&z)?;
-    let of_epilogue = epilogue.backward(keeps.then_some(z), inputs.len() - 1);
+    let (y, z) = match device {
+        Some(device) => cuda::forward(device, x.value(), bias.map(Var::value), &layer, &epilogue, keeps)?,
+        None => {
+            let z = cpu::forward(x.value(), bias.map(Var::value), &layer)?;
+            (epilogue.of(&z)?, keeps.then_some(z))
+        }
+    };
+    let of_epilogue = epilogue.backward(z, inputs.len() - 1);
     let (x, has_bias) = (x.value().clone(), bias.is_some());
     tape.record(OP, &inputs, y, move |dy, context| {
         let dz = of_epilogue.run(dy, context)?;
-        give(context, has_bias, |wanted| cpu::backward(&dz, &x, &layer, wanted))
+        let residual = device.and_then(|_| context.take(0, x.dtype()));
+        give(context, has_bias, |wanted| match device {
+            Some(device) => cuda::backward(device, &dz, &x, &layer, wanted, residual.as_ref()),
+            None => cpu::backward(&dz, &x, &layer, wanted),
+        })
     })
 }
 
-/// Checks the operands; the shape of y.
-fn check(x: &Var, base: SignBase<'_>, bias: Option<&Var>, delta: &SignDelta<'_>) -> Result<[usize; 2]> {
+/// As [`sign_matmul`] with a delta for each segment of the rows, or none: `y = epilogue(x W^T + x (a_t S_t)^T + bias)` in the rows of delta t. All
+/// rows share one product with the weight, and all deltas are one launch. For inference: nothing of it has a gradient.
+///
+/// To serve adapters beside deltas, the base is the product that
+/// [`lora_matmul_segmented`](crate::ops::lora_matmul::lora_matmul_segmented) makes of the same rows: [`SignBase::Product`].
+///
+/// A row of a delta has the same bits whatever other rows are in the batch; on a CUDA device, as long as both batches have at most 16 rows or
+/// both more, and the delta's rows are one run.
+///
+/// Errors: those of [`sign_matmul`]; segments that are not the rows of x, or name a delta that is not in the stack; [`Error::NoBackward`] where a
+/// gradient would have to flow through it.
+pub fn sign_matmul_tenants(
+    tape: &Tape,
+    x: &Var,
+    base: SignBase<'_>,
+    bias: Option<&Var>,
+    deltas: &SignStack,
+    segments: &Segments,
+    epilogue: Epilogue<'_>,
+) -> Result<Var> {
+    const OP: &str = "sign_matmul_tenants";
+    let shape = check(x, base, bias, *deltas.shape())?;
+    epilogue.check(OP, shape, x.dtype())?;
+    if segments.rows() != shape[0] {
+        let detail = format!("segments of {} rows in all for x {:?}", segments.rows(), x.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    segments.check(OP, deltas.len())?;
+    let (of_base, base) = match base {
+        SignBase::Dense(w) => (Some(w), Base::Dense(w.value().clone())),
+        SignBase::Quantized(w) => (None, Base::Quantized(w.clone())),
+        SignBase::Product(z) => (Some(z), Base::Product(z.value().clone())),
+    };
+    let inputs: Vec<&Var> = std::iter::once(x).chain(of_base).chain(bias).chain(epilogue.operand()).collect();
+    tape.refuse_recording(OP, &inputs)?;
+    let codes = match &base {
+        Base::Quantized(w) => Some(w.codes()),
+        Base::Dense(_) | Base::Product(_) => None,
+    };
+    let places = inputs.iter().map(|v| v.value()).chain(codes).chain([deltas.bits(), deltas.scales()]);
+    let (x, bias) = (x.value(), bias.map(Var::value));
+    let y = match place(OP, places)? {
+        Some(device) => cuda::tenants(device, x, bias, &base, deltas, segments, &epilogue)?,
+        None => epilogue.of(&cpu::tenants(x, bias, &base, deltas, segments)?)?,
+    };
+    tape.record_inference_only(OP, &inputs, y)
+}
+
+/// Checks the operands for signs `[out, in]`; the shape of y.
+fn check(x: &Var, base: SignBase<'_>, bias: Option<&Var>, [n, inner]: [usize; 2]) -> Result<[usize; 2]> {
     let (m, k) = x.value().dims2(OP)?;
-    let [n, inner] = *delta.signs.shape();
     let signs = || format!("signs [{n}, {inner}] ([out, in])");
     let bad = |detail: String| Err(Error::Shape { op: OP, detail });
     if k != inner {
@@ -141,16 +197,20 @@ fn check(x: &Var, base: SignBase<'_>, bias: Option<&Var>, delta: &SignDelta<'_>)
             check_float(OP, std::iter::once(x).chain(bias))?;
         }
     }
-    if delta.scale.shape() != [1] && delta.scale.shape() != [n] {
-        return bad(format!("a scale {:?} for {}: [1] or [{n}] expected", delta.scale.shape(), signs()));
-    }
-    if delta.scale.dtype() != DType::F32 {
-        return Err(Error::DType {
-            op: OP,
-            detail: format!("a {} scale, f32 expected", delta.scale.dtype()),
-        });
-    }
     Ok([m, n])
+}
+
+/// An error for a scale that does not fit its signs.
+fn check_scale(delta: &SignDelta<'_>) -> Result<()> {
+    let ([n, inner], scale) = (*delta.signs.shape(), delta.scale);
+    if scale.shape() != [1] && scale.shape() != [n] {
+        let detail = format!("a scale {:?} for signs [{n}, {inner}]: [1] or [{n}] expected", scale.shape());
+        return Err(Error::Shape { op: OP, detail });
+    }
+    match scale.dtype() {
+        DType::F32 => Ok(()),
+        other => Err(Error::DType { op: OP, detail: format!("a {other} scale, f32 expected") }),
+    }
 }
 
 /// Hands the wanted ones of the gradients of x, the base, the scale and, if there is one, the bias to them.
