@@ -242,6 +242,9 @@ fn sizes_and_errors() {
     }
 }
 
+/// Another type and other bytes for a tensor, or nothing.
+type Change<'a> = &'a dyn Fn(&str, &RawTensor<'_>) -> Option<(RawDType, Vec<u8>)>;
+
 #[test]
 fn another_base_is_refused() {
     let pair = pair("llama");
@@ -261,7 +264,7 @@ fn another_base_is_refused() {
     std::fs::create_dir(&other).unwrap();
     std::fs::copy(pair.base().join("config.json"), other.join("config.json")).unwrap();
     let file = SafetensorsFile::open(&pair.base().join("model.safetensors")).unwrap();
-    let rewrite = |change: &dyn Fn(&str, &RawTensor<'_>) -> Option<(RawDType, Vec<u8>)>| {
+    let rewrite = |change: Change<'_>| {
         let one = |name: &str| {
             let raw = file.get(name).unwrap();
             let (dtype, bytes) = change(name, &raw).unwrap_or_else(|| (raw.dtype(), raw.bytes().to_vec()));

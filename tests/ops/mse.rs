@@ -53,7 +53,7 @@ fn the_oracle_has_the_right_gradient() {
     let mut random = Random::new(1);
     let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| random.normal()).collect() };
     let (a, b) = (draw(20), draw(20));
-    check_oracle(&[a.clone()], &[oracle(&a, &b, 7.0).1], |v| oracle(&v[0], &b, 7.0).0);
+    check_oracle(std::slice::from_ref(&a), &[oracle(&a, &b, 7.0).1], |v| oracle(&v[0], &b, 7.0).0);
 }
 
 #[test]

@@ -22,12 +22,11 @@ use crate::support::pair::{self, Pair};
 use crate::support::tiny::Tiny;
 
 /// The teacher, the student and its scales.
-fn models(golden: &Golden, delta: &Delta, device: Device) -> (Decoder, Decoder, Vec<Param>) {
+fn models(golden: &Golden, delta: &Delta) -> (Decoder, Decoder, Vec<Param>) {
     let fine = Checkpoint::open(&golden.folder().join("fine_tuned")).unwrap();
     let base = Checkpoint::open(&golden.folder().join("base")).unwrap();
     let teacher = Decoder::load(&fine, &fine.config().unwrap(), DType::F32).unwrap();
     let student = compressed(&teacher, &base, delta).unwrap();
-    [&teacher, &student].iter().for_each(|model| model.to_device(device).unwrap());
     let scales = scales(&student);
     (teacher, student, scales)
 }
@@ -54,7 +53,7 @@ fn the_golden_steps() {
         let folder = tempfile::tempdir().unwrap();
         let [base, fine] = ["base", "fine_tuned"].map(|name| golden.folder().join(name));
         let delta = pair::compressed(&base, &fine, folder.path(), per_row);
-        let (teacher, student, params) = models(&golden, &delta, Device::Cpu);
+        let (teacher, student, params) = models(&golden, &delta);
         for param in &params {
             let module = param.name().strip_suffix(".scale").unwrap();
             let stored = &golden.tensor(&format!("{kind}.initial.{module}")).values;
@@ -76,10 +75,7 @@ fn the_golden_steps() {
         let total_steps = adamw["steps"].as_u64().unwrap();
         let schedule =
             Schedule { kind: ScheduleKind::Cosine, peak: number(&adamw["lr"]), warmup_steps: 0, total_steps };
-        let stepper = |params: &[Param]| {
-            Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap()
-        };
-        let mut on_cpu = stepper(&params);
+        let mut stepper = Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
         for (i, sequences) in json["batches"].as_array().unwrap().iter().enumerate() {
             let batches = [batch(sequences)];
             let window = Window {
@@ -88,30 +84,18 @@ fn the_golden_steps() {
                 step: i as u64 + 1,
                 micro_step: i as u64,
             };
-            let step = |(teacher, student): (&Decoder, &Decoder), stepper: &mut Stepper| {
-                let loss = |tape: &_, batch: &Batch, tokens| distance(teacher, student, tape, batch, tokens);
-                stepper.step(&window, schedule.rate(i as u64), &loss).unwrap()
-            };
-            let report = step((&teacher, &student), &mut on_cpu);
+            let loss = |tape: &_, batch: &Batch, tokens| distance(&teacher, &student, tape, batch, tokens);
+            let report = stepper.step(&window, schedule.rate(i as u64), &loss).unwrap();
             // Twice PyTorch's worst error from the f64 run (errors of a step live on in later ones), or eight roundings.
             let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * f64_run[i];
-            for (what, report) in [("CPU", report)] {
-                let error = (report.loss - f64_run[i]).abs();
-                assert!(
-                    error <= allowed,
-                    "{kind} step {i} on {what}: {}, expected {} +- {allowed:e}",
-                    report.loss,
-                    f64_run[i]
-                );
-                if i == 0 {
-                    let [a, b] = [&results["grad_norm"], &results["f64"]["grad_norm"]].map(number);
-                    let allowed = 3.0 * (a - b).abs() + 8.0 * DType::F32.unit_roundoff() * b;
-                    assert!(
-                        (report.grad_norm - b).abs() <= allowed,
-                        "{kind} on {what}: {} for {b}",
-                        report.grad_norm
-                    );
-                }
+            let error = (report.loss - f64_run[i]).abs();
+            let expected = f64_run[i];
+            assert!(error <= allowed, "{kind} step {i}: {}, expected {expected} +- {allowed:e}", report.loss);
+            if i == 0 {
+                let [a, b] = [&results["grad_norm"], &results["f64"]["grad_norm"]].map(number);
+                let allowed = 3.0 * (a - b).abs() + 8.0 * DType::F32.unit_roundoff() * b;
+                let norm = report.grad_norm;
+                assert!((norm - b).abs() <= allowed, "{kind}: gradient norm {norm} for {b}");
             }
         }
         // AdamW blows up the rounding errors of single gradients; which ones is chance.
