@@ -42,10 +42,13 @@ pub(super) fn times_transposed(out: &mut MatMut<'_>, read: bool, alpha: f32, a: 
         let stride = out.row_stride;
         let len = out.extent();
         out.data[..len].par_chunks_mut(PANEL * stride).enumerate().for_each(|(panel, out)| {
-            for (j, column) in columns.chunks_exact(padded).enumerate() {
-                let values = column[panel * PANEL..][..PANEL].iter();
-                for (row, value) in out.chunks_mut(stride).zip(values) {
-                    row[j] = alpha * value + if read { row[j] } else { 0.0 };
+            for (task, columns) in columns.chunks(ROWS * padded).enumerate() {
+                let len = columns.len() / padded * PANEL;
+                let columns = columns[panel * len..][..len].chunks_exact(PANEL);
+                for (j, column) in columns.enumerate().map(|(j, column)| (task * ROWS + j, column)) {
+                    for (row, value) in out.chunks_mut(stride).zip(column) {
+                        row[j] = alpha * value + if read { row[j] } else { 0.0 };
+                    }
                 }
             }
         });
@@ -66,7 +69,7 @@ fn panels(a: Mat<'_>) -> Vec<f32> {
     panels
 }
 
-/// `out [rows, padded] = W x^T` for some weight rows and all panels of x.
+/// For some weight rows and each panel of x, in the order of the panels: `out [rows, PANEL] = W x^T`.
 struct Forward<'a, W> {
     w: W,
     /// The first of the weight rows.
@@ -94,7 +97,7 @@ impl<W: Coded> Kernel for Forward<'_, W> {
             let a = Matrix { data: tile, row: depth, col: 1 };
             for (panel, x) in panels.chunks_exact(PANEL * k).enumerate() {
                 let b = (&x[first * PANEL..], PANEL);
-                let c = (&mut out[panel * PANEL..], padded);
+                let c = (&mut out[panel * rows * PANEL..][..rows * PANEL], PANEL);
                 match first {
                     0 => store_product(s, [rows, PANEL, depth], a, b, c),
                     _ => add_product(s, [rows, PANEL, depth], a, b, c),
@@ -109,8 +112,7 @@ pub(super) fn times(out: &mut MatMut<'_>, read: bool, alpha: f32, a: Mat<'_>, w:
     let (n, k) = (a.cols, out.cols);
     for first in (0..a.rows).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(a.rows - first);
-        let mut left = vec![0.0; rows * n];
-        left.par_chunks_mut(n).enumerate().for_each(|(i, row)| a.copy_row(first + i, row));
+        let left = slabs(a.row_range(first, rows));
         let mut tiles = vec![0.0; k.div_ceil(COLUMNS) * rows * COLUMNS];
         tiles.par_chunks_mut(rows * COLUMNS).enumerate().for_each(|(task, out)| {
             dispatch(Backward { w, left: &left, n, k, column: task * COLUMNS, out });
@@ -126,6 +128,18 @@ pub(super) fn times(out: &mut MatMut<'_>, read: bool, alpha: f32, a: Mat<'_>, w:
             }
         });
     }
+}
+
+/// The columns in slabs of HEIGHT, each `[rows, HEIGHT]` (the last is narrower): rows that lie a whole matrix row apart would meet in few sets
+/// of the cache.
+fn slabs(a: Mat<'_>) -> Vec<f32> {
+    let mut slabs = vec![0.0; a.rows * a.cols];
+    slabs.par_chunks_mut(a.rows * HEIGHT).enumerate().for_each(|(slab, out)| {
+        let width = out.len() / a.rows;
+        let columns = a.col_range(slab * HEIGHT, width);
+        out.chunks_exact_mut(width).enumerate().for_each(|(i, row)| columns.copy_row(i, row));
+    });
+    slabs
 }
 
 /// `out [rows, COLUMNS] = a W` for the weight columns from `column` on.
@@ -152,7 +166,7 @@ impl<W: Coded> Kernel for Backward<'_, W> {
             for (i, row) in tile.chunks_exact_mut(COLUMNS).take(height).enumerate() {
                 w.decode_with(s, first + i, column, &mut row[..width]);
             }
-            let a = Matrix { data: &left[first..], row: n, col: 1 };
+            let a = Matrix { data: &left[first * rows..], row: height, col: 1 };
             let shape = [rows, COLUMNS, height];
             match first {
                 0 => store_product(s, shape, a, (&tile, COLUMNS), (&mut *out, COLUMNS)),
