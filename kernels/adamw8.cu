@@ -9,7 +9,7 @@
 // The same bits as src/optim/adamw/{cpu,blockwise}.rs. Deterministic: a warp has a block of elements, and a maximum has no order.
 // Nearest: exponent and 7 bits of the magnitude are a cell, which has the rank of its lowest number and one bound at most; the two books
 // (maps, bounds, ranks of cells: 10 KB) are copied to shared memory by each block of threads, for 8192 elements.
-// Memory-bound: 16 bytes an element move (f32 parameter), and about 105 instructions are issued. Look-ups by data, 2 for decoding and 4 for
+// Memory-bound: 16 bytes an element move (f32 parameter), and about 107 instructions are issued. Look-ups by data, 2 for decoding and 4 for
 // coding, meet in banks: 18 passes for the 32 elements of a warp, which take 38 clocks of an A100's memory.
 
 #include "common/adamw.cuh"
