@@ -80,10 +80,8 @@ fn tenants(c: &mut Criterion) {
     let stack = SignStack::new(&(0..TENANTS as u64).map(delta).collect::<Vec<_>>()).unwrap();
     let x = random(9, &[TENANTS, SIZE], DType::BF16);
     let segments = Segments::new((0..TENANTS).map(|tenant| (1, Some(tenant))));
-    let (all, rows): (Var, Vec<Var>) = (
-        Var::constant(x.clone()),
-        (0..TENANTS).map(|i| Var::constant(x.rows(i, 1).unwrap())).collect(),
-    );
+    let (all, rows): (Var, Vec<Var>) =
+        (Var::constant(x.clone()), (0..TENANTS).map(|i| Var::constant(x.rows(i, 1).unwrap())).collect());
     compare(
         c,
         "sign_matmul (FLOP)",
