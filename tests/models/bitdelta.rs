@@ -11,9 +11,9 @@ use warptune::peft::bitdelta::{apply, attach, detach, fold, load, save, scales};
 use warptune::peft::lora;
 use warptune::tensor::{DType, QuantKind, Tensor};
 
-use crate::support::bits;
 use crate::support::golden::{Golden, assert_near};
 use crate::support::pair::{Pair, compressed};
+use crate::support::{bits, devices};
 
 fn logits(model: &Decoder, sequence: &[u32]) -> Tensor {
     let batch = TokenBatch::packed(&[sequence]).unwrap();
@@ -29,12 +29,15 @@ fn logits_of_the_golden_pair() {
     let golden = Golden::open_bitdelta();
     let folder = tempfile::tempdir().unwrap();
     let delta = golden_delta(&golden, folder.path());
-    let base = Checkpoint::open(&golden.folder().join("base")).unwrap();
-    let model = load(base, &delta, DType::F32, None).unwrap();
-    assert_eq!(scales(&model).len(), model.linears().count());
-    for (i, sequence) in golden.sequences().iter().enumerate() {
-        golden.assert_close(&format!("logits.{i}"), &logits(&model, sequence).fetch_f32().unwrap());
-    }
+    devices::on_each(|device| {
+        let base = Checkpoint::open(&golden.folder().join("base")).unwrap();
+        let model = load(base, &delta, DType::F32, None).unwrap();
+        model.to_device(device).unwrap();
+        assert_eq!(scales(&model).len(), model.linears().count());
+        for (i, sequence) in golden.sequences().iter().enumerate() {
+            golden.assert_close(&format!("logits.{i}"), &logits(&model, sequence).fetch_f32().unwrap());
+        }
+    });
 }
 
 /// Beside the weight, folded into it in memory, and applied to the files: the same model.

@@ -17,16 +17,18 @@ use warptune::train::step::{Stepper, Window};
 
 use super::options;
 use super::sft::{computed, launch};
+use crate::support::devices::{assert_no_reports, cuda};
 use crate::support::golden::{Golden, assert_near};
 use crate::support::pair::{self, Pair};
 use crate::support::tiny::Tiny;
 
 /// The teacher, the student and its scales.
-fn models(golden: &Golden, delta: &Delta) -> (Decoder, Decoder, Vec<Param>) {
+fn models(golden: &Golden, delta: &Delta, device: Device) -> (Decoder, Decoder, Vec<Param>) {
     let fine = Checkpoint::open(&golden.folder().join("fine_tuned")).unwrap();
     let base = Checkpoint::open(&golden.folder().join("base")).unwrap();
     let teacher = Decoder::load(&fine, &fine.config().unwrap(), DType::F32).unwrap();
     let student = compressed(&teacher, &base, delta).unwrap();
+    [&teacher, &student].iter().for_each(|model| model.to_device(device).unwrap());
     let scales = scales(&student);
     (teacher, student, scales)
 }
@@ -45,7 +47,8 @@ fn batch(sequences: &Value) -> Batch {
     Batch::new(&samples)
 }
 
-/// Scales, losses of every step and what the scales end as, for a scale a matrix and a scale a row.
+/// Scales, losses of every step and what the scales end as, for a scale a matrix and a scale a row. On the device each step begins at the CPU's
+/// scales, as in `golden_steps`.
 #[test]
 fn the_golden_steps() {
     let golden = Golden::open_bitdelta();
@@ -53,7 +56,8 @@ fn the_golden_steps() {
         let folder = tempfile::tempdir().unwrap();
         let [base, fine] = ["base", "fine_tuned"].map(|name| golden.folder().join(name));
         let delta = pair::compressed(&base, &fine, folder.path(), per_row);
-        let (teacher, student, params) = models(&golden, &delta);
+        let (teacher, student, params) = models(&golden, &delta, Device::Cpu);
+        let there = models(&golden, &delta, cuda());
         for param in &params {
             let module = param.name().strip_suffix(".scale").unwrap();
             let stored = &golden.tensor(&format!("{kind}.initial.{module}")).values;
@@ -75,8 +79,18 @@ fn the_golden_steps() {
         let total_steps = adamw["steps"].as_u64().unwrap();
         let schedule =
             Schedule { kind: ScheduleKind::Cosine, peak: number(&adamw["lr"]), warmup_steps: 0, total_steps };
-        let mut stepper = Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap();
+        let stepper = |params: &[Param]| {
+            Stepper::new(params.iter().map(|p| (p.clone(), true)).collect(), &options).unwrap()
+        };
+        let mut on_cpu = stepper(&params);
         for (i, sequences) in json["batches"].as_array().unwrap().iter().enumerate() {
+            for (copy, param) in there.2.iter().zip(&params) {
+                copy.update(|value| {
+                    *value = param.value().to_device(cuda())?;
+                    Ok(())
+                })
+                .unwrap();
+            }
             let batches = [batch(sequences)];
             let window = Window {
                 batches: &batches,
@@ -84,18 +98,31 @@ fn the_golden_steps() {
                 step: i as u64 + 1,
                 micro_step: i as u64,
             };
-            let loss = |tape: &_, batch: &Batch, tokens| distance(&teacher, &student, tape, batch, tokens);
-            let report = stepper.step(&window, schedule.rate(i as u64), &loss).unwrap();
+            let step = |(teacher, student): (&Decoder, &Decoder), stepper: &mut Stepper| {
+                let loss = |tape: &_, batch: &Batch, tokens| distance(teacher, student, tape, batch, tokens);
+                stepper.step(&window, schedule.rate(i as u64), &loss).unwrap()
+            };
+            let report = step((&teacher, &student), &mut on_cpu);
+            let on_device = step((&there.0, &there.1), &mut stepper(&there.2));
             // Twice PyTorch's worst error from the f64 run (errors of a step live on in later ones), or eight roundings.
             let allowed = 2.0 * worst + 8.0 * DType::F32.unit_roundoff() * f64_run[i];
-            let error = (report.loss - f64_run[i]).abs();
-            let expected = f64_run[i];
-            assert!(error <= allowed, "{kind} step {i}: {}, expected {expected} +- {allowed:e}", report.loss);
-            if i == 0 {
-                let [a, b] = [&results["grad_norm"], &results["f64"]["grad_norm"]].map(number);
-                let allowed = 3.0 * (a - b).abs() + 8.0 * DType::F32.unit_roundoff() * b;
-                let norm = report.grad_norm;
-                assert!((norm - b).abs() <= allowed, "{kind}: gradient norm {norm} for {b}");
+            for (what, report) in [("CPU", report), ("device", on_device)] {
+                let error = (report.loss - f64_run[i]).abs();
+                assert!(
+                    error <= allowed,
+                    "{kind} step {i} on {what}: {}, expected {} +- {allowed:e}",
+                    report.loss,
+                    f64_run[i]
+                );
+                if i == 0 {
+                    let [a, b] = [&results["grad_norm"], &results["f64"]["grad_norm"]].map(number);
+                    let allowed = 3.0 * (a - b).abs() + 8.0 * DType::F32.unit_roundoff() * b;
+                    assert!(
+                        (report.grad_norm - b).abs() <= allowed,
+                        "{kind} on {what}: {} for {b}",
+                        report.grad_norm
+                    );
+                }
             }
         }
         // AdamW blows up the rounding errors of single gradients; which ones is chance.
@@ -114,6 +141,7 @@ fn the_golden_steps() {
             );
         }
     }
+    assert_no_reports();
 }
 
 /// A tiny model, a fine-tuned one and texts.
