@@ -24,6 +24,7 @@ mod rms_norm;
 mod rope;
 mod sample;
 mod sign_matmul;
+mod sign_matmul_tenants;
 mod simd;
 mod stream_k;
 mod swiglu;
